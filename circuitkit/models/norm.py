@@ -1,0 +1,50 @@
+"""LayerNorm and RMSNorm as one object, with the vector-Jacobian product that attribution needs."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Norm:
+    """`weight * (x - mean) / sqrt(var + eps) + bias` where `centered`, else without mean and bias (RMSNorm).
+
+    Attributes:
+        weight: `[D]`.
+        bias: `[D]` or None.
+        eps: added to the variance.
+        centered: LayerNorm if true, RMSNorm if false.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    centered: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of `x`."""
+        if self.centered:
+            return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
+
+    def vjp(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Gradients at the input from several gradients at the output.
+
+        Args:
+            x: the input, `[..., D]`.
+            gradient: gradients of the output, `[R, ..., D]`; overwritten.
+
+        Returns:
+            `[R, ..., D]`: with x̂ the normalised input and s its scale,
+            `s * (g - mean(g) - x̂ mean(g x̂))` for `g = weight * gradient`, the means without centering left out.
+        """
+        if self.centered:
+            x = x - x.mean(-1, keepdim=True)
+        scale = (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        normed = x * scale
+        gradient *= self.weight
+        along = (gradient.unsqueeze(-2) @ normed.unsqueeze(-1)).squeeze(-1) / x.shape[-1]  # [R, ..., 1]
+        if self.centered:
+            gradient -= gradient.mean(-1, keepdim=True)
+        return gradient.addcmul_(normed, along, value=-1).mul_(scale)

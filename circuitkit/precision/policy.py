@@ -1,0 +1,43 @@
+"""What weights each node computes with while a reader is investigated. The base class: full precision."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from circuitkit.graph import EdgeGraph
+from circuitkit.models.circuit_model import CircuitModel
+
+
+class PrecisionPolicy:
+    """Full precision everywhere; subclasses override what they change.
+
+    The engine tells a policy what is looked at; nobody asks a policy what it is.
+    """
+
+    anchored = False
+    """Whether nodes outside the investigation compute exactly on the clean run."""
+
+    def prepare(self, model: CircuitModel) -> None:
+        """Take over the model's weights, and free what is not needed."""
+
+    def close(self) -> None:
+        """Give the weights back, bit for bit."""
+
+    def investigate(self, readers: Collection[int]) -> AbstractContextManager[None]:
+        """The owners of these readers are in full precision inside."""
+        return nullcontext()
+
+    def full(self) -> AbstractContextManager[None]:
+        """Everything is in full precision inside (captures, settling doubts, evaluation)."""
+        return nullcontext()
+
+    def groups(self, graph: EdgeGraph) -> Iterator[Sequence[int]]:
+        """Sets of readers that one gradient pass may investigate together; every reader is in one."""
+        yield range(graph.n_readers)
+
+    def footprint(self) -> dict[str, int]:
+        """Bytes of weights held, by kind (`high`, `low`, `masters`); empty where nothing is changed."""
+        return {}
+
+
+class FullPrecision(PrecisionPolicy):
+    """Everything in the precision the model was loaded in."""
