@@ -1,0 +1,105 @@
+"""What a removed edge carries instead of its writer's output: the ablated output, õ_w."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from circuitkit.engine.capture import capture
+from circuitkit.errors import UsageError
+from circuitkit.models.circuit_model import CircuitModel, Context
+from circuitkit.prompts import PromptBatch
+
+
+class Ablation(ABC):
+    """Gives every writer's ablated output on a batch."""
+
+    def fit(self, model: CircuitModel, reference: Iterable[PromptBatch]) -> None:
+        """Learn from reference prompts (the train split); most ablations need nothing."""
+
+    @abstractmethod
+    def outputs(self, model: CircuitModel, batch: PromptBatch, context: Context) -> Tensor:
+        """Ablated outputs, `[W, B, T, D]` or what broadcasts to it."""
+
+    def starts(self, batch: PromptBatch) -> int:
+        """The first position at which a clean and an ablated output can differ."""
+        return 0
+
+
+class Resample(Ablation):
+    """The writer's output on the corrupted prompt."""
+
+    def starts(self, batch: PromptBatch) -> int:
+        """Where the first pair parts: before, both runs are the same (attention looks back only)."""
+        return int(batch.parts_at.min())
+
+    def outputs(self, model: CircuitModel, batch: PromptBatch, context: Context) -> Tensor:
+        """Outputs of the corrupted run, `[W, B, T, D]`."""
+        return capture(model, model.embed(batch.corrupted), context)
+
+
+class Zero(Ablation):
+    """Nothing."""
+
+    def outputs(self, model: CircuitModel, batch: PromptBatch, context: Context) -> Tensor:
+        """Zeros, `[W, 1, 1, D]`."""
+        zero = torch.zeros(1, dtype=model.dtype, device=model.device)
+        return zero.expand(model.graph.n_writers, 1, 1, model.family.width)
+
+
+class Mean(Ablation):
+    """The writer's mean output over the corrupted prompts of the reference set.
+
+    Args:
+        positions: `"each"`: a mean for every position, for prompts of one length; `"pooled"`: one mean over all
+            positions that are not padding; `"auto"`: each where all prompts have one length, else pooled.
+    """
+
+    def __init__(self, positions: Literal["auto", "each", "pooled"] = "auto") -> None:
+        if positions not in ("auto", "each", "pooled"):
+            raise UsageError(f"positions={positions!r} is unknown.", "Choose 'auto', 'each' or 'pooled'.")
+        self.positions = positions
+        self._pooled: Tensor | None = None
+        self._each: Tensor | None = None
+
+    def fit(self, model: CircuitModel, reference: Iterable[PromptBatch]) -> None:
+        """Average over the reference prompts.
+
+        Raises:
+            UsageError: `positions="each"`, and the prompts have several lengths.
+        """
+        pooled, each, tokens, prompts = None, None, 0, 0
+        one_length = True
+        for batch in reference:
+            outputs = capture(model, model.embed(batch.corrupted), model.context(batch))
+            real = (outputs * batch.mask[..., None]).sum((1, 2)).double()  # [W, D]
+            pooled = real if pooled is None else pooled + real
+            tokens, prompts = tokens + int(batch.mask.sum()), prompts + len(batch)
+            one_length &= not batch.padded and (each is None or each.shape[1] == batch.length)
+            if one_length:
+                summed = outputs.sum(1).double()  # [W, T, D]
+                each = summed if each is None else each + summed
+        if pooled is None:
+            raise UsageError("The mean ablation has no reference prompts.", "Give a train split that is not empty.")
+        if self.positions == "each" and not one_length:
+            raise UsageError("positions='each', and the prompts have several lengths.", "Choose 'auto' or 'pooled'.")
+        self._pooled = (pooled / tokens).to(model.dtype)[:, None, None]
+        self._each = (each / prompts).to(model.dtype)[:, None] if one_length and each is not None else None
+
+    def outputs(self, model: CircuitModel, batch: PromptBatch, context: Context) -> Tensor:
+        """Means, `[W, 1, T, D]` or `[W, 1, 1, D]`.
+
+        Raises:
+            UsageError: `positions="each"`, and the batch has another length than the reference prompts.
+        """
+        if self._pooled is None:
+            raise UsageError("The mean ablation has no means yet.", "Call fit(model, batches) first.")
+        fits = self._each is not None and not batch.padded and self._each.shape[2] == batch.length
+        if self.positions == "each" and not fits:
+            raise UsageError(
+                "positions='each', and the batch's prompts are not as long as the reference prompts.",
+                "Choose 'auto' or 'pooled'.",
+            )
+        return self._each if fits and self.positions != "pooled" and self._each is not None else self._pooled

@@ -1,0 +1,212 @@
+"""ACDC's search (Conmy et al. 2023, arXiv 2304.14997) over any editor.
+
+Readers are visited from the logits to the first layer. For each edge into a reader, from the latest writer to the
+earliest: if removing it makes the objective worse by less than the threshold, it stays removed. A reader that no
+longer reaches the logits loses its edges untested.
+
+*Guessing ahead.* Most decisions can be guessed from a first-order estimate of every edge's effect (one gradient a
+reader). The next n edges are so tested in one batch, each as if those before it fell as guessed; what follows a wrong
+guess is computed again. The decisions and effects are those of one test after another.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from circuitkit.circuit import Origin
+from circuitkit.engine.editor import Editor
+from circuitkit.graph import EdgeGraph
+
+Order = Literal["reverse", "normal", "shuffle"]
+ReaderDone = Callable[["Search"], None]
+
+DEEPEST = 256
+"""Edges guessed ahead at most."""
+
+
+@dataclass
+class Search:
+    """A search under way, and its result.
+
+    Attributes:
+        editor: its circuit is edited in place.
+        threshold: an edge goes if removing it changes the objective by strictly less.
+        absolute: compare the size of the change instead of the change.
+        try_whole_reader: before the edges into a layer's queries, keys and values, try to remove all edges of each of
+            these readers together.
+        order: of the heads within a layer: from the last to the first (as published), from the first to the last,
+            or shuffled.
+        generator: for the shuffled order.
+        scores: effect of each edge when it was tested, `[edges]`.
+        origin: how each score came about, int8 `[edges]` of `Origin`.
+        decided: which edges have been decided, bool `[edges]`.
+        tests: how many single edges were tested; whole_tests: how many whole readers.
+        hypotheses: how many values of the objective were computed; wasted: those among them behind a wrong guess.
+        gradients: how many first-order estimates of a reader's edges were computed, to guess by.
+        smallest_gap: the smallest distance of an effect from the threshold: what rounding would have to close to
+            turn a decision.
+    """
+
+    editor: Editor
+    threshold: float
+    absolute: bool = False
+    try_whole_reader: bool = False
+    order: Order = "reverse"
+    generator: torch.Generator | None = None
+    on_reader_end: ReaderDone | None = None
+    scores: Tensor = field(init=False)
+    origin: Tensor = field(init=False)
+    decided: Tensor = field(init=False)
+    kept: Tensor = field(init=False)
+    tests: int = 0
+    whole_tests: int = 0
+    hypotheses: int = 0
+    wasted: int = 0
+    gradients: int = 0
+    smallest_gap: float = float("inf")
+
+    def __post_init__(self) -> None:
+        graph = self.editor.graph
+        self.scores = torch.zeros(len(graph), dtype=torch.float64)
+        self.origin = torch.full((len(graph),), Origin.GIVEN, dtype=torch.int8)
+        self._depth = 1
+        self.decided = ~self.editor.kept
+        self.kept = self.editor.kept.clone()
+
+    def run(self) -> None:
+        """Search until every edge is decided."""
+        graph = self.editor.graph
+        heads = list(_head_orders(graph, self.order, self.generator))
+        for reader, whole in _visits(graph, heads, self.try_whole_reader):
+            if whole:
+                self._try_whole(reader)
+            else:
+                self._decide(reader, _writers_in_order(graph, reader, heads))
+                if self.on_reader_end is not None:
+                    self.on_reader_end(self)
+
+    def _try_whole(self, reader: int) -> None:
+        edges = self.editor.graph.edges(reader)
+        kept = self.editor.kept[edges].clone()
+        if not kept.any() or not self.editor.live(reader):
+            return
+        self.editor.open(reader)
+        effect = self._effect(kept)
+        self.whole_tests += 1
+        if self._goes(effect):
+            self._removed(reader, kept, effect, Origin.JOINT)
+
+    def _decide(self, reader: int, writers: list[int]) -> None:
+        edges = self.editor.graph.edges(reader)
+        if not self.editor.live(reader):
+            undecided = ~self.decided[edges]
+            self.origin[edges][undecided] = Origin.DEAD
+            self.decided[edges] = True
+            self.kept[edges] = False
+            return
+        candidates = [writer for writer in writers if not self.decided[edges.start + writer]]
+        if not candidates:
+            return
+        self.editor.open(reader)
+        expected = self._goes_by(self.editor.gradient())
+        self.gradients += 1
+        while candidates:
+            done = self._test(reader, candidates[: self._depth], expected)
+            candidates = candidates[done:]
+
+    def _test(self, reader: int, guessed: list[int], expected: list[bool]) -> int:
+        """Test edges of the open reader, each as if those before it fell as expected; how many are decided now.
+
+        Row n of the batch removes the n-th edge and those before it that are expected to go, so that its effect is the
+        difference to the row of the last of these. All rows up to the first edge that falls otherwise are what one
+        test after another would have computed; the others are wasted.
+        """
+        edges = self.editor.graph.edges(reader)
+        rows = torch.zeros(len(guessed), edges.stop - edges.start, dtype=torch.bool)
+        before, last = [], 0
+        for row, writer in enumerate(guessed):
+            before.append(last)
+            rows[row] = rows[last - 1] if last else False
+            rows[row, writer] = True
+            if expected[writer]:
+                last = row + 1
+        values = self.editor.values(rows).tolist()
+        gone = torch.zeros_like(rows[0])
+        done = 0
+        for row, writer in enumerate(guessed):
+            effect = values[row + 1] - values[before[row]]
+            goes = self._goes(effect)
+            edge = edges.start + writer
+            self.scores[edge], self.origin[edge], self.decided[edge] = effect, Origin.TESTED, True
+            gone[writer], self.kept[edge] = goes, not goes
+            done += 1
+            if goes != expected[writer]:
+                break
+        self.editor.commit(gone)
+        self.tests += done
+        self.hypotheses += len(values)
+        self.wasted += len(guessed) - done
+        self._depth = min(2 * self._depth, DEEPEST) if done == len(guessed) else max(done, 1)
+        return done
+
+    def _effect(self, removal: Tensor) -> float:
+        before, after = self.editor.values(removal[None]).tolist()
+        self.hypotheses += 2
+        return float(after - before)
+
+    def _goes_by(self, estimates: Tensor) -> list[bool]:
+        """Which edges an estimate of their effect would remove: a guess, which every edge's own test then checks."""
+        return ((estimates.abs() if self.absolute else estimates) < self.threshold).tolist()
+
+    def _goes(self, effect: float) -> bool:
+        compared = abs(effect) if self.absolute else effect
+        self.smallest_gap = min(self.smallest_gap, abs(compared - self.threshold))
+        return compared < self.threshold
+
+    def _removed(self, reader: int, removal: Tensor, effect: float, origin: Origin) -> None:
+        self.editor.commit(removal)
+        edges = self.editor.graph.edges(reader)
+        self.scores[edges][removal] = effect
+        self.origin[edges][removal] = origin
+        self.decided[edges] |= removal
+        self.kept[edges] &= ~removal
+
+
+def _head_orders(graph: EdgeGraph, order: Order, generator: torch.Generator | None) -> Iterator[list[int]]:
+    for _ in range(graph.layers):
+        if order == "shuffle":
+            yield torch.randperm(graph.heads, generator=generator).tolist()
+        else:
+            yield list(range(graph.heads) if order == "normal" else reversed(range(graph.heads)))
+
+
+def _visits(graph: EdgeGraph, heads: list[list[int]], try_whole_reader: bool) -> Iterator[tuple[int, bool]]:
+    """Readers in the order of the search, and whether to try the whole reader at this visit."""
+    yield graph.logits, False
+    share = graph.heads // graph.kv_readers
+    for layer in reversed(range(graph.layers)):
+        if graph.mlps:
+            yield graph.reader_index("mlp", layer), False
+        groups = list(dict.fromkeys(head // share for head in heads[layer]))
+        attention = [
+            *(graph.reader_index("v", layer, group) for group in groups),
+            *(graph.reader_index("k", layer, group) for group in groups),
+            *(graph.reader_index("q", layer, head) for head in heads[layer]),
+        ]
+        if try_whole_reader:
+            yield from ((reader, True) for reader in attention)
+        yield from ((reader, False) for reader in attention)
+
+
+def _writers_in_order(graph: EdgeGraph, reader: int, heads: list[list[int]]) -> list[int]:
+    """Writers before a reader from the latest layer to `input`; in a layer the MLP, then the heads."""
+    prefix = graph.prefix(reader)
+    writers: list[int] = []
+    for layer in reversed(range(graph.layers)):
+        if graph.mlps:
+            writers.append(graph.mlp(layer))
+        writers += [graph.head(layer, head) for head in heads[layer]]
+    return [writer for writer in writers if writer < prefix] + [0]

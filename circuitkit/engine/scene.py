@@ -1,0 +1,97 @@
+"""A batch made ready: what every part of the engine needs of it, computed once."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from circuitkit.engine import memory
+from circuitkit.engine.ablation import Ablation
+from circuitkit.models.circuit_model import CircuitModel, Context
+from circuitkit.objective import Objective
+from circuitkit.precision.policy import FullPrecision, PrecisionPolicy
+from circuitkit.prompts import PromptBatch
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A model under its policy, a batch, an objective and an ablation.
+
+    Everything in it is computed when first asked for.
+    """
+
+    model: CircuitModel
+    batch: PromptBatch
+    objective: Objective
+    ablation: Ablation
+    policy: PrecisionPolicy = FullPrecision()  # noqa: RUF009  it has no state
+
+    @cached_property
+    def context(self) -> Context:
+        """Positions, masks and rotations."""
+        return self.model.context(self.batch)
+
+    @cached_property
+    def embedded(self) -> Tensor:
+        """Clean output of `input`, `[B, T, D]`."""
+        return self.model.embed(self.batch.clean)
+
+    @cached_property
+    def ablated(self) -> Tensor:
+        """Every writer's ablated output, `[W, B, T, D]` or what broadcasts to it."""
+        with torch.no_grad(), self.policy.full():
+            return self.ablation.outputs(self.model, self.batch, self.context)
+
+    @cached_property
+    def reference(self) -> Tensor | None:
+        """What the objective needs of the full model, in full precision."""
+        if type(self.objective).reference is Objective.reference:
+            return None
+        with torch.no_grad(), self.policy.full():
+            return self.objective.reference(self.model.logits(self.model.final_stream(self.batch)))
+
+    def values(self, stream: Tensor) -> Tensor:
+        """The objective on a final stream at the answer positions: `[..., B, A, D]` to `[..., B]`."""
+        return self.objective.values(self.model.logits(stream), self.batch, self.reference)
+
+
+def make_scenes(
+    model: CircuitModel,
+    batches: Iterable[PromptBatch],
+    objective: Objective,
+    ablation: Ablation,
+    policy: PrecisionPolicy | None = None,
+    memory_budget: int | None = None,
+) -> list[Scene]:
+    """Scenes for prompts, split so that the captures and gradients of each fit into memory.
+
+    Args:
+        model, objective, ablation, policy: of every scene; the policy is full precision unless given.
+        batches: prompts, on the model's device.
+        memory_budget: bytes; by default half of what is free.
+
+    Raises:
+        CircuitKitError: not even one prompt fits.
+    """
+    available = memory_budget or memory.budget(model.device)
+    scenes = []
+    for batch in batches:
+        objective.check(batch)
+        each = _bytes_per_prompt(model, batch.length)
+        parts = batch.split(memory.how_many(each, available, f"prompt of {batch.length} tokens"))
+        if len(parts) > 1:
+            _log.info("%d prompts are taken in %d parts, at %d MiB a prompt", len(batch), len(parts), each >> 20)
+        scenes += [Scene(model, part, objective, ablation, policy or FullPrecision()) for part in parts]
+    return scenes
+
+
+def _bytes_per_prompt(model: CircuitModel, length: int) -> int:
+    graph = model.graph
+    vector = length * model.family.width * torch.finfo(model.dtype).bits // 8
+    # Differences and the capture they come from, a layer's reader gradients, and autograd's share of the run
+    return (2 * graph.n_writers + 3 * graph.readers_per_layer + 16 * graph.layers) * vector

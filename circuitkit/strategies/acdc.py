@@ -1,0 +1,87 @@
+"""ACDC: remove every edge whose removal the objective does not notice."""
+
+import math
+from collections.abc import Sequence
+
+from circuitkit.circuit import Circuit
+from circuitkit.engine.greedy import Order, Search
+from circuitkit.errors import UsageError
+from circuitkit.strategies.base import EDITORS, Discovery, DiscoveryStrategy, EditorKind
+
+
+class ACDC(DiscoveryStrategy):
+    """Automatic circuit discovery (Conmy et al. 2023, arXiv 2304.14997).
+
+    Greedy, from the logits to the input: an edge whose removal makes the objective worse by less than the threshold
+    stays removed. Its circuit is its own; the scores are the effects met on the way.
+
+    Args:
+        threshold: in the units of the objective; 0.1 unless given.
+        thresholds: several, one circuit each, instead of `threshold`.
+        absolute: compare the size of the change instead of the change.
+        try_whole_reader: before the edges into a query, key or value, try to remove all of them together, as the
+            authors' direct edges do.
+        order: of the heads within a layer, `"reverse"` as published.
+        editor: what evaluates the removals: `"incremental"`, or the slow reference, `"replay"`; the decisions are the same.
+    """
+
+    def __init__(
+        self,
+        threshold: float | None = None,
+        thresholds: Sequence[float] | None = None,
+        absolute: bool = False,
+        try_whole_reader: bool = False,
+        order: Order = "reverse",
+        editor: EditorKind = "incremental",
+    ) -> None:
+        if threshold is not None and thresholds is not None:
+            raise UsageError("Both threshold and thresholds are given.", "Give one of them.")
+        if thresholds is not None and not thresholds:
+            raise UsageError("thresholds is empty.", "Give at least one, or leave it out.")
+        self.thresholds = list(thresholds) if thresholds is not None else [0.1 if threshold is None else threshold]
+        for value in self.thresholds:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise UsageError(f"The threshold {value!r} is not a finite number.", "Give one such as 0.1.")
+        if order not in ("reverse", "normal", "shuffle"):
+            raise UsageError(f"order={order!r} is unknown.", "Choose 'reverse', 'normal' or 'shuffle'.")
+        if editor not in EDITORS:
+            raise UsageError(f"There is no editor {editor!r}.", f"Choose {' or '.join(map(repr, EDITORS))}.")
+        self.absolute = absolute
+        self.try_whole_reader = try_whole_reader
+        self.order = order
+        self.editor = editor
+
+    def discover(self, run: Discovery) -> list[Circuit]:
+        """One search a threshold, each from the full model."""
+        return [self._search(run, float(threshold)) for threshold in self.thresholds]
+
+    def _search(self, run: Discovery, threshold: float) -> Circuit:
+        def reader_done(search: Search) -> None:
+            done, kept = int(search.decided.sum()), int(search.kept[search.decided].sum())
+            run.report(done, len(run.model.graph), "edges", tested=search.tests, kept=kept)
+            run.fabric.call("on_reader_end", run, search)
+
+        search = Search(
+            editor=run.editor(kind=self.editor),
+            threshold=threshold,
+            absolute=self.absolute,
+            try_whole_reader=self.try_whole_reader,
+            order=self.order,
+            generator=run.generator,
+            on_reader_end=reader_done,
+        )
+        search.run()
+        counted = {
+            "edges_tested": search.tests,
+            "readers_tested": search.whole_tests,
+            "hypotheses": search.hypotheses,
+            "hypotheses_wasted": search.wasted,
+            "gradients": search.gradients,
+        }
+        before = run.metrics
+        run.log(
+            **{name: before.get(name, 0) + count for name, count in counted.items()},
+            smallest_gap=min(before.get("smallest_gap", math.inf), search.smallest_gap),
+        )
+        rule = f"threshold {threshold:g}, {'absolute' if self.absolute else 'signed'}"
+        return Circuit(run.model.graph, search.scores, search.kept, search.origin, selection=rule)

@@ -1,0 +1,128 @@
+"""What a discovery method is, and what a run gives it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from circuitkit.circuit import Circuit
+from circuitkit.engine.ablation import Ablation
+from circuitkit.engine.attribution import attribute
+from circuitkit.engine.editor import Editor
+from circuitkit.engine.incremental import IncrementalEditor
+from circuitkit.engine.masked import MaskedRun
+from circuitkit.engine.replay import ReplayEditor
+from circuitkit.engine.scene import Scene, make_scenes
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.objective import Objective
+from circuitkit.precision.policy import FullPrecision, PrecisionPolicy
+from circuitkit.prompts import PromptBatch
+
+EditorKind = Literal["incremental", "replay"]
+EDITORS: dict[EditorKind, type[IncrementalEditor] | type[ReplayEditor]] = {
+    "incremental": IncrementalEditor,
+    "replay": ReplayEditor,
+}
+
+
+@dataclass
+class Discovery:
+    """Everything a run gives a strategy.
+
+    Attributes:
+        model: under the run's precision policy.
+        batches: the prompts of the train split, on the model's device.
+        objective: one value an example, lower is better.
+        ablation: what a removed edge carries; already fitted.
+        policy: the precision policy. A strategy need not know it: editors and attribution tell it what they look at.
+        fabric: launches, seeds, logs and calls the callbacks.
+        generator: seeded by the run; the only source of randomness a strategy should use.
+        metrics: what `log` was given; part of the result.
+        memory_budget: bytes for the engine's largest buffers; None: half of what is free.
+    """
+
+    model: CircuitModel
+    batches: Sequence[PromptBatch]
+    objective: Objective
+    ablation: Ablation
+    policy: PrecisionPolicy
+    fabric: Fabric
+    generator: torch.Generator
+    metrics: dict[str, Any] = field(default_factory=dict)
+    memory_budget: int | None = None
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts there are in all batches."""
+        return sum(map(len, self.batches))
+
+    def scenes(self) -> list[Scene]:
+        """The prompts made ready for the engine, in batches that fit into memory."""
+        return make_scenes(self.model, self.batches, self.objective, self.ablation, self.policy, self.memory_budget)
+
+    def attribution(self) -> Tensor:
+        """First-order effect of removing each edge, mean over prompts, float64 `[edges]` on the CPU."""
+        total = torch.zeros(len(self.model.graph), dtype=torch.float64)
+        done = 0
+        for scene in self.scenes():
+            total += attribute(scene).double().cpu()
+            done += len(scene.batch)
+            self.report(done, self.prompts, "prompts")
+        return total / self.prompts
+
+    def editor(self, kept: Tensor | None = None, kind: EditorKind = "incremental") -> Editor:
+        """A circuit under edit, with the values of every removal.
+
+        Args:
+            kept: the starting circuit, bool `[edges]`; by default the full model.
+            kind: `"incremental"`, or the reference, `"replay"`.
+        """
+        return EDITORS[kind](self.scenes(), kept, self.memory_budget)
+
+    def masked_runs(self) -> list[MaskedRun]:
+        """Equation (1) for each batch of prompts, with gradients in the masks where autograd is on."""
+        return [MaskedRun(scene) for scene in self.scenes()]
+
+    def report(self, done: int, total: int, unit: str, **shown: Any) -> None:
+        """Tell callbacks how far the run is: `done` of `total` units, and figures to show beside it."""
+        self.fabric.call("on_progress", self, done, total, unit, shown)
+
+    def log(self, **values: Any) -> None:
+        """Put figures into the result's metrics; numbers also go to the loggers."""
+        self.metrics.update(values)
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        if numbers:
+            self.fabric.log_dict(numbers)
+
+
+class DiscoveryStrategy(ABC):
+    """Finds the edges of a model that a task needs.
+
+    A subclass implements `discover`; its constructor arguments are its configuration: typed, documented, and
+    validated there. It is registered by an entry point in the group `circuitkit.strategies`.
+    """
+
+    @abstractmethod
+    def discover(self, run: Discovery) -> Circuit | Sequence[Circuit]:
+        """Find the circuit, or several: one a threshold or target.
+
+        Args:
+            run: model, prompts, objective, and the engine's tools.
+
+        Returns:
+            Circuits on `run.model.graph`. A method that only scores keeps every edge; sizes come from ranking.
+        """
+
+    def setup(self, run: Discovery) -> None:
+        """Called before `discover`; the place to refuse what cannot work."""
+
+    def teardown(self, run: Discovery) -> None:
+        """Called after `discover`, also after an exception."""
+
+    def default_precision(self) -> PrecisionPolicy:
+        """The policy of a run that names none."""
+        return FullPrecision()

@@ -1,0 +1,26 @@
+"""Edge attribution patching: every edge's effect from one backward pass."""
+
+from circuitkit.circuit import Circuit, Origin
+from circuitkit.errors import UsageError
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+
+
+class EAP(DiscoveryStrategy):
+    """Edge attribution patching (Syed et al. 2023, arXiv 2310.10348).
+
+    score(w -> r) = (õ_w - o_w) . dL/dx_r on the clean run, summed over positions, mean over prompts. It scores;
+    the circuit keeps every edge, and sizes come from ranking.
+    """
+
+    def setup(self, run: Discovery) -> None:
+        """Refuse an objective whose gradient vanishes at the full model."""
+        if run.objective.zero_at_full_model:
+            raise UsageError(
+                f"EAP with the objective {type(run.objective).__name__} would score every edge zero: "
+                "its gradient vanishes at the full model.",
+                "Choose logit_difference, or a strategy that looks elsewhere than at the full model.",
+            )
+
+    def discover(self, run: Discovery) -> Circuit:
+        """Score every edge."""
+        return Circuit.from_scores(run.model.graph, run.attribution(), origin=Origin.ESTIMATED)

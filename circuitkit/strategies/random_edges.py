@@ -1,0 +1,15 @@
+"""The control: random scores."""
+
+import torch
+
+from circuitkit.circuit import Circuit
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+
+
+class RandomEdges(DiscoveryStrategy):
+    """Scores every edge with a random number in [0, 1): what any method must beat."""
+
+    def discover(self, run: Discovery) -> Circuit:
+        """Draw the scores."""
+        scores = torch.rand(len(run.model.graph), generator=run.generator, dtype=torch.float64)
+        return Circuit.from_scores(run.model.graph, scores)

@@ -1,0 +1,155 @@
+"""What a task is: something that makes prompts for a model's tokenizer."""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from circuitkit.errors import UsageError
+from circuitkit.prompts import PromptBatch
+
+if TYPE_CHECKING:  # a task can be used and written without loading the model code
+    from circuitkit.models.circuit_model import CircuitModel
+
+Split = Literal["train", "validation", "test"]
+_WIDTH = 110
+_MEASURED = 32
+
+
+class Task(ABC):
+    """A behaviour, shown by pairs of clean and corrupted prompts.
+
+    A subclass's constructor arguments are its configuration: typed, documented, validated there.
+    """
+
+    @abstractmethod
+    def prompts(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, examples: int, seed: int) -> PromptBatch:
+        """At most `examples` pairs of one split, the same for the same arguments.
+
+        The splits of one seed share no prompt. Words are filtered to what is one token for this tokenizer.
+
+        Raises:
+            UsageError: the task needs a tokenizer and there is none, or too few words or prompts are left.
+        """
+
+    def preview(self, model: "CircuitModel", examples: int = 3, seed: int = 0) -> str:
+        """Pairs of the train split token by token, and how well the model does the task.
+
+        Args:
+            model: whose tokenizer makes the prompts and whose answers are measured.
+            examples: how many pairs are shown; the measurement takes at least 32, where the task has them.
+            seed: of the prompts.
+
+        Returns:
+            Text of several lines. *Right* means that the best of the answers has a larger logit than the best of
+            the wrong answers (without wrong answers: than every other token); the logit difference is that of
+            the means, as in the objective `logit_difference`.
+
+        Raises:
+            UsageError: as `prompts`.
+        """
+        batch = self.prompts(model.tokenizer, "train", max(examples, _MEASURED), seed)
+        with torch.no_grad():
+            logits = model.answer_logits(batch)  # [B, A, V]
+        shown = [_pair(batch, row, model.tokenizer) for row in range(min(examples, len(batch)))]
+        return "\n\n".join([*shown, _measure(batch, logits)])
+
+
+def needed_tokenizer(tokenizer: PreTrainedTokenizerBase | None, task: Task) -> PreTrainedTokenizerBase:
+    """The tokenizer, for a task that cannot do without.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if tokenizer is None:
+        raise UsageError(
+            f"The task {type(task).__name__} is made of text, and the model has no tokenizer.",
+            "Give CircuitModel.from_model(model, tokenizer=...) one, or token ids: PromptBatch.from_ids(...).",
+        )
+    return tokenizer
+
+
+def check_request(split: str, examples: int) -> None:
+    """Refuse arguments of `Task.prompts` that no task can serve.
+
+    Raises:
+        UsageError: an unknown split, or no examples.
+    """
+    if split not in get_args(Split):
+        raise UsageError(f"There is no split {split!r}.", f"Choose one of {', '.join(get_args(Split))}.")
+    if examples < 1:
+        raise UsageError(f"Prompts were asked for with examples={examples}.", "Ask for at least one.")
+
+
+def continuation(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str = "to") -> int | None:
+    """The token with which `text` continues `prompt`; None where that is not exactly one known token."""
+    before = tokenizer.encode(prompt, add_special_tokens=False)
+    both = tokenizer.encode(prompt + text, add_special_tokens=False)
+    if both[:-1] != before or both[-1] == tokenizer.unk_token_id:
+        return None
+    return int(both[-1])
+
+
+def _pair(batch: PromptBatch, row: int, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """One pair in aligned columns, wrapped; `^` under tokens that differ."""
+    real = batch.mask[row]
+    clean, corrupted = batch.clean[row][real].tolist(), batch.corrupted[row][real].tolist()
+    lines = [f"Pair {row + 1}: {len(clean)} tokens (· is a space)"]
+    heads = ["  clean      ", "  corrupted  ", "             "]
+    block = list(heads)
+    for one, other in zip(clean, corrupted, strict=True):
+        cells = [_piece(one, tokenizer), _piece(other, tokenizer)]
+        width = max(map(len, cells))
+        cells.append("" if one == other else "^" * width)
+        if len(block[0]) + width > _WIDTH and block[0] != heads[0]:
+            lines += [line.rstrip() for line in block]
+            block = list(heads)
+        block = [line + cell.ljust(width + 1) for line, cell in zip(block, cells, strict=True)]
+    lines += [line.rstrip() for line in block]
+    padding = len(real) - len(clean)
+    for column, position in enumerate(batch.answer_positions[row].tolist()):
+        if position >= 0:
+            where = position - padding
+            right, wrong = (_set(tokens[row, column], tokenizer) for tokens in (batch.answers, batch.wrong_answers))
+            lines.append(f"  answer after token {where + 1} ({_piece(clean[where], tokenizer)}): {right}, not {wrong}")
+    return "\n".join(line for line in lines if line)
+
+
+def _piece(token: int, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    if tokenizer is None:
+        return str(token)
+    text = tokenizer.decode([token])
+    return repr(text)[1:-1].replace(" ", "·")
+
+
+def _set(tokens: Tensor, tokenizer: PreTrainedTokenizerBase | None, most: int = 4) -> str:
+    pieces = [_piece(token, tokenizer) for token in tokens.tolist() if token >= 0]
+    more = f" and {len(pieces) - most} more" if len(pieces) > most else ""
+    return (" ".join(pieces[:most]) or "any other") + more
+
+
+def _measure(batch: PromptBatch, logits: Tensor) -> str:
+    """Accuracy and mean logit difference of `[B, A, V]` logits at the answer positions, as one line."""
+    asked = batch.answer_positions.to(logits.device) >= 0
+    answers, wrong = batch.answers.to(logits.device), batch.wrong_answers.to(logits.device)
+    right = logits.gather(-1, answers.clamp(min=0))
+    if wrong.shape[-1]:
+        other = logits.gather(-1, wrong.clamp(min=0))
+        best_other = other.masked_fill(wrong < 0, -torch.inf).amax(-1)
+        difference = (_mean(right, answers >= 0) - _mean(other, wrong >= 0))[asked].mean().item()
+        said = f"mean logit difference {difference:.2f}"
+    else:
+        # The answers themselves are taken out, so that "other" means every other token.
+        columns = torch.where(answers >= 0, answers, logits.shape[-1])
+        padded = torch.nn.functional.pad(logits, (0, 1)).scatter(-1, columns, -torch.inf)
+        best_other = padded[..., :-1].amax(-1)
+        said = "no wrong answers to compare with"
+    correct = (right.masked_fill(answers < 0, -torch.inf).amax(-1) > best_other)[asked]
+    share = correct.float().mean().item()
+    return f"Clean prompts: right on {int(correct.sum())} of {correct.numel()} answers ({share:.1%}), {said}."
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, values, 0).sum(-1) / mask.sum(-1).clamp(min=1)

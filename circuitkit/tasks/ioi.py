@@ -1,0 +1,241 @@
+"""Indirect object identification: "Then, Mary and John went to the store. John gave a drink to" -> " Mary".
+
+Wang et al. 2022, "Interpretability in the Wild" (arXiv 2211.00593). Two people are named, one of them (the subject)
+again; the other (the indirect object) is the answer.
+
+How prompts are drawn:
+1. Names, places and objects that are one token with their leading space are kept, and of the fifteen templates
+   those without a word that the tokenizer does not know.
+2. All unordered pairs of names are shuffled by the seed and dealt out: half to train, a quarter to validation, a
+   quarter to test. No two splits of one seed therefore share a prompt, whatever their templates and objects.
+3. Templates in random order, each in both orders of the names, take turns; each draws, without repeating itself, who
+   of a pair is the subject, a place and an object.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations, islice, zip_longest
+from random import Random
+from typing import Any, Literal, get_args
+
+from transformers import PreTrainedTokenizerBase
+
+from circuitkit.errors import UsageError
+from circuitkit.prompts import PromptBatch
+from circuitkit.tasks.base import Split, Task, check_request, continuation, needed_tokenizer
+
+Corruption = Literal["abc", "swap"]
+Order = Literal["abba", "baba", "both"]
+
+# The shapes of Wang et al., appendix E.
+TEMPLATES = (
+    "Then, {first} and {second} went to the {place}. {subject} gave a {object} to",
+    "Then, {first} and {second} had a lot of fun at the {place}. {subject} gave a {object} to",
+    "Then, {first} and {second} were working at the {place}. {subject} decided to give a {object} to",
+    "Then, {first} and {second} were thinking about going to the {place}. {subject} wanted to give a {object} to",
+    "Then, {first} and {second} had a long argument, and afterwards {subject} said to",
+    "After {first} and {second} went to the {place}, {subject} gave a {object} to",
+    "When {first} and {second} got a {object} at the {place}, {subject} decided to give it to",
+    "When {first} and {second} got a {object} at the {place}, {subject} decided to give the {object} to",
+    "While {first} and {second} were working at the {place}, {subject} gave a {object} to",
+    "While {first} and {second} were commuting to the {place}, {subject} gave a {object} to",
+    "After the lunch, {first} and {second} went to the {place}. {subject} gave a {object} to",
+    "Afterwards, {first} and {second} went to the {place}. {subject} gave a {object} to",
+    "Then, {first} and {second} had a long argument. Afterwards {subject} said to",
+    "The {place} {first} and {second} went to had a {object}. {subject} gave it to",
+    "Friends {first} and {second} found a {object} at the {place}. {subject} gave it to",
+)
+NAMES = tuple(
+    """Mary John James Robert Michael William David Richard Joseph Thomas Charles Christopher Daniel Matthew Anthony
+    Mark Donald Steven Paul Andrew Joshua Kenneth Kevin Brian George Edward Ronald Timothy Jason Jeffrey Ryan Jacob
+    Gary Nicholas Eric Jonathan Stephen Larry Justin Scott Brandon Benjamin Samuel Gregory Frank Alexander Patrick
+    Jack Dennis Jerry Tyler Aaron Henry Peter Adam Nathan Kyle Simon Martin Lewis Oliver Harry Tom Sam Jim Bob
+    Patricia Jennifer Linda Elizabeth Barbara Susan Jessica Sarah Karen Lisa Nancy Margaret Sandra Ashley Kimberly
+    Emily Donna Michelle Carol Amanda Melissa Deborah Stephanie Rebecca Laura Sharon Amy Angela Anna Emma Nicole
+    Samantha Katherine Christine Helen Rachel Maria Heather Diane Julie Victoria Kelly Lauren Ruth Martha Alice Jane
+    Kate Lucy Rose Claire Sophie Charlotte Grace""".split()  # noqa: SIM905 - a list literal would take a line a name
+)
+PLACES = ("store", "garden", "restaurant", "school", "hospital", "office", "house", "station")
+OBJECTS = ("ring", "kiss", "bone", "basketball", "computer", "necklace", "drink", "snack")
+
+# With eight names there are 28 pairs, and seven in the smallest split; an `abc` twin needs five names.
+_NEEDED = {"names": 8, "places": 2, "objects": 2}
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What the tokenizer at hand knows: words that are one token each, and templates without an unknown word."""
+
+    names: list[str]
+    places: list[str]
+    objects: list[str]
+    templates: list[str]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A template in one order of the names, as the sequence of all ways to fill it."""
+
+    template: str
+    subject_first: bool
+    pairs: list[tuple[str, str]]
+    words: _Words
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """How many places and objects there are to choose from: one where the template names none."""
+        return (
+            len(self.words.places) if "{place}" in self.template else 1,
+            len(self.words.objects) if "{object}" in self.template else 1,
+        )
+
+    def __len__(self) -> int:
+        places, objects = self._sizes
+        return len(self.pairs) * 2 * places * objects
+
+    def __getitem__(self, index: int) -> tuple[str, str, str, str]:
+        """Answer, subject, place and object number `index`."""
+        places, objects = self._sizes
+        index, thing = divmod(index, objects)
+        index, place = divmod(index, places)
+        index, turned = divmod(index, 2)
+        one, other = self.pairs[index]
+        answer, subject = (other, one) if turned else (one, other)
+        return answer, subject, self.words.places[place], self.words.objects[thing]
+
+    def render(self, answer: str, subject: str, again: str, place: str, thing: str) -> str:
+        """The prompt; `again` is the name that comes last, the subject's own or another."""
+        first, second = (subject, answer) if self.subject_first else (answer, subject)
+        return self.template.format(first=first, second=second, subject=again, place=place, object=thing)
+
+
+@dataclass(frozen=True)
+class _Example:
+    clean: str
+    corrupted: str
+    answer: str
+    wrong_answer: str
+
+
+class IOI(Task):
+    """Indirect object identification (Wang et al. 2022).
+
+    Args:
+        corruption: the corrupted twin. `abc` has three other names in the three places, so that it says nothing
+            about either answer; `swap` has the other of the two names as subject, so that the answer is the other.
+        order: which name comes first. `abba` the answer, `baba` the subject, `both` as often one as the other.
+        template: the number of one of the fifteen `TEMPLATES`, or None for all. The prompts of one template all have
+            the same number of tokens.
+
+    Raises:
+        UsageError: an argument is none of these.
+    """
+
+    def __init__(self, corruption: Corruption = "abc", order: Order = "both", template: int | None = None) -> None:
+        for name, value, known in (("corruption", corruption, Corruption), ("order", order, Order)):
+            if value not in get_args(known):
+                raise UsageError(f"There is no IOI {name} {value!r}.", f"Choose one of {', '.join(get_args(known))}.")
+        if template is not None and template not in range(len(TEMPLATES)):
+            raise UsageError(
+                f"There is no IOI template {template!r}.", f"Choose one of 0 to {len(TEMPLATES) - 1}, or None for all."
+            )
+        self.corruption = corruption
+        self.order = order
+        self.template = template
+
+    def prompts(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, examples: int, seed: int) -> PromptBatch:
+        """At most `examples` pairs of one split, fewer only where there are no more; see the module and `Task`."""
+        check_request(split, examples)
+        tokenizer = needed_tokenizer(tokenizer, self)
+        words = self._words(tokenizer)
+        pairs = _deal(words.names, seed)[split]
+        drawn = list(islice(self._draw(words, pairs, examples, Random(f"ioi {split} {seed}")), examples))
+
+        def encode(texts: list[str]) -> Any:
+            return tokenizer(texts)["input_ids"]
+
+        def tokens(names: list[str]) -> list[int]:
+            found = {name: continuation(tokenizer, f" {name}") for name in set(names)}
+            return [token for name in names if (token := found[name]) is not None]
+
+        return PromptBatch.from_ids(
+            encode([example.clean for example in drawn]),
+            encode([example.corrupted for example in drawn]),
+            tokens([example.answer for example in drawn]),
+            tokens([example.wrong_answer for example in drawn]),
+            pad_id=tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0,
+        )
+
+    def _words(self, tokenizer: PreTrainedTokenizerBase) -> _Words:
+        kept: dict[str, list[str]] = {}
+        for kind, candidates in (("names", NAMES), ("places", PLACES), ("objects", OBJECTS)):
+            kept[kind] = [word for word in candidates if continuation(tokenizer, f" {word}") is not None]
+        found = {kind: len(left) for kind, left in kept.items()}
+        if any(found[kind] < needed for kind, needed in _NEEDED.items()):
+            raise UsageError(
+                f"IOI finds {_listed(found)} that are one token for this tokenizer, and needs {_listed(_NEEDED)}.",
+                "Use a model with a larger vocabulary, or prompts of your own: the task prompt_file.",
+            )
+        words = _Words(kept["names"], kept["places"], kept["objects"], [])
+        wanted = TEMPLATES if self.template is None else TEMPLATES[self.template : self.template + 1]
+        for template in wanted:
+            frame = _Frame(template, False, [(words.names[0], words.names[1])], words)
+            answer, subject, place, thing = frame[0]
+            text = frame.render(answer, subject, subject, place, thing)
+            if tokenizer.unk_token_id not in tokenizer.encode(text, add_special_tokens=False):
+                words.templates.append(template)
+        if not words.templates:
+            which = "every IOI template" if self.template is None else f"the IOI template {self.template}"
+            raise UsageError(
+                f"This tokenizer does not know some word of {which}.",
+                "Choose another template, or use prompts of your own: the task prompt_file.",
+            )
+        return words
+
+    def _draw(self, words: _Words, pairs: list[tuple[str, str]], examples: int, rng: Random) -> Iterator[_Example]:
+        """Examples, the frames taking turns, until the pairs are used up in all of them."""
+        orders = {"abba": [False], "baba": [True], "both": [False, True]}[self.order]
+        templates = rng.sample(words.templates, len(words.templates))
+        frames = [_Frame(template, first, pairs, words) for template in templates for first in orders]
+        choices = [rng.sample(range(len(frame)), min(len(frame), examples)) for frame in frames]
+        for turn in zip_longest(*choices):
+            for frame, index in zip(frames, turn, strict=True):
+                if index is None:  # this frame is used up
+                    continue
+                answer, subject, place, thing = frame[index]
+                twin: tuple[str, str, str] | None = (answer, subject, answer)
+                if self.corruption == "abc":
+                    twin = _others({answer, subject}, words.names, pairs, rng)
+                if twin is not None:
+                    clean = frame.render(answer, subject, subject, place, thing)
+                    yield _Example(clean, frame.render(*twin, place, thing), answer, subject)
+
+
+def _deal(names: list[str], seed: int) -> dict[str, list[tuple[str, str]]]:
+    """All unordered pairs of names by split."""
+    pairs = list(combinations(names, 2))
+    Random(f"ioi pairs {seed}").shuffle(pairs)
+    quarter = len(pairs) // 4
+    return {"train": pairs[quarter:-quarter], "validation": pairs[:quarter], "test": pairs[-quarter:]}
+
+
+def _others(
+    taken: set[str], names: list[str], pairs: list[tuple[str, str]], rng: Random
+) -> tuple[str, str, str] | None:
+    """Three names that are not `taken`, the first two a pair of the same split: splits share no twin either.
+
+    None where every pair of the split has a name that is taken: possible with the fewest names, if hardly likely.
+    """
+    start = rng.randrange(len(pairs))
+    for step in range(len(pairs)):
+        pair = pairs[(start + step) % len(pairs)]
+        if taken.isdisjoint(pair):
+            first, second = rng.sample(pair, 2)
+            return first, second, rng.choice([name for name in names if name not in taken and name not in pair])
+    return None
+
+
+def _listed(counts: dict[str, int]) -> str:
+    """`{"names": 8, "places": 2}` -> "8 names and 2 places"."""
+    *most, last = [f"{count} {kind}" for kind, count in counts.items()]
+    return f"{', '.join(most)} and {last}"

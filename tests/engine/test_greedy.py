@@ -1,0 +1,159 @@
+"""ACDC's search against a second implementation in plain loops."""
+
+import pytest
+import torch
+from slow import SlowModel, slow_acdc
+from test_masked import scene_of
+from tiny import random_batch, tiny_hf
+
+from circuitkit.circuit import Origin
+from circuitkit.engine.greedy import Search
+from circuitkit.engine.replay import ReplayEditor
+from circuitkit.engine.scene import Scene
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.objective import LogitDifference
+
+
+def setting(variant, kv="group", layers=2):
+    hf = tiny_hf(variant, seed=3)
+    model, batch = CircuitModel.from_model(hf, kv=kv), random_batch(5, (4, 5))
+    return hf, model, batch, scene_of(model, batch)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    ("variant", "kv", "threshold", "absolute"),
+    [
+        ("gpt2", "group", 0.05, False),
+        ("gpt2", "group", 0.03, True),
+        ("llama", "group", 0.1, True),
+        ("llama", "head", 0.02, False),
+        ("gpt_neox", "group", 0.1, True),
+    ],
+)
+def test_the_search_equals_plain_loops(variant, kv, threshold, absolute, whole):
+    hf, model, batch, scene = setting(variant, kv)
+    slow = SlowModel(hf, kv)
+    ablated = slow.run(batch, set(slow.edges), None, batch.corrupted)[1]
+
+    def value(logits):
+        right, wrong = (t[:, 0, 0] for t in (batch.answers, batch.wrong_answers))
+        rows = torch.arange(len(batch))
+        return -(logits[rows, -1, right] - logits[rows, -1, wrong]).mean()
+
+    kept, effects = slow_acdc(slow, batch, value, ablated, threshold, absolute, whole)
+    search = Search(ReplayEditor([scene]), threshold, absolute, whole)
+    search.run()
+    assert {name for name, keep in zip(model.graph.names, search.kept.tolist(), strict=True) if keep} == kept
+    for name, score, origin in zip(model.graph.names, search.scores.tolist(), search.origin.tolist(), strict=True):
+        if name in effects:
+            assert score == pytest.approx(effects[name], abs=1e-6)
+            assert origin in (Origin.TESTED, Origin.JOINT)
+        else:
+            assert origin == Origin.DEAD and score == 0
+    assert 0 < len(kept) < len(slow.edges)
+    assert search.smallest_gap > 1e-6  # or rounding could have decided
+
+
+def test_a_threshold_below_every_effect_keeps_everything_and_above_removes_everything():
+    _, model, _, scene = setting("gpt2")
+    low, high = Search(ReplayEditor([scene]), -1e9), Search(ReplayEditor([scene]), 1e9)
+    low.run()
+    high.run()
+    assert low.kept.all() and low.tests == len(model.graph)
+    assert not high.kept.any()
+    assert (low.wasted, high.wasted) == (0, 0), "every guess holds"
+    assert high.tests == model.graph.n_writers, "all but the logits' edges die untested"
+
+
+def test_batches_and_memory_budgets_change_nothing():
+    _, model, batch, scene = setting("llama")
+    whole = Search(ReplayEditor([scene]), 0.05, absolute=True)
+    parts = [Scene(model, part, scene.objective, scene.ablation) for part in batch.split(1)]
+    split = Search(ReplayEditor(parts, memory_budget=200_000), 0.05, absolute=True)
+    whole.run()
+    split.run()
+    assert torch.equal(whole.kept, split.kept)
+    assert torch.allclose(whole.scores, split.scores, atol=1e-12)
+
+
+def test_many_hypotheses_at_once_are_the_same_as_one_by_one():
+    _, model, _, scene = setting("qwen3")
+    editor = ReplayEditor([scene])
+    reader = model.graph.reader_index("k", 1, 1)
+    editor.open(reader)
+    removals = torch.rand(6, model.graph.prefix(reader)) < 0.4
+    together = editor.values(removals)
+    single = torch.stack([editor.values(one[None])[1] for one in removals])
+    assert torch.allclose(together[1:], single, atol=1e-12)
+    small = ReplayEditor([scene], memory_budget=1_000_000)
+    small.open(reader)
+    assert torch.allclose(small.values(removals), together, atol=1e-12)
+
+
+def test_the_gradient_is_the_derivative_in_the_circuit_as_it_stands():
+    _, model, _, scene = setting("llama")
+    editor = ReplayEditor([scene], torch.rand(len(model.graph), generator=torch.Generator().manual_seed(1)) < 0.8)
+    reader = model.graph.reader_index("mlp", 1)
+    editor.open(reader)
+    estimates = editor.gradient()
+    kept = editor.kept[model.graph.edges(reader)]
+    assert (estimates[~kept] == 0).all() and (estimates[kept] != 0).any()
+    # against a finite difference of equation (1)
+    from circuitkit.engine.masked import MaskedRun
+
+    edge = model.graph.edges(reader).start + int(kept.nonzero()[0])
+    masks = editor.kept.double().repeat(2, 1)
+    masks[1, edge] -= 1e-6
+    before, after = MaskedRun(scene).values(masks).mean(1)
+    assert float((after - before) / 1e-6) == pytest.approx(float(estimates[kept][0]), rel=1e-3)
+
+
+@pytest.mark.parametrize("order", ["normal", "shuffle"])
+def test_other_orders_test_the_same_edges_of_the_logits_in_another_order(order):
+    _, model, _, scene = setting("gpt2")
+    tested: list[int] = []
+
+    class Spy(Search):
+        def _test(self, reader, guessed, expected):
+            done = super()._test(reader, guessed, expected)
+            if reader == model.graph.logits:
+                tested.extend(guessed[:done])
+            return done
+
+    search = Spy(ReplayEditor([scene]), 0.05, order=order, generator=torch.Generator().manual_seed(0))
+    search.run()
+    assert sorted(tested) == list(range(model.graph.n_writers))
+    assert tested[0] == model.graph.mlp(1) and tested[-1] == 0
+    assert tested != sorted(tested, reverse=True)
+
+
+def test_objectives_are_means_over_prompts():
+    _, model, batch, scene = setting("gpt2")
+    editor = ReplayEditor([scene])
+    editor.open(model.graph.logits)
+    value = editor.values(torch.zeros(0, model.graph.n_writers, dtype=torch.bool))[0]
+    logits = model.answer_logits(batch)[:, 0]
+    rows = torch.arange(len(batch))
+    expected = logits[rows, batch.answers[:, 0, 0]] - logits[rows, batch.wrong_answers[:, 0, 0]]
+    assert float(value) == pytest.approx(-float(expected.mean()))
+    assert isinstance(scene.objective, LogitDifference)
+
+
+def test_guessing_ahead_changes_no_decision(monkeypatch):
+    """One edge at a time, guessed by estimates, and guessed wrongly throughout."""
+    _, _, _, scene = setting("qwen3")
+    guess = Search._goes_by
+    one, ahead, wrong = (Search(ReplayEditor([scene]), 0.03, absolute=True) for _ in range(3))
+    monkeypatch.setattr("circuitkit.engine.greedy.DEEPEST", 1)
+    one.run()
+    monkeypatch.setattr("circuitkit.engine.greedy.DEEPEST", 64)
+    ahead.run()
+    monkeypatch.setattr(Search, "_goes_by", lambda self, estimates: [not goes for goes in guess(self, estimates)])
+    wrong.run()
+    assert one.wasted == 0 and wrong.wasted > ahead.wasted
+    assert ahead.hypotheses < one.hypotheses
+    for other in (ahead, wrong):
+        assert torch.equal(other.kept, one.kept) and torch.equal(other.origin, one.origin)
+        assert torch.allclose(other.scores, one.scores, atol=1e-12)
+        assert other.tests == one.tests

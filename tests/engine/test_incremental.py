@@ -1,0 +1,122 @@
+"""The incremental editor decides and scores as the replay editor does."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_masked import ABLATIONS
+from tiny import VARIANTS, random_batch, tiny
+
+from circuitkit.engine.greedy import Search
+from circuitkit.engine.incremental import IncrementalEditor
+from circuitkit.engine.masked import MaskedRun
+from circuitkit.engine.replay import ReplayEditor
+from circuitkit.engine.scene import make_scenes
+from circuitkit.objective import AnswerLogProbability, KLDivergence, LogitDifference, ProbabilityDifference
+
+OBJECTIVES = [LogitDifference, ProbabilityDifference, AnswerLogProbability, KLDivergence]
+
+CASES = st.fixed_dictionaries(
+    {
+        "variant": st.sampled_from(sorted(VARIANTS)),
+        "kv": st.sampled_from(["group", "head"]),
+        "ablation": st.sampled_from(ABLATIONS),
+        "objective": st.sampled_from(OBJECTIVES),
+        "lengths": st.lists(st.integers(2, 8), min_size=1, max_size=4),
+        "positions": st.integers(1, 2),
+        "parts": st.integers(1, 4),
+        "seed": st.integers(0, 10**6),
+        "density": st.sampled_from([1.0, 1.0, 0.7]),
+        "threshold": st.sampled_from([0.001, 0.01, 0.03, 0.1, 0.3]),
+        "absolute": st.booleans(),
+        "whole": st.booleans(),
+        "order": st.sampled_from(["reverse", "normal", "shuffle"]),
+        "budget": st.sampled_from([None, 300_000]),
+    }
+)
+
+
+def searches(case):
+    """The same search by both editors."""
+    seed = case["seed"]
+    model = tiny(case["variant"], seed % 11, kv=case["kv"])
+    batch = random_batch(seed, tuple(case["lengths"]), positions=case["positions"])
+    ablation = case["ablation"]()
+    ablation.fit(model, [batch])
+    scenes = make_scenes(model, batch.split(case["parts"]), case["objective"](), ablation)
+    kept = torch.rand(len(model.graph), generator=torch.Generator().manual_seed(seed)) < case["density"]
+    found = []
+    for editor in (ReplayEditor(scenes, kept), IncrementalEditor(scenes, kept, case["budget"])):
+        search = Search(
+            editor,
+            case["threshold"],
+            absolute=case["absolute"],
+            try_whole_reader=case["whole"],
+            order=case["order"],
+            generator=torch.Generator().manual_seed(seed),
+        )
+        search.run()
+        found.append(search)
+    return found
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(CASES)
+def test_same_decisions_and_scores_as_replay(case):
+    replay, incremental = searches(case)
+    assert torch.equal(incremental.kept, replay.kept)
+    assert torch.equal(incremental.origin, replay.origin)
+    assert torch.allclose(incremental.scores, replay.scores, atol=1e-9)
+    assert (incremental.tests, incremental.whole_tests) == (replay.tests, replay.whole_tests)
+    assert torch.equal(incremental.editor.kept, replay.editor.kept)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(CASES)
+def test_values_and_gradients_of_any_removals_and_commits(case):
+    seed = case["seed"]
+    model = tiny(case["variant"], seed % 11, kv=case["kv"])
+    graph, batch = model.graph, random_batch(seed, tuple(case["lengths"]), positions=case["positions"])
+    ablation = case["ablation"]()
+    ablation.fit(model, [batch])
+    scenes = make_scenes(model, batch.split(case["parts"]), case["objective"](), ablation)
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.rand(len(graph), generator=generator) < case["density"]
+    replay, incremental = ReplayEditor(scenes, kept), IncrementalEditor(scenes, kept, case["budget"])
+    for reader in reversed(range(graph.n_readers)):
+        if torch.rand(1, generator=generator) < 0.5 or not replay.live(reader):
+            continue
+        removals = torch.rand(3, graph.prefix(reader), generator=generator) < 0.3
+        for editor in (replay, incremental):
+            editor.open(reader)
+        assert torch.allclose(incremental.values(removals), replay.values(removals), atol=1e-9)
+        assert torch.allclose(incremental.gradient(), replay.gradient(), atol=1e-9)
+        for removed in removals[:2]:  # in two steps
+            for editor in (replay, incremental):
+                editor.commit(removed)
+            assert torch.allclose(incremental.values(removals), replay.values(removals), atol=1e-9)
+
+
+def test_the_value_at_the_end_is_that_of_a_masked_run_in_single_precision():
+    model = tiny("llama", dtype=torch.float32)
+    batch = random_batch(lengths=(6, 9, 7, 8))
+    ablation = ABLATIONS[0]()
+    scenes = make_scenes(model, [batch], LogitDifference(), ablation)
+    search = Search(IncrementalEditor(scenes), 0.02, absolute=True)
+    search.run()
+    at_the_end = search.editor.values(torch.zeros(0, model.graph.prefix(search.editor.reader), dtype=torch.bool))
+    with torch.no_grad():
+        masked = MaskedRun(scenes[0]).values(search.kept[None]).mean()
+    assert float(at_the_end[0]) == pytest.approx(float(masked), abs=1e-4)
+    assert 0 < int(search.kept.sum()) < len(model.graph)
+
+
+def test_what_is_reported():
+    model, batch = tiny("llama"), random_batch()
+    scenes = make_scenes(model, [batch], LogitDifference(), ABLATIONS[0]())
+    editor = IncrementalEditor(scenes)
+    search = Search(editor, 0.05, absolute=True)
+    search.run()
+    assert 0 < editor.forward_equivalents < search.hypotheses
+    footprint = editor.footprint()
+    assert set(footprint) == {"captures", "live", "cone"} and all(size > 0 for size in footprint.values())

@@ -1,0 +1,237 @@
+"""Indirect object identification: what the prompts say, where the splits part, what is refused."""
+
+import json
+from collections import Counter
+from typing import Any, get_args
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from circuitkit.errors import UsageError
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.models.fetch import TOY
+from circuitkit.prompts import PromptBatch
+from circuitkit.tasks.base import Split
+from circuitkit.tasks.ioi import IOI, NAMES, OBJECTS, PLACES, TEMPLATES
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(TOY)
+
+
+def without(*words: str, special: str | None = None) -> PreTrainedTokenizerFast:
+    """The toy's tokenizer without some words, and with a special token in front of every prompt."""
+    content = json.loads((TOY / "tokenizer.json").read_text())
+    kept = [piece for piece in content["model"]["vocab"] if piece.strip() not in words]
+    content["model"]["vocab"] = {piece: number for number, piece in enumerate(kept + ([special] if special else []))}
+    backend = Tokenizer.from_str(json.dumps(content))
+    if special:
+        backend.post_processor = TemplateProcessing(f"{special} $A", special_tokens=[(special, len(kept))])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
+
+
+def texts(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str, str, str]]:
+    """Clean, corrupted, answer, wrong answer."""
+    return [
+        (
+            tokenizer.decode(clean[mask]),
+            tokenizer.decode(corrupted[mask]),
+            tokenizer.decode(answer[0]),
+            tokenizer.decode(wrong[0]),
+        )
+        for clean, corrupted, mask, answer, wrong in zip(
+            batch.clean, batch.corrupted, batch.mask, batch.answers, batch.wrong_answers, strict=True
+        )
+    ]
+
+
+def names_in(text: str) -> list[str]:
+    return [word for word in text.replace(",", "").replace(".", "").split() if word in NAMES]
+
+
+@pytest.mark.parametrize("order", ["abba", "baba"])
+@pytest.mark.parametrize("corruption", ["abc", "swap"])
+def test_a_pair_differs_in_its_names_alone(tokenizer: PreTrainedTokenizerBase, corruption: Any, order: Any) -> None:
+    batch = IOI(corruption, order).prompts(tokenizer, "train", 60, seed=1)
+    for clean, corrupted, answer, wrong in texts(batch, tokenizer):
+        first, second, subject = names_in(clean)
+        assert (answer, wrong) == (f" {first}", f" {second}") if order == "abba" else (f" {second}", f" {first}")
+        assert wrong == f" {subject}"
+        others = names_in(corrupted)
+        if corruption == "swap":
+            assert others == [first, second, answer.strip()]
+        else:
+            assert len({*others, first, second}) == 5
+        for name, other in zip((first, second, subject), others, strict=True):
+            clean = clean.replace(name, "_", 1)
+            corrupted = corrupted.replace(other, "_", 1)
+        assert clean == corrupted
+        assert clean.endswith(" to")
+
+
+def test_answers_are_read_at_the_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    batch = IOI().prompts(tokenizer, "test", 30, seed=0)
+    assert batch.padded
+    assert (batch.answer_positions == batch.length - 1).all()
+    assert (batch.answers != batch.wrong_answers).all()
+
+
+def test_templates_and_orders_are_used_evenly(tokenizer: PreTrainedTokenizerBase) -> None:
+    batch = IOI().prompts(tokenizer, "train", 60, seed=0)
+    found: Counter[tuple[str, bool]] = Counter()
+    for clean, _, answer, _ in texts(batch, tokenizer):
+        shape = clean
+        for word in (*NAMES, *PLACES, *OBJECTS):
+            shape = shape.replace(f" {word}", " _")
+        found[shape, names_in(clean)[0] == answer.strip()] += 1
+    assert len(found) == 2 * len(TEMPLATES)
+    assert set(found.values()) == {2}
+
+
+@pytest.mark.parametrize("corruption", ["abc", "swap"])
+def test_splits_share_no_prompt_and_no_pair_of_names(tokenizer: PreTrainedTokenizerBase, corruption: Any) -> None:
+    prompts: dict[str, set[str]] = {}
+    pairs: dict[str, set[frozenset[str]]] = {}
+    for split in get_args(Split):
+        found = texts(IOI(corruption).prompts(tokenizer, split, 2000, seed=3), tokenizer)
+        prompts[split] = {text for clean, corrupted, *_ in found for text in (clean, corrupted)}
+        pairs[split] = {frozenset(names_in(text)[:2]) for text in prompts[split]}
+        assert len({clean for clean, *_ in found}) == 2000
+    for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
+        assert not prompts[one] & prompts[other]
+        assert not pairs[one] & pairs[other]
+
+
+def test_the_same_arguments_give_the_same_prompts(tokenizer: PreTrainedTokenizerBase) -> None:
+    one, same, other = (IOI().prompts(tokenizer, "train", 40, seed) for seed in (0, 0, 1))
+    assert torch.equal(one.clean, same.clean)
+    assert torch.equal(one.corrupted, same.corrupted)
+    assert one.clean.shape != other.clean.shape or not torch.equal(one.clean, other.clean)
+
+
+def test_both_corruptions_have_the_same_clean_prompts(tokenizer: PreTrainedTokenizerBase) -> None:
+    abc, swap = (IOI(corruption).prompts(tokenizer, "test", 40, seed=0) for corruption in ("abc", "swap"))
+    assert torch.equal(abc.clean, swap.clean)
+
+
+@pytest.mark.parametrize("template", range(len(TEMPLATES)))
+def test_one_template_gives_prompts_of_one_length(tokenizer: PreTrainedTokenizerBase, template: int) -> None:
+    batch = IOI(template=template).prompts(tokenizer, "train", 20, seed=0)
+    assert not batch.padded
+    assert len(batch) == 20
+
+
+def test_prompts_that_run_out_are_fewer_and_do_not_repeat() -> None:
+    few = without(*NAMES[8:])
+    batch = IOI(template=4).prompts(few, "test", 1000, seed=0)
+    found = {clean for clean, *_ in texts(batch, few)}
+    assert len(batch) == len(found) == 7 * 2 * 2  # pairs of names, either of the two as subject, both orders
+
+
+def test_unknown_words_drop_their_templates() -> None:
+    batch = IOI().prompts(tokenizer := without("Then", "argument"), "train", 100, seed=0)
+    found = {clean.split()[0] for clean, *_ in texts(batch, tokenizer)}
+    assert found == {"After", "When", "While", "Afterwards,", "The", "Friends"}
+    assert tokenizer.unk_token_id not in batch.clean
+    with pytest.raises(UsageError, match="does not know some word of the IOI template 0"):
+        IOI(template=0).prompts(tokenizer, "train", 4, seed=0)
+    with pytest.raises(UsageError, match="some word of every IOI template"):
+        IOI().prompts(without("to"), "train", 4, seed=0)
+
+
+def test_special_tokens_are_added_alike() -> None:
+    tokenizer = without(special="<s>")
+    plain, special = (IOI(template=0).prompts(one, "train", 6, seed=0) for one in (without(), tokenizer))
+    for ids in (special.clean, special.corrupted):
+        assert (ids[:, 0] == tokenizer.convert_tokens_to_ids("<s>")).all()
+    assert torch.equal(special.clean[:, 1:], plain.clean)
+    assert torch.equal(special.answers, plain.answers)
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (NAMES[5:], r"finds 5 names, 8 places and 8 objects .* needs 8 names, 2 places and 2 objects"),
+        (PLACES[1:], r"finds \d+ names, 1 places"),
+        (OBJECTS, r"and 0 objects"),
+    ],
+)
+def test_too_few_words_are_counted(missing: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        IOI().prompts(without(*missing), "train", 4, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"corruption": "abd"}, "corruption 'abd'.*abc, swap"),
+        ({"order": "aabb"}, "order 'aabb'.*abba, baba, both"),
+        ({"template": 15}, "template 15.*0 to 14"),
+        ({"template": -1}, "template -1"),
+    ],
+)
+def test_unknown_arguments_are_refused(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        IOI(**arguments)
+
+
+def test_requests_that_no_task_can_serve_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(UsageError, match="IOI is made of text, and the model has no tokenizer"):
+        IOI().prompts(None, "train", 4, seed=0)
+    with pytest.raises(UsageError, match=r"split 'dev'.*train, validation, test"):
+        IOI().prompts(tokenizer, "dev", 4, seed=0)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="examples=0"):
+        IOI().prompts(tokenizer, "train", 0, seed=0)
+
+
+def test_preview_shows_pairs_in_columns_and_measures() -> None:
+    model = CircuitModel.from_pretrained("toy")
+    shown = IOI("swap", template=0).preview(model, examples=2, seed=0)
+    *pairs, measured = shown.split("\n\n")
+    assert len(pairs) == 2
+    for pair in pairs:
+        title, clean, corrupted, marks, answer = pair.split("\n")
+        assert "15 tokens" in title
+        differs = slice(marks.index("^"), len(marks))
+        assert set(marks[differs]) == {"^"}
+        assert clean[: differs.start].split()[1:] == corrupted[: differs.start].split()[1:]
+        subject, other = clean[differs].strip(), corrupted[differs].strip()
+        assert subject != other
+        assert answer.endswith(f"(·to): {other}, not {subject}")
+    assert measured.startswith("Clean prompts: right on 32 of 32 answers (100.0%), mean logit difference 5.")
+    assert shown == IOI("swap", template=0).preview(model, examples=2, seed=0)
+
+
+class OneAnswer:
+    """Stands in for a model that gives token 7 the largest logit, then 8, and knows no text."""
+
+    tokenizer = None
+
+    def answer_logits(self, batch: PromptBatch) -> torch.Tensor:
+        logits = torch.zeros(*batch.answer_positions.shape, 10)
+        logits[..., 7], logits[..., 8] = 3.0, 1.0
+        return logits
+
+
+def test_preview_measures_sets_several_positions_and_no_wrong_answers() -> None:
+    class Given(IOI):
+        def __init__(self, batch: PromptBatch) -> None:
+            self.batch = batch
+
+        def prompts(self, *_: Any) -> PromptBatch:
+            return self.batch
+
+    clean, corrupted = [[1, 2, 3], [4, 5]], [[1, 2, 6], [4, 6]]
+    sets = PromptBatch.from_ids(clean, corrupted, [[7, 9], [9]], [[8], [7]])
+    shown = Given(sets).preview(OneAnswer())  # type: ignore[arg-type]
+    # the means differ by (3 + 0) / 2 - 1 and 0 - 3
+    assert shown.endswith("right on 1 of 2 answers (50.0%), mean logit difference -1.25.")
+    assert "answer after token 3 (3): 7 9, not 8" in shown
+    without_wrong = PromptBatch.from_ids(clean, corrupted, [[[7], [8]], [[8]]], answer_positions=[[1, 2], [1]])
+    shown = Given(without_wrong).preview(OneAnswer())  # type: ignore[arg-type]
+    assert "right on 1 of 3 answers (33.3%), no wrong answers to compare with" in shown
+    assert "answer after token 2 (5): 8, not any other" in shown

@@ -1,0 +1,254 @@
+"""Prompts from files: what is read, how it is split, and what each mistake is answered with."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from circuitkit.errors import UsageError
+from circuitkit.models.fetch import TOY
+from circuitkit.tasks.base import Split
+from circuitkit.tasks.ioi import NAMES
+from circuitkit.tasks.prompt_file import PromptFile
+
+MARY, JOHN = " Mary", " John"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(TOY)
+
+
+def row(number: int = 0, **changed: Any) -> dict[str, Any]:
+    """A good row; each number has another name in it."""
+    name = NAMES[2 + number]
+    clean = f"Then, Mary and {name} went to the store. {name} gave a ring to"
+    corrupted = f"Then, Mary and {name} went to the store. Mary gave a ring to"
+    return {"clean": clean, "corrupted": corrupted, "answer": MARY, "wrong_answer": f" {name}"} | changed
+
+
+def as_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def as_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
+    return path
+
+
+def ids(tokenizer: PreTrainedTokenizerBase, *words: str) -> list[int]:
+    return [tokenizer.convert_tokens_to_ids(word) for word in words]
+
+
+@pytest.mark.parametrize(("write", "name"), [(as_csv, "my prompts.csv"), (as_jsonl, "prompts.JSONL")])
+def test_rows_become_pairs(tokenizer: PreTrainedTokenizerBase, tmp_path: Path, write: Any, name: str) -> None:
+    batch = PromptFile(write(tmp_path / name, [row()])).prompts(tokenizer, "train", 10, seed=0)
+    assert batch.clean.tolist() == [tokenizer.encode(row()["clean"])]
+    assert batch.corrupted.tolist() == [tokenizer.encode(row()["corrupted"])]
+    assert batch.answers.tolist() == [[ids(tokenizer, MARY)]]
+    assert batch.wrong_answers.tolist() == [[ids(tokenizer, " James")]]
+    assert batch.answer_positions.tolist() == [[14]]
+
+
+def test_answers_may_be_sets(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    path = as_jsonl(tmp_path / "p.jsonl", [row(answer=[MARY, " Paul"], wrong_answer=[JOHN, " James", " Mark"])])
+    batch = PromptFile(path).prompts(tokenizer, "train", 1, seed=0)
+    assert batch.answers.tolist() == [[ids(tokenizer, MARY, " Paul")]]
+    assert batch.wrong_answers.tolist() == [[ids(tokenizer, JOHN, " James", " Mark")]]
+
+
+def test_a_missing_leading_space_is_given_to_all_or_none(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """ "Mary" is a token with and without its space, and must be read as "John" is."""
+    words = {word: number for number, word in enumerate(["<unk>", "<pad>", "x", "Mary", " Mary", " John", "John"])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?\w+"), behavior="isolated")
+    backend.decoder = decoders.Fuse()
+    both = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>")
+    pair = {"clean": "x x", "corrupted": "x Mary", "answer": "Mary", "wrong_answer": "John"}
+    batch = PromptFile(as_csv(tmp_path / "a.csv", [pair])).prompts(both, "train", 1, seed=0)
+    assert batch.answers.tolist() == [[ids(both, "Mary")]]  # as they stand
+
+    del words["John"]
+    backend.model = models.WordLevel(words, unk_token="<unk>")
+    one = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>")
+    batch = PromptFile(as_csv(tmp_path / "a.csv", [pair])).prompts(one, "train", 1, seed=0)
+    assert batch.answers.tolist() == [[ids(one, " Mary")]]
+    assert batch.wrong_answers.tolist() == [[ids(one, " John")]]
+
+
+@pytest.mark.parametrize(("write", "name"), [(as_csv, "p.csv"), (as_jsonl, "p.jsonl")])
+def test_ids_of_eap_ig(tokenizer: PreTrainedTokenizerBase, tmp_path: Path, write: Any, name: str) -> None:
+    shared = {key: row()[key] for key in ("clean", "corrupted")}
+    rows = [{"": 470, **shared, "corrupted_hard": "x", "correct_idx": [7, 8], "incorrect_idx": 9}]
+    batch = PromptFile(write(tmp_path / name, rows)).prompts(tokenizer, "train", 1, seed=0)
+    assert batch.answers.tolist() == [[[7, 8]]]
+    assert batch.wrong_answers.tolist() == [[[9]]]
+
+
+def test_label_of_eap_ig_is_a_year(tmp_path: Path) -> None:
+    words = ["<unk>", "<pad>", "x", *(f"{year:02d}" for year in range(100))]
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w\w|\w"), behavior="isolated")
+    years = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>")
+    path = as_csv(tmp_path / "p.csv", [{"clean": "1742", "corrupted": "1701", "label": 42}])
+    batch = PromptFile(path).prompts(years, "train", 1, seed=0)
+    assert batch.answers[0, 0].tolist() == ids(years, *(str(year) for year in range(43, 100)))
+    assert batch.wrong_answers[0, 0].tolist() == ids(years, *(f"{year:02d}" for year in range(43)))
+
+
+def test_a_label_needs_two_digits_in_one_token(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    path = as_csv(tmp_path / "p.csv", [{"clean": "Then", "corrupted": "Then", "label": 42}])
+    with pytest.raises(UsageError, match="'00' are not one token"):
+        PromptFile(path).prompts(tokenizer, "train", 1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (2, 0, 1)), (4, (2, 1, 1)), (8, (4, 2, 2))]
+)
+def test_half_a_quarter_and_a_quarter(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, rows: int, sizes: tuple[int, int, int]
+) -> None:
+    task = PromptFile(as_csv(tmp_path / "p.csv", [row(number) for number in range(rows)]))
+    seen: list[tuple[int, ...]] = []
+    for split, size in zip(get_args(Split), sizes, strict=True):
+        if size == 0:
+            with pytest.raises(UsageError, match=rf"no rows for the split '{split}' \(it has {rows} in all\)"):
+                task.prompts(tokenizer, split, 100, seed=0)
+        else:
+            found = [tuple(prompt) for prompt in task.prompts(tokenizer, split, 100, seed=0).clean.tolist()]
+            assert len(found) == size
+            seen += found
+    assert len(set(seen)) == rows
+
+
+def test_the_seed_shuffles_and_repeats(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    task = PromptFile(as_csv(tmp_path / "p.csv", [row(number) for number in range(12)]))
+    one, same, other = (task.prompts(tokenizer, "train", 4, seed) for seed in (0, 0, 1))
+    assert torch.equal(one.clean, same.clean)
+    assert not torch.equal(one.clean, other.clean)
+    assert len(one) == 4
+
+
+def test_rows_with_one_clean_prompt_stay_together(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    rows = [row(number, wrong_answer=wrong) for number in range(4) for wrong in (JOHN, " Mark", " Paul")]
+    task = PromptFile(as_csv(tmp_path / "p.csv", rows))
+    found = [
+        {tuple(prompt) for prompt in task.prompts(tokenizer, split, 99, seed=0).clean.tolist()}
+        for split in get_args(Split)
+    ]
+    assert [len(prompts) for prompts in found] == [2, 1, 1]
+    assert len(set.union(*found)) == 4
+
+
+def test_the_column_split_is_kept(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    rows = [row(0, split="test"), row(1, split="train"), row(2, split="test")]
+    task = PromptFile(as_csv(tmp_path / "p.csv", rows))
+    assert len(task.prompts(tokenizer, "train", 9, seed=0)) == 1
+    assert len(task.prompts(tokenizer, "test", 9, seed=0)) == 2
+    with pytest.raises(UsageError, match=r"'validation'.*column split says validation"):
+        task.prompts(tokenizer, "validation", 9, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"answer": " Gertrude"}, r"Row 2 \(line 3\) of .*' Gertrude'.* not one token"),
+        ({"answer": " Mary Mark"}, "' Mary Mark'"),
+        (
+            {"corrupted": "Then, Mary went"},
+            r"Row 2 \(line 3\) of .* has 15 clean and 4 corrupted tokens: .*'Then, Mary went'",
+        ),
+    ],
+)
+def test_what_the_tokenizer_refuses_names_the_row(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / "p.csv"
+    task = PromptFile(as_csv(path, [row(0, split="train"), row(1, split="train", **changed)]))
+    with pytest.raises(UsageError, match=said) as caught:
+        task.prompts(tokenizer, "train", 9, seed=0)
+    assert "\n" not in str(caught.value)
+    PromptFile(as_csv(path, [row(0)])).prompts(tokenizer, "train", 9, seed=0)  # the row removed, as advised
+
+
+def test_ids_of_another_tokenizer(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    shared = {key: row()[key] for key in ("clean", "corrupted")}
+    path = as_csv(tmp_path / "p.csv", [{**shared, "correct_idx": 50_000, "incorrect_idx": 3}])
+    with pytest.raises(UsageError, match=rf"token id 50000, and this tokenizer has {len(tokenizer)} tokens"):
+        PromptFile(path).prompts(tokenizer, "train", 1, seed=0)
+
+
+def test_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="PromptFile is made of text"):
+        PromptFile(as_csv(tmp_path / "p.csv", [row()])).prompts(None, "train", 1, seed=0)
+
+
+def csv_text(*rows: dict[str, Any]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+PAIR = {"clean": "x", "corrupted": "y"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.txt", "", r"ends in '\.txt'.*\.csv or \.jsonl"),
+        ("p", "", "ends in ''"),
+        ("p.csv", "", "has no rows.*clean, corrupted and one of"),
+        ("p.csv", "clean,corrupted\n", "has no rows"),
+        ("p.jsonl", "\n\n", "has no rows"),
+        ("p.csv", csv_text({"clean": "x", "dirty": "y"}), "columns 'clean', 'dirty'.*needs clean, corrupted and one"),
+        ("p.csv", csv_text({**PAIR, "answer": "x"}), "columns 'clean', 'corrupted', 'answer'"),
+        ("p.csv", csv_text({**PAIR, "correct_idx": 3}), "call that column label"),
+        ("p.csv", csv_text({**PAIR, "correct_idx": "x", "incorrect_idx": 3}), "'x' as 'correct_idx'.*token id"),
+        ("p.csv", csv_text({**PAIR, "correct_idx": "3.0", "incorrect_idx": 3}), "'3.0' as 'correct_idx'"),
+        ("p.csv", csv_text({**PAIR, "correct_idx": "[]", "incorrect_idx": 3}), r"'\[\]' as 'correct_idx'"),
+        ("p.csv", csv_text({**PAIR, "label": "99"}), "'99' as 'label'.*0 to 98"),
+        ("p.csv", csv_text({**PAIR, "label": "x"}), "'x' as 'label'"),
+        ("p.csv", csv_text(row(0), row(1, answer="")), r"Row 2 \(line 3\) of .* has no 'answer'"),
+        ("p.csv", csv_text(row(0, split="dev")), "split 'dev'.*train, validation, test"),
+        ("p.csv", csv_text(row(0, split="test"), row(0, split="train")), r"Row 2 .*'train', and in 'test' Row 1"),
+        ("p.csv", "clean,corrupted,label\nThen, Mary,y,3\n", "Row 1.*more cells than the header"),
+        ("p.jsonl", json.dumps(row()) + "\n{'clean': 3}\n", "Line 2 of .* is not JSON"),
+        ("p.jsonl", "[" * 100_000, "Line 1 of .* is not JSON"),
+        ("p.jsonl", "\n3\n", "Line 2 of .* is not a JSON object: '3'"),
+        ("p.jsonl", json.dumps(row(clean=3)), "has 3 as 'clean'"),
+        ("p.jsonl", json.dumps(row(answer=3)), "has 3 as 'answer'"),
+        ("p.jsonl", json.dumps(row(answer=[" "])), "has .* as 'answer'"),
+        ("p.jsonl", json.dumps(row()) + "\n" + json.dumps({"clean": "x"}), r"Row 2 \(line 2\) .* no 'corrupted'"),
+        ("p.jsonl", json.dumps({**PAIR, "correct_idx": True, "incorrect_idx": 3}), "True as 'correct_idx'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_is_said_when_it_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(UsageError, match=said) as caught:
+        PromptFile(path)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"missing\.csv' cannot be read: No such file"):
+        PromptFile(tmp_path / "missing.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+        PromptFile(tmp_path / "folder.csv")
+    (tmp_path / "latin.csv").write_bytes("clean,corrupted,label\né,è,3\n".encode("latin-1"))
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        PromptFile(tmp_path / "latin.csv")
