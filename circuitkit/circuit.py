@@ -11,7 +11,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from circuitkit import circuit_files
+from circuitkit import circuit_files, eap_ig_files
 from circuitkit.circuit_files import Contents
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.graph import EdgeGraph
@@ -31,7 +31,7 @@ class Origin(IntEnum):
     DEAD = 3
     """Untested, as no path led from the edge to the objective then; the score is 0."""
     JOINT = 4
-    """Estimated, and removed together with others after one test of their joint effect."""
+    """The effect of removing this edge and others together, when they were tested."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -391,7 +391,7 @@ class Circuit:
             UsageError: the file is of another graph, or its name ends otherwise.
             CircuitKitError: the file is missing, damaged, or selects single neurons.
         """
-        found, scores, kept = circuit_files.read_eap_ig(Path(path))
+        found, scores, kept = eap_ig_files.read_eap_ig(Path(path))
         try:
             circuit = cls(found, scores, kept, _origins(found, Origin.GIVEN), f"as kept in {Path(path).name}")
         except UsageError as error:
@@ -418,7 +418,7 @@ class Circuit:
             CircuitKitError: the file cannot be written.
         """
         by_head = self.expand_kv()
-        circuit_files.write_eap_ig(Path(path), by_head.graph, by_head.scores, by_head.kept, d_model)
+        eap_ig_files.write_eap_ig(Path(path), by_head.graph, by_head.scores, by_head.kept, d_model)
 
 
 def same_edges(one: EdgeGraph, other: EdgeGraph) -> bool:
