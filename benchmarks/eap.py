@@ -16,12 +16,12 @@ import torch
 from timing import interleaved, peak_mb
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.prompts import PromptBatch
 from circuitkit.engine.ablation import Resample
 from circuitkit.engine.attribution import attribute
 from circuitkit.engine.scene import Scene
+from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.objective import LogitDifference
+from circuitkit.prompts import PromptBatch
 
 
 def load(name: str) -> CircuitModel:

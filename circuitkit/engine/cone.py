@@ -198,7 +198,7 @@ class Cone:
             self._columns[True] += writers.tolist()
 
     def _bytes(self) -> int:
-        """What one hypothesis holds at its peak: all changes, and the largest step's inputs and what is made of them."""
+        """What one hypothesis holds at its peak: all changes, the largest step's inputs, and what is made of them."""
         batch, width = len(self.state.scene.batch), self.model.family.width
         wide, narrow = self._positions.count(True), self._positions.count(False)
         changes = len(self._columns[True]) * wide + len(self._columns[False]) * narrow

@@ -32,13 +32,16 @@ class Editor(ABC):
         self.kept = torch.ones(len(self.graph), dtype=torch.bool) if kept is None else kept.clone()
         self.prompts = sum(len(scene.batch) for scene in scenes)
         self.reader = self.graph.logits
+        self._live: Tensor | None = None
 
     def live(self, reader: int) -> bool:
         """Whether a path of kept edges leads from what the reader feeds to the logits."""
         if reader == self.graph.logits:
             return True
-        writers = self.graph.live_writers(self.kept)
-        return any(bool(writers[owner]) for owner in self.graph.owners(reader))
+        if self._live is None:
+            self._live = self.graph.live_writers(self.kept)
+        owners = self.graph.owners(reader)
+        return bool(self._live[owners.start : owners.stop].any())
 
     def open(self, reader: int) -> None:
         """Turn to a reader's edges."""
@@ -62,3 +65,4 @@ class Editor(ABC):
     def commit(self, removed: Tensor) -> None:
         """These edges of the open reader, bool `[P]`, are gone."""
         self.kept[self.graph.edges(self.reader)] &= ~removed
+        self._live = None

@@ -1,5 +1,7 @@
 """ACDC's search against a second implementation in plain loops."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from slow import SlowModel, slow_acdc
@@ -115,11 +117,11 @@ def test_other_orders_test_the_same_edges_of_the_logits_in_another_order(order):
     tested: list[int] = []
 
     class Spy(Search):
-        def _test(self, reader, guessed, expected):
-            done = super()._test(reader, guessed, expected)
+        def _test(self, reader, items, estimates):
+            done, halves = super()._test(reader, items, estimates)
             if reader == model.graph.logits:
-                tested.extend(guessed[:done])
-            return done
+                tested.extend(item.writers[0] for item in items[:done])
+            return done, halves
 
     search = Spy(ReplayEditor([scene]), 0.05, order=order, generator=torch.Generator().manual_seed(0))
     search.run()
@@ -143,13 +145,13 @@ def test_objectives_are_means_over_prompts():
 def test_guessing_ahead_changes_no_decision(monkeypatch):
     """One edge at a time, guessed by estimates, and guessed wrongly throughout."""
     _, _, _, scene = setting("qwen3")
-    guess = Search._goes_by
+    guess = Search._items
     one, ahead, wrong = (Search(ReplayEditor([scene]), 0.03, absolute=True) for _ in range(3))
     monkeypatch.setattr("circuitkit.engine.greedy.DEEPEST", 1)
     one.run()
     monkeypatch.setattr("circuitkit.engine.greedy.DEEPEST", 64)
     ahead.run()
-    monkeypatch.setattr(Search, "_goes_by", lambda self, estimates: [not goes for goes in guess(self, estimates)])
+    monkeypatch.setattr(Search, "_items", lambda *given: [replace(item, goes=not item.goes) for item in guess(*given)])
     wrong.run()
     assert one.wasted == 0 and wrong.wasted > ahead.wasted
     assert ahead.hypotheses < one.hypotheses
@@ -157,3 +159,33 @@ def test_guessing_ahead_changes_no_decision(monkeypatch):
         assert torch.equal(other.kept, one.kept) and torch.equal(other.origin, one.origin)
         assert torch.allclose(other.scores, one.scores, atol=1e-12)
         assert other.tests == one.tests
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_screening_checks_what_it_removes(absolute):
+    _, _, _, scene = setting("llama")
+    exact, screened = (Search(ReplayEditor([scene]), 0.05, absolute, screen=screen) for screen in (None, 0.25))
+    exact.run()
+    screened.run()
+    assert screened.joint_tests > 0 and screened.tests < exact.tests
+    estimated = screened.origin == Origin.ESTIMATED
+    assert estimated.any() and not screened.kept[estimated].any()
+    assert (screened.scores[estimated].abs() < 0.25 * 0.05).all()
+    assert screened.decided.all()
+    both, either = (exact.kept & screened.kept).sum(), (exact.kept | screened.kept).sum()
+    assert both / either > 0.5
+
+
+def test_a_run_whose_joint_effect_surprises_is_split_down_to_single_tests():
+    """Estimates of zero pass the screen; only the joint checks stand against them."""
+    _, _, _, scene = setting("gpt2")
+
+    class Blind(ReplayEditor):
+        def gradient(self):
+            return torch.zeros(self.graph.prefix(self.reader), dtype=torch.float64)
+
+    search = Search(Blind([scene]), 0.05, absolute=True, screen=0.1)
+    search.run()
+    assert search.joint_tests > 0 and search.tests > 0
+    assert (search.origin == Origin.TESTED).sum() == search.tests
+    assert search.kept.any()

@@ -1,0 +1,71 @@
+"""Evaluating the circuits of a run folder anew."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from circuitkit import specs
+from circuitkit.circuit import Circuit
+from circuitkit.circuit_files import write_atomically
+from circuitkit.discoverer import Discoverer
+from circuitkit.errors import UsageError
+from circuitkit.evaluation import SIZES, Evaluation
+from circuitkit.prompts import PromptBatch
+from circuitkit.result import Result, to_json
+from circuitkit.setting import evaluated, load_model, make_evaluator, on_device
+from circuitkit.tasks.base import Split
+
+_PROMPTS = f"{PromptBatch.__module__}.{PromptBatch.__qualname__}"
+
+
+def reevaluate(
+    run: str | Path,
+    *,
+    sizes: Sequence[float] | None = None,
+    split: Split = "test",
+    examples: int | None = None,
+    seed: int | None = None,
+    accelerator: str = "auto",
+) -> tuple[list[Circuit], list[Evaluation]]:
+    """Evaluate the circuits of a run folder with its own model, task, objective and ablation.
+
+    Args:
+        run: the folder; `evaluation.json` in it is written, or replaced.
+        sizes: fractions of the edges; by default MIB's.
+        split: of the task.
+        examples, seed: by default the run's.
+        accelerator: as of `Discoverer`.
+
+    Returns:
+        The circuits, and the evaluation of each.
+
+    Raises:
+        UsageError: the folder is not a finished run, or its task is not in it.
+        CircuitKitError: a file is damaged, or the model cannot be loaded.
+    """
+    result = Result.load(run)
+    config = result.config
+    if config["task"].get("class_path") == _PROMPTS:
+        raise UsageError(
+            f"The run in {str(run)!r} was made with a PromptBatch, which the folder does not hold.",
+            "Evaluate it in Python: circuitkit.evaluate(model, circuit, batch).",
+        )
+    seed = config["seed"] if seed is None else seed
+    task, objective, ablation = (
+        specs.make(kind, config[key])
+        for kind, key in (("tasks", "task"), ("objectives", "objective"), ("ablations", "ablation"))
+    )
+    device = Discoverer(accelerator=accelerator, seed=seed).device
+    model = load_model({"name": config["model"], "kv": config["kv"], "dtype": config["dtype"]})
+    evaluator = make_evaluator(
+        on_device(model, device),
+        task,
+        objective,
+        ablation,
+        examples=config["examples"] if examples is None else examples,
+        seed=seed,
+        split=split,
+    )
+    found = [evaluated(evaluator, circuit, sizes or SIZES) for circuit in result.circuits]
+    described = {"split": split, "seed": seed, "evaluations": [evaluation.to_dict() for evaluation in found]}
+    write_atomically(Path(run) / "evaluation.json", to_json(described))
+    return result.circuits, found

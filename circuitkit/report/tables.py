@@ -1,0 +1,121 @@
+"""Tables for the terminal, from the rows of `results.csv` and from evaluations."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from statistics import mean
+from typing import Any
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from circuitkit.summary import figure, seconds
+
+Row = Mapping[str, Any]
+
+_COLUMNS = 4
+"""Circuit sizes shown beside each other; all are in `results.csv`."""
+_FEWEST = 5
+"""Edges of the smallest circuit shown."""
+_CAPTION = """\
+1 is the full model, 0 everything ablated. x%, n: of the n edges with the largest scores in size.
+CPR: area under the curve over all sizes, ranked by signed score (1 is good).
+CMD: area between the curve and 1, ranked by size of score (0 is good)."""
+
+
+def comparison_tables(rows: Sequence[Row]) -> list[Group]:
+    """A table for each model and task, a line for each strategy, precision and setting, means over the seeds."""
+
+    def place(row: Row) -> tuple[str, str]:
+        return row["model"], row["task"]
+
+    done = [row for row in rows if not row["error"]]
+    order = list(dict.fromkeys(map(place, done)))
+    grouped = groupby(sorted(done, key=lambda row: order.index(place(row))), place)
+    return [_comparison_table(model, task, list(group)) for (model, task), group in grouped]
+
+
+def _comparison_table(model: str, task: str, rows: Sequence[Row]) -> Group:
+    sizes = _shown_sizes(rows)
+    several = len({row["precision"] for row in rows} - {""}) > 1
+    table = Table()
+    table.add_column("strategy")
+    if several:
+        table.add_column("precision")
+    heads = [f"{100 * size:.4g}%\n{edges:,}" for size, edges in sizes.items()]
+    for name in ("own circuit", *heads, "CPR", "CMD", "time", "peak MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    lines: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        lines.setdefault((row["strategy"], row["precision"], row["setting"]), []).append(row)
+    costed: set[tuple[str, str]] = set()
+    # The control last; `sorted` leaves the others in their order
+    for (strategy, precision, setting), line in sorted(lines.items(), key=lambda item: _is_control(item[1])):
+        own = [row for row in line if row["ranking"] == "own"]
+        name = escape(f"{strategy}, {setting}" if own else strategy)
+        cells = _cells(line, own, sizes)
+        if (strategy, precision) in costed:  # the settings of one search cost what stands on its first line
+            cells[-2:] = ["", ""]
+        costed.add((strategy, precision))
+        table.add_row(name, *([escape(precision)] if several else []), *cells)
+    seeds, prompts = len({row["seed"] for row in rows}), rows[0]["prompts"]
+    over = f", mean over {seeds} seeds" if seeds > 1 else ""
+    title = f"[bold]{escape(task)} in {escape(model)}: faithfulness on {prompts} test prompts{over}[/]"
+    return Group(title, table, _CAPTION)
+
+
+def _is_control(line: Sequence[Row]) -> bool:
+    return bool(line[0]["ranking"] == "random")
+
+
+def _cells(line: Sequence[Row], own: Sequence[Row], sizes: Iterable[float]) -> list[str]:
+    curve = [row for row in line if row["ranking"] in ("absolute", "random")]
+    at_size = [_mean(row["faithfulness"] for row in curve if row["fraction"] == size) for size in sizes]
+    edges, faithful = _mean(row["edges"] for row in own), _mean(row["faithfulness"] for row in own)
+    wall, peak = (_mean(row[name] for row in line) for name in ("wall_s", "peak_mb"))
+    return [
+        "" if edges is None else f"{edges:,.0f} edges: {figure(faithful)}",
+        *map(figure, at_size),
+        figure(_mean(row["cpr"] for row in line)),
+        figure(_mean(row["cmd"] for row in line)),
+        "" if wall is None else seconds(wall),
+        "" if peak is None else f"{peak:,.0f}",
+    ]
+
+
+def evaluation_table(evaluation: Mapping[str, Any], title: str) -> Group:
+    """Every size of an evaluation (its `to_dict`), both rankings beside the random control."""
+    table = Table()
+    for name in ("edges", "of all", "signed", "absolute", "random"):
+        table.add_column(name, justify="right")
+    curves: dict[float, dict[str, Any]] = {}
+    for point in evaluation["points"]:
+        curves.setdefault(point["fraction"], {})[point["ranking"]] = point
+    own = [points.pop("own") for points in curves.values() if "own" in points]
+    for fraction, points in curves.items():
+        if points:
+            values = [figure(points[ranking]["faithfulness"]) for ranking in ("signed", "absolute", "random")]
+            table.add_row(f"{points['signed']['edges_asked']:,}", f"{100 * fraction:.4g}%", *values)
+    said = [f"the circuit's own {point['edges']:,} edges: {figure(point['faithfulness'])}" for point in own]
+    head = f"[bold]{escape(title)}[/]\nFaithfulness on {evaluation['prompts']} prompts ({evaluation['split']})"
+    return Group("; ".join([head, *said]), table, _areas(evaluation))
+
+
+def _areas(evaluation: Mapping[str, Any]) -> str:
+    parts = [f"CPR {figure(evaluation['cpr'])} (random {figure(evaluation['random_cpr'])})"]
+    parts.append(f"CMD {figure(evaluation['cmd'])} (random {figure(evaluation['random_cmd'])})")
+    return ", ".join(parts)
+
+
+def _shown_sizes(rows: Sequence[Row]) -> dict[float, int]:
+    """A few fractions, evenly spread, with their number of edges: without the full model and near-empty circuits."""
+    asked = {row["fraction"]: row["edges_asked"] for row in rows if row["ranking"] == "absolute"}
+    sizes = sorted(size for size, edges in asked.items() if edges >= _FEWEST and size < 1) or sorted(asked)
+    if len(sizes) > _COLUMNS:
+        sizes = [sizes[round(index * (len(sizes) - 1) / (_COLUMNS - 1))] for index in range(_COLUMNS)]
+    return {size: asked[size] for size in sizes}
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return mean(numbers) if numbers else None
