@@ -3,11 +3,11 @@
 Run: python benchmarks/acdc.py [--quick] [--smoke] [--prompts 4 16] [--points signed_0.3 ...]
 
 SmolLM2-135M on IOI (template 0, corruption abc, all prompts of one length). For every operating point: the search's
-wall time; an edge test's share of it, over one plain transformers forward of the same batch timed in the same run; a replay
-test, as the mean over edges drawn evenly from those that the search tested, each evaluated by the replay editor in the
-circuit as it stood at the end of the search; edges kept, and faithfulness on 32 held-out prompts. The last line is one
-JSON object with `test_in_forwards`, `speedup` (over replay), `search_s`, `replay_in_forwards`, each by operating point,
-and `peak_mb`.
+wall time; an edge test's share of it, over one plain transformers forward of the same batch timed in the same run; a
+replay test, as the mean over edges drawn evenly from those that the search tested, each evaluated by the replay editor
+in the circuit as it stood at the end of the search; edges kept, and faithfulness on 32 held-out prompts. The last line
+is one JSON object with `test_in_forwards`, `speedup` (over replay), `search_s`, `replay_in_forwards`, each by operating
+point, and `peak_mb`.
 """
 
 import argparse
