@@ -118,16 +118,7 @@ class Discoverer:
             UsageError: something named or given does not exist or does not fit.
             CircuitKitError: the run could not be done; nothing of it is left in `out`.
         """
-        setting = Setting.make(
-            strategy=strategy,
-            model=model,
-            task=task,
-            precision=precision,
-            objective=objective,
-            ablation=ablation,
-            examples=examples,
-            seed=self.seed,
-        )
+        setting = Setting.make(strategy, model, task, precision, objective, ablation, examples, self.seed)
         setting.config.update(accelerator=self.accelerator, devices=self.devices)
         if resume and (earlier := _earlier(out, setting.config)):
             return earlier

@@ -37,15 +37,14 @@ class Setting:
     @classmethod
     def make(
         cls,
-        *,
         strategy: Any,
         model: Any,
         task: Any,
-        precision: Any = None,
-        objective: Any = "logit_difference",
-        ablation: Any = "resample",
-        examples: int = 32,
-        seed: int = 0,
+        precision: Any,
+        objective: Any,
+        ablation: Any,
+        examples: int,
+        seed: int,
     ) -> Self:
         """From specs, or from the objects themselves.
 

@@ -62,6 +62,8 @@ def _found(circuit: Circuit) -> str:
         found = f"Found: a score for each of {edges:,} edges; a circuit is the best of them, as many as you like."
     else:
         found = f"Found: {len(circuit):,} of {edges:,} edges ({circuit.fraction:.2%}; {circuit.selection})."
+    if circuit.tie:
+        found += " Its cut falls between edges of equal score: others would have been as good."
     return f"{found} Strongest: {strongest}." if strongest else found
 
 

@@ -1,11 +1,16 @@
 """What holds for every test."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+
+# Before torch: threads that spin while they wait make tiny models many times slower where cores are shared
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -229,7 +229,23 @@ def test_the_table(tmp_path: Path) -> None:
         Console(file=shown, width=140).print(table)
     lines = shown.getvalue().splitlines()
     assert lines[0] == "ioi in toy: faithfulness on 8 test prompts, mean over 2 seeds"
-    names = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
-    assert names == ["eap [bold]", "acdc, threshold 0.1, signed", "acdc, threshold 1, signed", CONTROL]
-    for column in ("2%", "50%", "CPR", "CMD", "time", "peak MB", "own circuit"):
-        assert column in shown.getvalue()
+    rule = next(number for number, line in enumerate(lines) if "───" in line)
+    names = ["eap [bold]", "acdc, threshold 0.1, signed", "acdc, threshold 1, signed", CONTROL]
+    for name, line in zip(names, lines[rule + 1 :], strict=False):
+        assert line.startswith(f" {name} ")
+    for column in ("2%", "50%", "CPR", "CMD", "time", "peak", "own"):
+        assert column in "".join(lines[:rule])
+
+
+def test_the_table_fits_a_narrow_terminal(tmp_path: Path) -> None:
+    precisions = {"full": "full", "the same again": "full"}
+    rows = run(
+        grid(strategies={"eap": "eap", "acdc": ACDC}, sizes=list(SIZES), precisions=precisions), tmp_path / "out"
+    )
+    shown = StringIO()
+    for table in comparison_tables(rows):
+        Console(file=shown, width=80).print(table)
+    control = next(line for line in shown.getvalue().splitlines() if CONTROL in line)
+    figures = [row for row in rows if row["strategy"] == CONTROL]
+    assert f"{figures[0]['cpr']:.2f} {figures[0]['cmd']:.2f}" in control
+    assert "…" not in shown.getvalue()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from circuitkit.engine import memory
 from circuitkit.engine.scene import Scene
 
 
@@ -18,13 +19,14 @@ class Editor(ABC):
     Args:
         scenes: the prompts, in one batch or several; values are means over all of them.
         kept: the starting circuit, bool `[edges]`; by default the full model.
+        memory_budget: bytes that the hypotheses of one run may take together; by default half of what is free.
 
     Attributes:
         kept: the circuit as it stands, bool `[edges]`.
         reader: the open reader.
     """
 
-    def __init__(self, scenes: Sequence[Scene], kept: Tensor | None = None) -> None:
+    def __init__(self, scenes: Sequence[Scene], kept: Tensor | None = None, memory_budget: int | None = None) -> None:
         self.scenes = scenes
         self.model = scenes[0].model
         self.graph = self.model.graph
@@ -32,7 +34,14 @@ class Editor(ABC):
         self.kept = torch.ones(len(self.graph), dtype=torch.bool) if kept is None else kept.clone()
         self.prompts = sum(len(scene.batch) for scene in scenes)
         self.reader = self.graph.logits
+        # Once: with another number of hypotheses at once, the last bits would differ
+        self.memory_budget = memory_budget or memory.budget(self.model.device)
         self._live: Tensor | None = None
+
+    def restart(self, kept: Tensor) -> None:
+        """Go to a circuit that a search from this editor's starting circuit has come to at the start of a layer."""
+        self.kept = kept.clone()
+        self._live = None
 
     def live(self, reader: int) -> bool:
         """Whether a path of kept edges leads from what the reader feeds to the logits."""

@@ -14,7 +14,7 @@ effect. Nothing drifts: the objective is exact after every run. It is an option 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,10 @@ ReaderDone = Callable[["Search"], None]
 
 DEEPEST = 256
 """Edges guessed ahead at most."""
+_STATE = (
+    *("scores", "origin", "decided", "kept", "tests", "whole_tests", "hypotheses", "wasted", "gradients"),
+    *("joint_tests", "smallest_gap"),
+)
 
 
 @dataclass
@@ -103,20 +107,65 @@ class Search:
         self.scores = torch.zeros(len(graph), dtype=torch.float64)
         self.origin = torch.full((len(graph),), Origin.GIVEN, dtype=torch.int8)
         self._depth = 1
+        self._visited = 0
+        self._heads = list(_head_orders(graph, self.order, self.generator))
+        # To resume within a layer: the circuit when the search came to it, and what has been removed since, in order
+        self._layer_start = self.editor.kept.clone()
+        self._layer = graph.layers
+        self._removals: list[tuple[int, Tensor]] = []
         self.decided = ~self.editor.kept
         self.kept = self.editor.kept.clone()
 
     def run(self) -> None:
-        """Search until every edge is decided."""
+        """Search until every edge is decided, from the start or from where a loaded state left off."""
         graph = self.editor.graph
-        heads = list(_head_orders(graph, self.order, self.generator))
-        for reader, whole in _visits(graph, heads, self.try_whole_reader):
+        visits = list(_visits(graph, self._heads, self.try_whole_reader))
+        for reader, whole in visits[self._visited :]:
+            if (layer := graph.block(reader).layer) != self._layer:
+                self._layer, self._layer_start, self._removals = layer, self.editor.kept.clone(), []
             if whole:
                 self._try_whole(reader)
             else:
-                self._decide(reader, _writers_in_order(graph, reader, heads))
-                if self.on_reader_end is not None:
-                    self.on_reader_end(self)
+                self._decide(reader, _writers_in_order(graph, reader, self._heads))
+            self._visited += 1
+            if not whole and self.on_reader_end is not None:
+                self.on_reader_end(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it takes to go on from here to the same result, bit for bit."""
+        return {
+            **{name: getattr(self, name) for name in _STATE},
+            "depth": self._depth,
+            "visited": self._visited,
+            "heads": self._heads,
+            "layer": self._layer,
+            "layer_start": self._layer_start,
+            "removals": [[reader, removed] for reader, removed in self._removals],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; the editor must be a fresh one on the starting circuit.
+
+        The editor's live state is rebuilt, not loaded: as every search rebuilds it at each layer, this one does so at
+        its layer, and repeats what was removed there in the same order.
+        """
+        for name in _STATE:
+            setattr(self, name, state[name])
+        self._depth, self._visited, self._heads = state["depth"], state["visited"], state["heads"]
+        self._layer, self._layer_start = state["layer"], state["layer_start"]
+        self.editor.restart(self._layer_start)
+        self._removals = []
+        opened = None
+        for reader, removed in state["removals"]:
+            if reader != opened:  # opening a reader again would bring the live state up to date in other steps
+                self.editor.open(reader)
+            opened = reader
+            self._commit(removed)
+
+    def _commit(self, removed: Tensor) -> None:
+        self.editor.commit(removed)
+        if removed.any():
+            self._removals.append((self.editor.reader, removed))
 
     def _try_whole(self, reader: int) -> None:
         edges = self.editor.graph.edges(reader)
@@ -202,7 +251,7 @@ class Search:
             gone[item.writers] = goes
             if goes != item.goes:
                 break
-        self.editor.commit(gone)
+        self._commit(gone)
         self.wasted += len(items) - done
         return done, halves
 
@@ -235,7 +284,7 @@ class Search:
         return compared < self.threshold
 
     def _removed(self, reader: int, removal: Tensor, effect: float, origin: Origin) -> None:
-        self.editor.commit(removal)
+        self._commit(removal)
         edges = self.editor.graph.edges(reader)
         self.scores[edges][removal] = effect
         self.origin[edges][removal] = origin

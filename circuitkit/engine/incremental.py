@@ -46,8 +46,7 @@ class IncrementalEditor(Editor):
     """
 
     def __init__(self, scenes: Sequence[Scene], kept: Tensor | None = None, memory_budget: int | None = None) -> None:
-        super().__init__(scenes, kept)
-        self._memory_budget = memory_budget
+        super().__init__(scenes, kept, memory_budget)
         self._states = [LiveState(scene, self.kept) for scene in scenes]
         self._cones: list[Cone] = []
         self._block = -1
@@ -112,5 +111,5 @@ class IncrementalEditor(Editor):
         }
 
     def _hypotheses_at_once(self, cone: Cone) -> int:
-        available = self._memory_budget or memory.budget(self.model.device)
-        return min(LARGEST_BATCH, memory.how_many(cone.bytes_per_hypothesis, available, "hypothesis of these prompts"))
+        fitting = memory.how_many(cone.bytes_per_hypothesis, self.memory_budget, "hypothesis of these prompts")
+        return min(LARGEST_BATCH, fitting)

@@ -23,8 +23,8 @@ class ReplayEditor(Editor):
     """
 
     def __init__(self, scenes: Sequence[Scene], kept: Tensor | None = None, memory_budget: int | None = None) -> None:
-        super().__init__(scenes, kept)
-        self._memory_budget = memory_budget
+        super().__init__(scenes, kept, memory_budget)
+        self._starting = self.kept.clone()
         self._start_outputs: list[Tensor] | None = None
         self._runs: list[MaskedRun] = []
         self._runs_layer = -1
@@ -37,7 +37,7 @@ class ReplayEditor(Editor):
             return
         with torch.no_grad():
             if self._start_outputs is None:
-                self._start_outputs = [MaskedRun(scene).outputs(self.kept) for scene in self.scenes]
+                self._start_outputs = [MaskedRun(scene).outputs(self._starting) for scene in self.scenes]
             before = self.graph.head(layer, 0)
             starts = zip(self.scenes, self._start_outputs, strict=True)
             self._runs = [MaskedRun(scene, layer, outputs[:before]) for scene, outputs in starts]
@@ -71,5 +71,4 @@ class ReplayEditor(Editor):
         after = self.graph.n_writers - self.graph.head(min(self._runs_layer, self.graph.layers - 1), 0)
         vectors = after + 4 * self.graph.readers_per_layer  # differences, and a layer's inputs and what is made of them
         each = vectors * scene.embedded.numel() * scene.embedded.element_size()
-        available = self._memory_budget or memory.budget(self.model.device)
-        return memory.how_many(each, available, "hypothesis of these prompts")
+        return memory.how_many(each, self.memory_budget, "hypothesis of these prompts")

@@ -5,6 +5,7 @@ from itertools import groupby
 from statistics import mean
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -17,10 +18,14 @@ _COLUMNS = 4
 """Circuit sizes shown beside each other; all are in `results.csv`."""
 _FEWEST = 5
 """Edges of the smallest circuit shown."""
+_NARROWEST = 18
+"""Characters that the strategies' names have at least; they break over lines, figures do not."""
 _CAPTION = """\
-1 is the full model, 0 everything ablated. x%, n: of the n edges with the largest scores in size.
+1 is the full model, 0 everything ablated. Own: the edges the method chose itself.
+x%, n: the n edges of largest score in size. Time and memory: of the discovery.
 CPR: area under the curve over all sizes, ranked by signed score (1 is good).
-CMD: area between the curve and 1, ranked by size of score (0 is good)."""
+CMD: area between the curve and 1, ranked by size of score (0 is good).
+"""
 
 
 def comparison_tables(rows: Sequence[Row]) -> list[Group]:
@@ -36,14 +41,14 @@ def comparison_tables(rows: Sequence[Row]) -> list[Group]:
 
 
 def _comparison_table(model: str, task: str, rows: Sequence[Row]) -> Group:
-    sizes = _shown_sizes(rows)
     several = len({row["precision"] for row in rows} - {""}) > 1
-    table = Table()
-    table.add_column("strategy")
+    sizes = _shown_sizes(rows, _COLUMNS - several)
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    table.add_column("strategy", min_width=_NARROWEST)
     if several:
         table.add_column("precision")
     heads = [f"{100 * size:.4g}%\n{edges:,}" for size, edges in sizes.items()]
-    for name in ("own circuit", *heads, "CPR", "CMD", "time", "peak MB"):
+    for name in ("own\nedges", "own\nvalue", *heads, "CPR", "CMD", "time", "peak\nMB"):
         table.add_column(name, justify="right", no_wrap=True)
     lines: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
@@ -74,7 +79,8 @@ def _cells(line: Sequence[Row], own: Sequence[Row], sizes: Iterable[float]) -> l
     edges, faithful = _mean(row["edges"] for row in own), _mean(row["faithfulness"] for row in own)
     wall, peak = (_mean(row[name] for row in line) for name in ("wall_s", "peak_mb"))
     return [
-        "" if edges is None else f"{edges:,.0f} edges: {figure(faithful)}",
+        "" if edges is None else f"{edges:,.0f}",
+        figure(faithful),
         *map(figure, at_size),
         figure(_mean(row["cpr"] for row in line)),
         figure(_mean(row["cmd"] for row in line)),
@@ -85,7 +91,7 @@ def _cells(line: Sequence[Row], own: Sequence[Row], sizes: Iterable[float]) -> l
 
 def evaluation_table(evaluation: Mapping[str, Any], title: str) -> Group:
     """Every size of an evaluation (its `to_dict`), both rankings beside the random control."""
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, padding=0)
     for name in ("edges", "of all", "signed", "absolute", "random"):
         table.add_column(name, justify="right")
     curves: dict[float, dict[str, Any]] = {}
@@ -107,12 +113,12 @@ def _areas(evaluation: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _shown_sizes(rows: Sequence[Row]) -> dict[float, int]:
+def _shown_sizes(rows: Sequence[Row], count: int) -> dict[float, int]:
     """A few fractions, evenly spread, with their number of edges: without the full model and near-empty circuits."""
     asked = {row["fraction"]: row["edges_asked"] for row in rows if row["ranking"] == "absolute"}
     sizes = sorted(size for size, edges in asked.items() if edges >= _FEWEST and size < 1) or sorted(asked)
-    if len(sizes) > _COLUMNS:
-        sizes = [sizes[round(index * (len(sizes) - 1) / (_COLUMNS - 1))] for index in range(_COLUMNS)]
+    if len(sizes) > count:
+        sizes = [sizes[round(index * (len(sizes) - 1) / (count - 1))] for index in range(count)]
     return {size: asked[size] for size in sizes}
 
 

@@ -13,6 +13,7 @@ from circuitkit.engine.masked import MaskedRun
 from circuitkit.engine.replay import ReplayEditor
 from circuitkit.engine.scene import make_scenes
 from circuitkit.objective import AnswerLogProbability, KLDivergence, LogitDifference, ProbabilityDifference
+from circuitkit.state_files import load_state, save_state
 
 OBJECTIVES = [LogitDifference, ProbabilityDifference, AnswerLogProbability, KLDivergence]
 
@@ -120,3 +121,34 @@ def test_what_is_reported():
     assert 0 < editor.forward_equivalents < search.hypotheses
     footprint = editor.footprint()
     assert set(footprint) == {"captures", "live", "cone"} and all(size > 0 for size in footprint.values())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("editor", [ReplayEditor, IncrementalEditor])
+def test_a_search_resumed_after_any_reader_is_bit_equal(editor, whole, tmp_path):
+    model, batch = tiny("llama", dtype=torch.float32), random_batch(lengths=(6, 9, 7))
+    scenes = make_scenes(model, batch.split(2), LogitDifference(), ABLATIONS[0]())
+
+    def search(**more):
+        kept = torch.rand(len(model.graph), generator=torch.Generator().manual_seed(0)) < 0.9
+        generator = torch.Generator().manual_seed(1)
+        return Search(editor(scenes, kept), 0.02, True, whole, "shuffle", generator, **more)
+
+    reference = search()
+    reference.run()
+    states = []
+
+    def keep(one):
+        save_state(tmp_path / "state", one.state_dict())
+        states.append(load_state(tmp_path / "state"))
+
+    search(on_reader_end=keep).run()
+    assert len(states) == model.graph.n_readers
+    for state in states[::5]:
+        resumed = search()
+        resumed.load_state_dict(state)
+        resumed.run()
+        assert torch.equal(resumed.scores, reference.scores)
+        assert torch.equal(resumed.kept, reference.kept) and torch.equal(resumed.origin, reference.origin)
+        assert resumed.tests == reference.tests and resumed.hypotheses == reference.hypotheses
+        assert resumed.smallest_gap == reference.smallest_gap
