@@ -191,7 +191,9 @@ def _discover(parser: ArgumentParser, arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of prompts, strategy and random control")
     _add_run_options(parser, "runs/STRATEGY-TASK-TIME")
     parser.add_argument(
-        "--resume", action="store_true", help="return the finished run in the folder, if it is the same one"
+        "--resume",
+        action="store_true",
+        help="return the finished run in the folder, or go on with an interrupted one, if it is the same",
     )
     values = _parse(parser, arguments)
 

@@ -18,9 +18,9 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers.logger import Logger
 
-from circuitkit import specs
 from circuitkit.callbacks import ProgressLog, ResourceMonitor, RichProgress
 from circuitkit.circuit import Circuit
+from circuitkit.engine import memory
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.scene import make_scenes
 from circuitkit.errors import CircuitKitError, UsageError
@@ -29,7 +29,7 @@ from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.objective import Objective
 from circuitkit.precision.policy import PrecisionPolicy
 from circuitkit.prompts import PromptBatch
-from circuitkit.result import MetricsLog, Result, RunFolder, environment
+from circuitkit.result import MetricsLog, Result, RunFolder, check_same, environment
 from circuitkit.setting import Setting, evaluated, load_model, on_device, prompts, split_name
 from circuitkit.specs import Spec
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
@@ -38,8 +38,6 @@ from circuitkit.tasks.base import Split, Task
 SIZES = (0.01, 0.05, 0.2)
 """Fractions of the edges at which a ranking is evaluated for a result; `evaluate` takes all of MIB's."""
 _SPLITS: tuple[Split, ...] = ("train", "test")
-_WHERE = ("accelerator", "devices")
-"""Parts of the configuration that do not change the result."""
 
 
 class Discoverer:
@@ -108,7 +106,8 @@ class Discoverer:
                 Empty: no evaluation.
             out: the run folder (see `result`); None writes nothing.
             overwrite: replace the results in `out`.
-            resume: if `out` holds a finished run of the same configuration, read and return it; else start afresh.
+            resume: if `out` holds a finished run of the same configuration, read and return it; if an interrupted
+                one, go on from where it was last saved, to the same result; else start afresh.
 
         Returns:
             The circuits, their faithfulness, what it cost. Global state (random numbers, grad mode, default dtype,
@@ -134,13 +133,16 @@ class Discoverer:
             fabric.seed_everything(self.seed, workers=False, verbose=False)
             fabric.launch()
             with folder.open() if folder is not None else nullcontext():
-                result = self._run(setting, model, sizes, fabric)
+                checkpoint_file = None if folder is None else folder.checkpoint(setting.config, resume)
+                result = self._run(setting, model, sizes, fabric, checkpoint_file)
                 result.history.extend(log.rows)
                 if folder is not None:
                     folder.fill(result)
         return result
 
-    def _run(self, setting: Setting, model: Any, sizes: Sequence[float] | None, fabric: Fabric) -> Result:
+    def _run(
+        self, setting: Setting, model: Any, sizes: Sequence[float] | None, fabric: Fabric, checkpoint_file: Path | None
+    ) -> Result:
         loaded = model if isinstance(model, CircuitModel) else None
         fabric.call("on_load_start", self.device, loaded)
         loaded = on_device(loaded or load_model(model), self.device)
@@ -155,7 +157,8 @@ class Discoverer:
             policy=setting.precision,
             fabric=fabric,
             generator=torch.Generator().manual_seed(setting.seed),
-            memory_budget=self.memory_budget,
+            memory_budget=self.memory_budget or memory.budget(self.device),
+            checkpoint_file=checkpoint_file,
         )
         circuits = _discover(setting.strategy, run)
         result = Result(circuits, [], run.metrics, setting.config, environment(self.device))
@@ -203,7 +206,8 @@ def discover(
         examples: at most so many prompts; as many others serve the evaluation.
         seed: of prompts, strategy and random control.
         out: a folder for the results; one that holds results is refused.
-        resume: if `out` holds a finished run of this configuration, return it; else start afresh.
+        resume: if `out` holds a finished run of this configuration, return it; if an interrupted one, go on with it;
+            else start afresh.
 
     Returns:
         A `Result`: print it.
@@ -235,6 +239,7 @@ def _discover(strategy: DiscoveryStrategy, run: Discovery) -> list[Circuit]:
         run.policy.prepare(run.model)
         run.fabric.call("on_discovery_start", run)
         strategy.setup(run)
+        run.restore(strategy)
         found = strategy.discover(run)
         circuits = _checked(strategy, found, run)
         run.fabric.call("on_discovery_end", run, circuits)
@@ -274,22 +279,9 @@ def _earlier(out: str | Path | None, config: dict[str, Any]) -> Result | None:
     """
     if out is None or not (Path(out) / "result.json").exists():
         return None
-    earlier, wanted = Result.load(out), specs.plain(config)
-    for key in (key for key in {**wanted, **earlier.config} if key not in _WHERE):
-        if differs := _difference(key, earlier.config.get(key), wanted.get(key)):
-            raise UsageError(
-                f"The run in {str(out)!r} has {differs}.",
-                "Give the configuration it was made with, or another folder.",
-            )
+    earlier = Result.load(out)
+    check_same(out, earlier.config, config)
     return earlier
-
-
-def _difference(key: str, one: Any, other: Any) -> str:
-    """The first place where two values differ, in words; nothing where they do not."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        parts = (_difference(f"{key}.{name}", one.get(name), other.get(name)) for name in {**one, **other})
-        return next(filter(None, parts), "")
-    return "" if one == other else f"{key} {one!r}, not {other!r}"
 
 
 @contextmanager

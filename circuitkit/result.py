@@ -39,6 +39,9 @@ from circuitkit.summary import summary
 
 VERSION = 1
 RESULT, CONFIG, METRICS = "result.json", "config.yaml", "metrics.csv"
+CHECKPOINT, STATE = "checkpoint", "state.safetensors"
+_WHERE = ("accelerator", "devices")
+"""Parts of the configuration that do not change the result."""
 _OURS = (CONFIG, METRICS, "evaluation.json", "circuit*.json", "circuit*.safetensors", RESULT)
 _PACKAGES = (
     "pahq-circuitkit",
@@ -154,6 +157,29 @@ class Result:
         return summary(self.circuits, self.evaluations, self.metrics, self.config, self.notes)
 
 
+def check_same(where: str | Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """That a run's configuration is the wanted one, but for where it runs.
+
+    Raises:
+        UsageError: it is not; the first difference is named.
+    """
+    made_with, wanted = specs.plain(made_with), specs.plain(wanted)
+    for key in (key for key in {**wanted, **made_with} if key not in _WHERE):
+        if differs := _difference(key, made_with.get(key), wanted.get(key)):
+            raise UsageError(
+                f"The run in {str(where)!r} has {differs}.",
+                "Give the configuration it was made with, or another folder.",
+            )
+
+
+def _difference(key: str, one: Any, other: Any) -> str:
+    """The first place where two values differ, in words; nothing where they do not."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        parts = (_difference(f"{key}.{name}", one.get(name), other.get(name)) for name in {**one, **other})
+        return next(filter(None, parts), "")
+    return "" if one == other else f"{key} {one!r}, not {other!r}"
+
+
 class RunFolder:
     """A folder that is to hold a run.
 
@@ -194,10 +220,31 @@ class RunFolder:
         except BaseException:
             if not self.full:
                 (self.path / METRICS).unlink(missing_ok=True)
+            if not (self.path / CHECKPOINT / STATE).exists():  # else there is something to resume
+                shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
             for folder in made:
                 if not any(folder.iterdir()):
                     folder.rmdir()
             raise
+
+    def checkpoint(self, config: dict[str, Any], resume: bool) -> Path:
+        """Where a run's state is saved; what an interrupted one left there stays only for a run that resumes it.
+
+        Raises:
+            UsageError: it was another configuration's.
+        """
+        folder = self.path / CHECKPOINT
+        made_with = folder / CONFIG
+        if resume and made_with.exists():
+            check_same(self.path, specs.read_yaml(made_with), config)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir(exist_ok=True)
+            write_atomically(made_with, specs.to_yaml(config).encode())
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        return folder / STATE
 
     def fill(self, result: Result) -> None:
         """Write all of a result beside the folder, then put it there; `result.json` comes last.
@@ -217,6 +264,7 @@ class RunFolder:
                     old.unlink()
                 for file in sorted(beside.iterdir(), key=lambda file: file.name == RESULT):
                     file.replace(self.path / file.name)
+                shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
         except OSError as error:

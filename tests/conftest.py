@@ -10,7 +10,7 @@ import pytest
 # Before torch: threads that spin while they wait make tiny models many times slower where cores are shared
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch  # noqa: E402
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from circuitkit.circuit import Circuit
 from circuitkit.engine.greedy import Order, Search
@@ -58,16 +59,35 @@ class ACDC(DiscoveryStrategy):
         self.try_whole_reader = try_whole_reader
         self.order = order
         self.editor = editor
+        self._found: list[Circuit] = []
+        self._search: Search | None = None
+        self._resumed: dict[str, Any] = {}
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """One search a threshold, each from the full model."""
-        return [self._search(run, float(threshold)) for threshold in self.thresholds]
+        self._found = [Circuit(run.model.graph, **one) for one in self._resumed.get("found", [])]
+        for threshold in self.thresholds[len(self._found) :]:
+            self._found.append(self._discover(run, float(threshold)))
+        return self._found
 
-    def _search(self, run: Discovery, threshold: float) -> Circuit:
+    def state_dict(self) -> dict[str, Any]:
+        """The circuits found, and the search under way."""
+        fields = ("scores", "kept", "origin", "selection")
+        return {
+            "found": [{field: getattr(circuit, field) for field in fields} for circuit in self._found],
+            "search": None if self._search is None else self._search.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the search that was under way."""
+        self._resumed = state
+
+    def _discover(self, run: Discovery, threshold: float) -> Circuit:
         def reader_done(search: Search) -> None:
             done, kept = int(search.decided.sum()), int(search.kept[search.decided].sum())
             run.report(done, len(run.model.graph), "edges", tested=search.tests, kept=kept)
             run.fabric.call("on_reader_end", run, search)
+            run.checkpoint(self)
 
         search = Search(
             editor=run.editor(kind=self.editor),
@@ -79,7 +99,11 @@ class ACDC(DiscoveryStrategy):
             generator=run.generator,
             on_reader_end=reader_done,
         )
+        if under_way := self._resumed.pop("search", None):
+            search.load_state_dict(under_way)
+        self._search = search
         search.run()
+        self._search = None
         counted = {
             "edges_tested": search.tests,
             "readers_tested": search.whole_tests,

@@ -1,8 +1,10 @@
 """What a discovery method is, and what a run gives it."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,7 +23,9 @@ from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.objective import Objective
 from circuitkit.precision.policy import FullPrecision, PrecisionPolicy
 from circuitkit.prompts import PromptBatch
+from circuitkit.state_files import load_state, save_state
 
+SECONDS_BETWEEN_CHECKPOINTS = 1.0
 EditorKind = Literal["incremental", "replay"]
 EDITORS: dict[EditorKind, type[IncrementalEditor] | type[ReplayEditor]] = {
     "incremental": IncrementalEditor,
@@ -43,6 +47,7 @@ class Discovery:
         generator: seeded by the run; the only source of randomness a strategy should use.
         metrics: what `log` was given; part of the result.
         memory_budget: bytes for the engine's largest buffers; None: half of what is free.
+        checkpoint_file: where `checkpoint` saves; None: nowhere.
     """
 
     model: CircuitModel
@@ -54,6 +59,8 @@ class Discovery:
     generator: torch.Generator
     metrics: dict[str, Any] = field(default_factory=dict)
     memory_budget: int | None = None
+    checkpoint_file: Path | None = None
+    _saved: float = 0.0
 
     @property
     def prompts(self) -> int:
@@ -91,6 +98,30 @@ class Discovery:
         """Tell callbacks how far the run is: `done` of `total` units, and figures to show beside it."""
         self.fabric.call("on_progress", self, done, total, unit, shown)
 
+    def checkpoint(self, strategy: "DiscoveryStrategy") -> None:
+        """Save the strategy's state, so that a run that is killed can go on from here; at most once a second."""
+        if self.checkpoint_file is None or time.monotonic() - self._saved < SECONDS_BETWEEN_CHECKPOINTS:
+            return
+        state = {
+            "strategy": strategy.state_dict(),
+            "metrics": self.metrics,
+            "memory_budget": self.memory_budget,
+            "generator": self.generator.get_state(),
+        }
+        self.checkpoint_file.parent.mkdir(exist_ok=True)
+        save_state(self.checkpoint_file, state)
+        self._saved = time.monotonic()
+
+    def restore(self, strategy: "DiscoveryStrategy") -> None:
+        """Go on from what `checkpoint` saved, if it did."""
+        if self.checkpoint_file is None or not self.checkpoint_file.exists():
+            return
+        state = load_state(self.checkpoint_file)
+        # The same batches, or the last bits would differ
+        self.metrics, self.memory_budget = state["metrics"], state["memory_budget"]
+        self.generator.set_state(state["generator"])
+        strategy.load_state_dict(state["strategy"])
+
     def log(self, **values: Any) -> None:
         """Put figures into the result's metrics; numbers also go to the loggers."""
         self.metrics.update(values)
@@ -122,6 +153,13 @@ class DiscoveryStrategy(ABC):
 
     def teardown(self, run: Discovery) -> None:
         """Called after `discover`, also after an exception."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it takes to go on after an interruption: tensors and plain values; see `Discovery.checkpoint`."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Called before `discover` with what `state_dict` gave, in a run that is resumed."""
 
     def default_precision(self) -> PrecisionPolicy:
         """The policy of a run that names none."""
