@@ -26,11 +26,11 @@ from circuitkit import specs
 from circuitkit.circuit_files import write_atomically
 from circuitkit.discoverer import Discoverer
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.evaluation import Evaluation, Evaluator, Point
+from circuitkit.evaluation import Evaluation, Evaluator, Point, make_evaluator
 from circuitkit.grid import Cell, Comparison
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.result import Result, environment, finite, to_csv, to_json
-from circuitkit.setting import evaluated, load_model, make_evaluator, on_device
+from circuitkit.setting import evaluated, load_model, on_device
 
 COLUMNS = (
     "model",

@@ -24,13 +24,13 @@ from circuitkit.engine import memory
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.scene import make_scenes
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.evaluation import Evaluator
+from circuitkit.evaluation import Evaluator, prompts, split_name
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.objective import Objective
 from circuitkit.precision.policy import PrecisionPolicy
 from circuitkit.prompts import PromptBatch
 from circuitkit.result import MetricsLog, Result, RunFolder, check_same, environment
-from circuitkit.setting import Setting, evaluated, load_model, on_device, prompts, split_name
+from circuitkit.setting import Setting, evaluated, load_model, on_device
 from circuitkit.specs import Spec
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
 from circuitkit.tasks.base import Split, Task

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitkit import registry
+from circuitkit import specs
 from circuitkit.circuit import Circuit, same_edges
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.masked import MaskedRun
@@ -119,19 +119,43 @@ def evaluate(
     Raises:
         UsageError: an unknown name, sizes that are not rising fractions, a circuit of another graph.
     """
-    made_task: Task | PromptBatch = registry.make("tasks", task)
-    removed: Ablation = registry.make("ablations", ablation)
-    removed.fit(model, [prompts_for(model, made_task, "train", examples, seed)])
-    batch = prompts_for(model, made_task, split, examples, seed)
-    scenes = make_scenes(model, [batch], registry.make("objectives", objective), removed)
-    used = "the prompts themselves" if isinstance(made_task, PromptBatch) else split
-    return Evaluator(scenes, used, seed).evaluate(circuit, sizes)
+    evaluator = make_evaluator(
+        model,
+        specs.make("tasks", task),
+        specs.make("objectives", objective),
+        specs.make("ablations", ablation),
+        examples=examples,
+        seed=seed,
+        split=split,
+    )
+    return evaluator.evaluate(circuit, sizes)
 
 
-def prompts_for(model: CircuitModel, task: Task | PromptBatch, split: Split, examples: int, seed: int) -> PromptBatch:
-    """A split's prompts on the model's device; a `PromptBatch` is all its splits."""
+def make_evaluator(
+    model: CircuitModel,
+    task: Task | PromptBatch,
+    objective: Objective,
+    ablation: Ablation,
+    *,
+    examples: int,
+    seed: int,
+    split: Split = "test",
+) -> "Evaluator":
+    """What evaluates circuits of a model on a split; the ablation is fitted on the train split."""
+    train, held_out = (prompts(model, task, name, examples, seed) for name in ("train", split))
+    ablation.fit(model, [train])
+    return Evaluator(make_scenes(model, [held_out], objective, ablation), split_name(task, split), seed)
+
+
+def prompts(model: CircuitModel, task: Task | PromptBatch, split: Split, examples: int, seed: int) -> PromptBatch:
+    """A task's prompts of one split on the model's device; a `PromptBatch` is used as it is."""
     batch = task if isinstance(task, PromptBatch) else task.prompts(model.tokenizer, split, examples, seed)
     return batch.to(model.device)
+
+
+def split_name(task: Task | PromptBatch, split: Split) -> str:
+    """What the prompts of a split are, for an evaluation."""
+    return "the prompts themselves" if isinstance(task, PromptBatch) else split
 
 
 class Evaluator:

@@ -8,10 +8,10 @@ from circuitkit.circuit import Circuit
 from circuitkit.circuit_files import write_atomically
 from circuitkit.discoverer import Discoverer
 from circuitkit.errors import UsageError
-from circuitkit.evaluation import SIZES, Evaluation
+from circuitkit.evaluation import SIZES, Evaluation, make_evaluator
 from circuitkit.prompts import PromptBatch
 from circuitkit.result import Result, to_json
-from circuitkit.setting import evaluated, load_model, make_evaluator, on_device
+from circuitkit.setting import evaluated, load_model, on_device
 from circuitkit.tasks.base import Split
 
 _PROMPTS = f"{PromptBatch.__module__}.{PromptBatch.__qualname__}"

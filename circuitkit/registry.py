@@ -5,8 +5,6 @@ A package joins by being installed: an entry point in the group `circuitkit.stra
 """
 
 import difflib
-import importlib
-import inspect
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -67,43 +65,6 @@ def load(kind: str, name: str) -> Any:
         raise CircuitKitError(
             f"The {_SINGULAR[kind]} {name!r} ({_origin(entry)}) cannot be imported: {error}.",
             "Reinstall the package that provides it.",
-        ) from error
-
-
-def make(kind: str, spec: Any, **init_args: Any) -> Any:
-    """An object from a short name, a class path, or the object itself.
-
-    Args:
-        kind: one of `KINDS`.
-        spec: what to make; anything but a string is returned as it is.
-        init_args: constructor arguments, with a name or class path only.
-
-    Raises:
-        UsageError: the name is unknown, or the arguments do not fit the constructor.
-    """
-    if not isinstance(spec, str):
-        if init_args:
-            raise UsageError(
-                f"Arguments {sorted(init_args)} are given beside a ready-made {_SINGULAR[kind]}.",
-                "Give them to its constructor, or give its name instead.",
-            )
-        return spec
-    made = _from_path(kind, spec) if "." in spec else load(kind, spec)
-    try:
-        inspect.signature(made).bind(**init_args)
-    except TypeError as error:
-        accepted = ", ".join(inspect.signature(made).parameters) or "none"
-        raise UsageError(f"The {_SINGULAR[kind]} {spec!r}: {error}.", f"It takes: {accepted}.") from error
-    return made(**init_args)
-
-
-def _from_path(kind: str, path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"The {_SINGULAR[kind]} {path!r} cannot be imported: {error}.", "Check the class path, or use a short name."
         ) from error
 
 

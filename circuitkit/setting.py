@@ -10,7 +10,6 @@ import torch
 from circuitkit import specs
 from circuitkit.circuit import Circuit
 from circuitkit.engine.ablation import Ablation
-from circuitkit.engine.scene import make_scenes
 from circuitkit.errors import UsageError
 from circuitkit.evaluation import Evaluation, Evaluator
 from circuitkit.models.circuit_model import CircuitModel
@@ -18,7 +17,7 @@ from circuitkit.objective import Objective
 from circuitkit.precision.policy import PrecisionPolicy
 from circuitkit.prompts import PromptBatch
 from circuitkit.strategies.base import DiscoveryStrategy
-from circuitkit.tasks.base import Split, Task
+from circuitkit.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -98,33 +97,6 @@ def load_model(spec: Any) -> CircuitModel:
 def on_device(model: CircuitModel, device: torch.device) -> CircuitModel:
     """The model, moved if need be."""
     return model if model.device.type == device.type else model.to(device)
-
-
-def prompts(model: CircuitModel, task: Task | PromptBatch, split: Split, examples: int, seed: int) -> PromptBatch:
-    """A task's prompts of one split on the model's device; a `PromptBatch` is used as it is."""
-    batch = task if isinstance(task, PromptBatch) else task.prompts(model.tokenizer, split, examples, seed)
-    return batch.to(model.device)
-
-
-def make_evaluator(
-    model: CircuitModel,
-    task: Task | PromptBatch,
-    objective: Objective,
-    ablation: Ablation,
-    *,
-    examples: int,
-    seed: int,
-    split: Split = "test",
-) -> Evaluator:
-    """What evaluates circuits of a model on a split; the ablation is fitted on the train split."""
-    train, held_out = (prompts(model, task, name, examples, seed) for name in ("train", split))
-    ablation.fit(model, [train])
-    return Evaluator(make_scenes(model, [held_out], objective, ablation), split_name(task, split), seed)
-
-
-def split_name(task: Task | PromptBatch, split: Split) -> str:
-    """What the prompts of a split are, for an evaluation."""
-    return "the prompts themselves" if isinstance(task, PromptBatch) else split
 
 
 def evaluated(evaluator: Evaluator, circuit: Circuit, sizes: Sequence[float]) -> Evaluation:

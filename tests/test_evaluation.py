@@ -23,6 +23,7 @@ def evaluator(variant="llama", ablation=Resample, parts=None):
     return Evaluator(make_scenes(model, batch.split(parts or len(batch)), LogitDifference(), made), "test")
 
 
+@pytest.mark.filterwarnings("ignore:The full model does worse")
 @pytest.mark.parametrize("ablation", [Resample, Mean, Zero])
 @pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "qwen3"])
 def test_the_identities_hold(variant, ablation):

@@ -6,7 +6,6 @@ import pytest
 
 from circuitkit import registry
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.objective import LogitDifference
 
 
 def test_what_the_package_registers_can_be_loaded():
@@ -31,25 +30,3 @@ def test_a_name_taken_twice_names_both(monkeypatch):
             registry.names("strategies")
     finally:
         registry._entries.cache_clear()
-
-
-def test_make_takes_names_class_paths_and_objects():
-    ready = LogitDifference()
-    assert registry.make("objectives", ready) is ready
-    assert isinstance(registry.make("objectives", "logit_difference"), LogitDifference)
-    assert isinstance(registry.make("objectives", "circuitkit.objective.LogitDifference"), LogitDifference)
-    assert registry.make("ablations", "mean", positions="pooled").positions == "pooled"
-
-
-@pytest.mark.parametrize(
-    ("spec", "arguments", "message"),
-    [
-        ("mean", {"position": "pooled"}, "position.*It takes: positions"),
-        (LogitDifference(), {"x": 1}, "ready-made"),
-        ("no.such.module.Class", {}, "cannot be imported"),
-        ("circuitkit.objective.Nothing", {}, "cannot be imported"),
-    ],
-)
-def test_make_refuses_what_does_not_fit(spec, arguments, message):
-    with pytest.raises(UsageError, match=message):
-        registry.make("objectives" if spec != "mean" else "ablations", spec, **arguments)
