@@ -28,6 +28,10 @@ ReaderDone = Callable[["Search"], None]
 
 DEEPEST = 256
 """Edges guessed ahead at most."""
+MOST_DOUBTS = 2
+"""Doubtful guesses in one batch."""
+DOUBT = 2.0
+"""An estimate between the threshold over this and the threshold times this is a doubtful guess."""
 _STATE = (
     *("scores", "origin", "decided", "kept", "tests", "whole_tests", "hypotheses", "wasted", "gradients"),
     *("joint_tests", "smallest_gap"),
@@ -42,11 +46,13 @@ class _Item:
         writers: the edges' writers.
         goes: whether they are expected to go.
         joint: whether their joint effect is checked against their estimates, instead of against the threshold.
+        doubtful: whether the estimate is so near the threshold that the guess may well be wrong.
     """
 
     writers: list[int]
     goes: bool
     joint: bool
+    doubtful: bool = False
 
     def halves(self) -> list["_Item"]:
         """Two runs of half the length; single edges are tested."""
@@ -194,10 +200,19 @@ class Search:
         self.gradients += 1
         items = self._items(candidates, estimates)
         while items:
-            batch = items[: self._depth]
+            batch = self._ahead(items)
             done, halves = self._test(reader, batch, estimates)
             self._depth = min(2 * self._depth, DEEPEST) if done == len(batch) and not halves else max(done, 1)
             items = halves + items[done:]
+
+    def _ahead(self, items: list["_Item"]) -> list["_Item"]:
+        """The next items to test in one batch: no further than the depth, nor beyond a few that may fall otherwise."""
+        doubts = 0
+        for count, item in enumerate(items[: self._depth], start=1):
+            doubts += item.doubtful
+            if doubts == MOST_DOUBTS:
+                return items[:count]
+        return items[: self._depth]
 
     def _items(self, candidates: list[int], estimates: Tensor) -> list["_Item"]:
         """What is to be tested, in order: single edges, and with screening runs of edges of small estimated effect."""
@@ -206,12 +221,13 @@ class Search:
         small = (
             [False] * len(goes) if self.screen is None else (estimates.abs() < self.screen * self.threshold).tolist()
         )
+        doubtful = ((compared > self.threshold / DOUBT) & (compared < self.threshold * DOUBT)).tolist()
         items: list[_Item] = []
         for writer in candidates:
             if small[writer] and items and items[-1].joint:
                 items[-1].writers.append(writer)
             else:
-                items.append(_Item([writer], goes[writer], joint=small[writer]))
+                items.append(_Item([writer], goes[writer], small[writer], doubtful[writer]))
         for item in items:  # a single edge is tested for what it does, at the same cost
             item.joint &= len(item.writers) > 1
         return items
