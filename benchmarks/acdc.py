@@ -125,6 +125,9 @@ def main() -> None:
             print(label, json.dumps({key: round(value, 5) for key, value in figures.items()}), flush=True)
             for key, value in figures.items():
                 result.setdefault(key, {})[label] = round(value, 5)
+    if arguments.smoke:
+        print(json.dumps(result))
+        return
     task = IOI(template=0)
     scene = Scene(model, task.prompts(model.tokenizer, "train", 4, 0), LogitDifference(), Resample())
     peak = peak_mb(lambda: Search(IncrementalEditor([scene]), 0.3).run())
