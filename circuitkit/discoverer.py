@@ -29,7 +29,8 @@ from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.objective import Objective
 from circuitkit.precision.policy import PrecisionPolicy
 from circuitkit.prompts import PromptBatch
-from circuitkit.result import MetricsLog, Result, RunFolder, check_same, environment
+from circuitkit.result import MetricsLog, Result, environment
+from circuitkit.run_folder import RunFolder, check_same
 from circuitkit.setting import Setting, evaluated, load_model, on_device
 from circuitkit.specs import Spec
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
@@ -137,7 +138,7 @@ class Discoverer:
                 result = self._run(setting, model, sizes, fabric, checkpoint_file)
                 result.history.extend(log.rows)
                 if folder is not None:
-                    folder.fill(result)
+                    folder.fill(result.write)
         return result
 
     def _run(
