@@ -9,7 +9,7 @@ from circuitkit.strategies.base import Discovery, DiscoveryStrategy
 class ActivationPatching(DiscoveryStrategy):
     """Removes each edge alone from the full model: what EAP estimates ("exact" in EAP-IG and MIB).
 
-    One run an edge, from the edge's layer on. It scores; the circuit keeps every edge.
+    Each removal is computed through the full model behind it, many at once. It scores; the circuit keeps every edge.
     """
 
     def discover(self, run: Discovery) -> Circuit:
