@@ -1,9 +1,13 @@
-"""Every writer's output on a plain run."""
+"""Every writer's output on a plain run, and what low precision gets wrong there."""
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from circuitkit.models.circuit_model import CircuitModel, Context
+from circuitkit.precision.policy import PrecisionPolicy
 
 
 @torch.no_grad()
@@ -22,3 +26,41 @@ def capture(model: CircuitModel, embedded: Tensor, context: Context) -> Tensor:
     for writers, output, _ in model.run(embedded, context):
         outputs[writers] = output
     return outputs
+
+
+@torch.no_grad()
+def clean_errors(model: CircuitModel, policy: PrecisionPolicy, embedded: Tensor, context: Context) -> Tensor:
+    """C_w - f̂_w(x_w) of every writer: its output in full precision, less that in low precision from the same input.
+
+    Args:
+        model: under the policy.
+        policy: whose low-precision nodes are meant.
+        embedded: token embeddings of the clean prompts, `[B, T, D]`.
+        context: of the batch.
+
+    Returns:
+        `[W, B, T, D]`; 0 for writers that the policy never lowers.
+    """
+    graph = model.graph
+    errors = embedded.new_zeros(graph.n_writers, *embedded.shape)
+
+    def compare(writers: slice, full: Tensor, again: Callable[[], Tensor]) -> None:
+        with policy.investigate(()):
+            low = policy.lowered()
+            if low is not None and low[writers].any():
+                errors[writers] = full - again()
+
+    stream = embedded + model.constant(context)
+    with policy.full():
+        for layer in range(graph.layers):
+            attention = partial(model.heads, layer, stream[None], context)
+            heads = attention()
+            compare(graph.heads_of(layer), heads, attention)
+            after = stream + heads.sum(0) + model.attention_constant(layer)
+            if graph.mlps:
+                mlp = partial(model.mlp, layer, (stream if graph.parallel else after)[None])
+                output = mlp()
+                compare(slice(graph.mlp(layer), graph.mlp(layer) + 1), output, mlp)
+                after = after + output[0]
+            stream = after
+    return errors

@@ -219,7 +219,7 @@ class Cone:
         """Multiply-adds of one hypothesis, of those of a plain forward without the unembedding."""
         width, narrow = self.model.family.head_width * self.model.family.width, self._positions.count(False)
         length, graph = self.state.scene.batch.length, self.graph
-        mlp = sum(weight.numel() for weight in self.model.weights.mlp(0).values()) if graph.mlps else 0
+        mlp = self.model.mlp_size
         attending = 2 * length * self.model.family.head_width
         whole = length * graph.layers * (2 * width * (graph.heads + graph.kv_heads) + attending * graph.heads + mlp)
         used = float(self._logits.shape[1] * narrow * self.model.family.width)
@@ -286,7 +286,10 @@ class Cone:
         ablated = state.scene.ablated[writers]
         if ablated.shape[-2] > 1:
             ablated = self._positions.take(ablated.expand(-1, *outputs.shape[2:3], -1, -1), everywhere)
-        change = outputs - (old + ablated).unsqueeze(1)
+        live = old + ablated
+        if (offset := state.scene.offset(writers)) is not None:
+            live = live - self._positions.take(offset, everywhere)
+        change = outputs - live.unsqueeze(1)
         if keep:
             self._positions.put(state.differences, writers, old + change[:, 0], everywhere)
         changes.add(change, everywhere)

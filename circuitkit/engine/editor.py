@@ -57,11 +57,12 @@ class Editor(ABC):
         self.reader = reader
 
     @abstractmethod
-    def values(self, removals: Tensor) -> Tensor:
+    def values(self, removals: Tensor, full: bool = False) -> Tensor:
         """The objective for the circuit as it stands, then without some of the open reader's edges.
 
         Args:
             removals: bool `[J, P]` over the writers before the open reader: what each hypothesis removes.
+            full: everything behind the open reader in full precision, whatever the policy.
 
         Returns:
             `[J + 1]` float64 on the CPU. All are computed alike, so that differences within one call are effects.

@@ -10,6 +10,9 @@ guess is computed again. The decisions and effects are those of one test after a
 
 *Screening* (`screen`) removes edges of small estimated effect run by run, after one exact test of the run's joint
 effect. Nothing drifts: the objective is exact after every run. It is an option since it promises no equality.
+
+*Settling doubts* (`doubts.py`), under a precision policy that asks for it, repeats decisions near the threshold in full
+precision.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor
 
 from circuitkit.circuit import Origin
+from circuitkit.engine.doubts import Doubts
 from circuitkit.engine.editor import Editor
 from circuitkit.graph import EdgeGraph
 
@@ -86,6 +90,7 @@ class Search:
         joint_tests: how many runs of edges were checked together.
         smallest_gap: the smallest distance of an effect from the threshold: what rounding would have to close to
             turn a decision.
+        doubts: what was repeated in full precision; None where the policy does not ask for it.
     """
 
     editor: Editor
@@ -107,11 +112,13 @@ class Search:
     gradients: int = 0
     joint_tests: int = 0
     smallest_gap: float = float("inf")
+    doubts: Doubts | None = field(init=False)
 
     def __post_init__(self) -> None:
         graph = self.editor.graph
         self.scores = torch.zeros(len(graph), dtype=torch.float64)
         self.origin = torch.full((len(graph),), Origin.GIVEN, dtype=torch.int8)
+        self.doubts = Doubts(self.threshold, len(graph)) if self.editor.policy.settles_doubts else None
         self._depth = 1
         self._visited = 0
         self._heads = list(_head_orders(graph, self.order, self.generator))
@@ -141,6 +148,7 @@ class Search:
         """What it takes to go on from here to the same result, bit for bit."""
         return {
             **{name: getattr(self, name) for name in _STATE},
+            "doubts": None if self.doubts is None else self.doubts.state_dict(),
             "depth": self._depth,
             "visited": self._visited,
             "heads": self._heads,
@@ -157,6 +165,8 @@ class Search:
         """
         for name in _STATE:
             setattr(self, name, state[name])
+        if self.doubts is not None:
+            self.doubts.load_state_dict(state["doubts"])
         self._depth, self._visited, self._heads = state["depth"], state["visited"], state["heads"]
         self._layer, self._layer_start = state["layer"], state["layer_start"]
         self.editor.restart(self._layer_start)
@@ -179,7 +189,7 @@ class Search:
         if not kept.any() or not self.editor.live(reader):
             return
         self.editor.open(reader)
-        effect = self._effect(kept)
+        effect = self._settled(self._effect(kept), torch.zeros_like(kept), kept)
         self.whole_tests += 1
         if self._goes(effect):
             self._removed(reader, kept, effect, Origin.JOINT)
@@ -261,7 +271,7 @@ class Search:
             if item.joint and not self._check(item, effect, estimates):
                 halves = item.halves()
                 break
-            goes = item.joint or self._decided(edges.start + item.writers[0], effect)
+            goes = item.joint or self._decided(edges.start, item.writers[0], effect, gone)
             if item.joint:
                 self._screened(edges, item, estimates)
             gone[item.writers] = goes
@@ -282,7 +292,10 @@ class Search:
         self.scores[numbers], self.origin[numbers] = estimates[item.writers], Origin.ESTIMATED
         self.decided[numbers], self.kept[numbers] = True, False
 
-    def _decided(self, edge: int, effect: float) -> bool:
+    def _decided(self, start: int, writer: int, effect: float, gone: Tensor) -> bool:
+        edge, removal = start + writer, torch.zeros_like(gone)
+        removal[writer] = True
+        effect = self._settled(effect, gone, removal)
         goes = self._goes(effect)
         self.tests += 1
         self.scores[edge], self.origin[edge], self.decided[edge] = effect, Origin.TESTED, True
@@ -294,10 +307,25 @@ class Search:
         self.hypotheses += 2
         return float(after - before)
 
+    def _settled(self, effect: float, gone: Tensor, removal: Tensor) -> float:
+        """The effect of a removal after others are gone, in full precision where it is in doubt."""
+        gap = abs(self._above(effect))
+        if self.doubts is None or not self.doubts.wants(gap, int(self.decided.sum())):
+            return effect
+        _, before, after = self.editor.values(torch.stack([gone, gone | removal]), full=True).tolist()
+        repeated = after - before
+        turned = (self._above(repeated) < 0) != (self._above(effect) < 0)
+        self.doubts.settled(gap, abs(repeated - effect), turned)
+        return float(repeated)
+
+    def _above(self, effect: float) -> float:
+        """How far what is compared lies above the threshold."""
+        return (abs(effect) if self.absolute else effect) - self.threshold
+
     def _goes(self, effect: float) -> bool:
-        compared = abs(effect) if self.absolute else effect
-        self.smallest_gap = min(self.smallest_gap, abs(compared - self.threshold))
-        return compared < self.threshold
+        above = self._above(effect)
+        self.smallest_gap = min(self.smallest_gap, abs(above))
+        return above < 0
 
     def _removed(self, reader: int, removal: Tensor, effect: float, origin: Origin) -> None:
         self._commit(removal)

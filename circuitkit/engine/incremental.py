@@ -12,7 +12,8 @@ Exact, and fast for five reasons:
 4. *Nothing before the prompts part.* Where clean and ablated outputs agree, nothing changes.
 5. *Nothing is put right before it must be.* While a reader is open, what was removed from it is one more constant; the
    live state behind it is brought up to date when the next reader is opened, and rebuilt at every layer, so that no
-   sum runs over thousands of edits.
+   sum runs over thousands of edits. Where a precision policy computes with other weights for every reader, it is
+   rebuilt for every reader, under these weights.
 
 Live state (`LiveState`), for the circuit as it stands: every writer's difference o - õ, every reader's input, every
 head's query, key and value.
@@ -56,33 +57,57 @@ class IncrementalEditor(Editor):
 
     def open(self, reader: int) -> None:
         """Turn to a reader's edges."""
-        if self._cones and self._committed.any():
+        if not self.policy.varies and self._cones and self._committed.any():
             for cone in self._cones:
                 cone.update(self._committed)
         super().open(reader)
         block = self.graph.block(reader)
-        if block.layer != self._layer:
-            for state in self._states:
-                state.rebuild(self.kept, min(block.layer, self.graph.layers))
+        if self.policy.varies or block.layer != self._layer:
+            with self.policy.investigate([reader]):
+                self._rebuild()
             self._layer = block.layer
-        if block.readers.start != self._block:
+        elif block.readers.start != self._block:
             for state in self._states:
                 state.look_behind(self.kept)
-            self._block = block.readers.start
-        self._cones = [Cone(state, reader, self.kept) for state in self._states]
-        self._committed = torch.zeros(block.writers)
+        self._block = block.readers.start
+        self._plan()
+
+    def _rebuild(self) -> None:
+        layer = min(self.graph.block(self.reader).layer, self.graph.layers)
+        for state in self._states:
+            state.rebuild(self.kept, layer)
+
+    def _plan(self) -> None:
+        self._cones = [Cone(state, self.reader, self.kept) for state in self._states]
+        self._committed = torch.zeros(self.graph.prefix(self.reader))
+
+    def values(self, removals: Tensor, full: bool = False) -> Tensor:
+        """See the base class."""
+        if full and self.policy.varies:
+            return self._full_values(removals)
+        with self.policy.full() if full else self.policy.investigate([self.reader]):
+            return self._values(removals)
+
+    def _full_values(self, removals: Tensor) -> Tensor:
+        """Values from a live state in full precision; afterwards it is again what the policy makes of it."""
+        with self.policy.full():
+            self._rebuild()
+            self._plan()
+            values = self._values(removals)
+        with self.policy.investigate([self.reader]):
+            self._rebuild()
+            self._plan()
+        return values
 
     @torch.no_grad()
-    def values(self, removals: Tensor) -> Tensor:
-        """See the base class."""
+    def _values(self, removals: Tensor) -> Tensor:
         fresh = removals & self.kept[self.graph.edges(self.reader)]
         removed = torch.cat([torch.zeros_like(self._committed)[None], fresh]) + self._committed  # [J + 1, P]
         total = torch.zeros(len(removed), dtype=torch.float64)
-        with self.policy.investigate([self.reader]):
-            for cone in self._cones:
-                parts = removed.split(self._hypotheses_at_once(cone))
-                total += torch.cat([cone.values(part) for part in parts]).double().sum(1).cpu()
-                self.forward_equivalents += len(removed) * cone.cost * len(cone.state.scene.batch) / self.prompts
+        for cone in self._cones:
+            parts = removed.split(self._hypotheses_at_once(cone))
+            total += torch.cat([cone.values(part) for part in parts]).double().sum(1).cpu()
+            self.forward_equivalents += len(removed) * cone.cost * len(cone.state.scene.batch) / self.prompts
         return total / self.prompts
 
     def gradient(self) -> Tensor:

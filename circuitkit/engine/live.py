@@ -99,7 +99,8 @@ class LiveState:
         self.scene, self.model, self.graph = scene, scene.model, scene.model.graph
         self.positions = Positions(scene)
         full = bool(kept.all())
-        outputs = capture(self.model, scene.embedded, scene.context) if full else MaskedRun(scene).outputs(kept)
+        with scene.capturing():
+            outputs = capture(self.model, scene.embedded, scene.context) if full else MaskedRun(scene).outputs(kept)
         self.differences = outputs.sub_(scene.ablated)
         self.layers: dict[int, LayerState] = {}
         self.final = outputs[0, :, :1]
@@ -152,6 +153,8 @@ class LiveState:
         return sums.view(len(matrix), *differences.shape[1:]).add_(ablated)
 
     def _wrote(self, writers: list[int], outputs: Tensor) -> None:
+        if (offset := self.scene.offset(writers)) is not None:
+            outputs = outputs + offset
         self.differences[writers] = outputs - self.scene.ablated[writers]
 
     def _rebuild_attention(self, block: Block, matrix: Tensor, ablated: Tensor) -> None:

@@ -67,21 +67,22 @@ class MaskedRun:
             """Inputs of a block's readers, `[R, J, B, T, D]`."""
             return stream - differences.weighted(graph.matrix(removed, block))
 
-        def wrote(outputs: Tensor) -> None:
-            first = differences.count
-            differences.append(outputs - self._ablated[first : first + len(outputs)].unsqueeze(1))
+        def wrote(outputs: Tensor) -> Tensor:
+            writers = slice(differences.count, differences.count + len(outputs))
+            if (offset := self.scene.offset(writers)) is not None:
+                outputs = outputs + offset.unsqueeze(1)
+            differences.append(outputs - self._ablated[writers].unsqueeze(1))
             if collected is not None:
                 collected.append(outputs)
+            return outputs
 
         for layer in range(self.start, graph.layers):
             heads = model.heads(layer, read(graph.attention(layer)), self.scene.context)
             mlp_input = read(graph.mlp_block(layer)) if graph.mlps and graph.parallel else None
-            wrote(heads)
-            stream = stream + heads.sum(0) + model.attention_constant(layer)
+            stream = stream + wrote(heads).sum(0) + model.attention_constant(layer)
             if graph.mlps:
                 mlp = model.mlp(layer, read(graph.mlp_block(layer)) if mlp_input is None else mlp_input)  # [1, J, ...]
-                wrote(mlp)
-                stream = stream + mlp[0]
+                stream = stream + wrote(mlp)[0]
         stream, final = model.at_answers(stream, self.scene.batch), graph.blocks[-1]
         differences.take(lambda x: model.at_answers(x, self.scene.batch))
         return (stream - differences.weighted(graph.matrix(removed, final)))[0]

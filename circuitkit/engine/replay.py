@@ -37,19 +37,20 @@ class ReplayEditor(Editor):
             return
         with torch.no_grad():
             if self._start_outputs is None:
-                self._start_outputs = [MaskedRun(scene).outputs(self._starting) for scene in self.scenes]
+                with self.scenes[0].capturing():
+                    self._start_outputs = [MaskedRun(scene).outputs(self._starting) for scene in self.scenes]
             before = self.graph.head(layer, 0)
             starts = zip(self.scenes, self._start_outputs, strict=True)
             self._runs = [MaskedRun(scene, layer, outputs[:before]) for scene, outputs in starts]
         self._runs_layer = layer
 
     @torch.no_grad()
-    def values(self, removals: Tensor) -> Tensor:
+    def values(self, removals: Tensor, full: bool = False) -> Tensor:
         """See the base class."""
         masks = self.kept.repeat(len(removals) + 1, 1)
         masks[1:, self.graph.edges(self.reader)] &= ~removals.cpu()
         total = torch.zeros(len(masks), dtype=torch.float64)
-        with self.policy.investigate([self.reader]):
+        with self.policy.full() if full else self.policy.investigate([self.reader]):
             for run in self._runs:
                 chunk = self._hypotheses_at_once(run.scene)
                 values = torch.cat([run.values(part) for part in masks.split(chunk)])  # [J + 1, B]

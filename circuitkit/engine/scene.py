@@ -1,7 +1,8 @@
 """A batch made ready: what every part of the engine needs of it, computed once."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from circuitkit.engine import memory
 from circuitkit.engine.ablation import Ablation
+from circuitkit.engine.capture import clean_errors
 from circuitkit.models.circuit_model import CircuitModel, Context
 from circuitkit.objective import Objective
 from circuitkit.precision.policy import FullPrecision, PrecisionPolicy
@@ -44,8 +46,34 @@ class Scene:
     @cached_property
     def ablated(self) -> Tensor:
         """Every writer's ablated output, `[W, B, T, D]` or what broadcasts to it."""
-        with torch.no_grad(), self.policy.full():
+        with torch.no_grad(), self.capturing():
             return self.ablation.outputs(self.model, self.batch, self.context)
+
+    def capturing(self) -> AbstractContextManager[None]:
+        """The precision that captures are made in: full where nodes are anchored to it, else the policy's low one."""
+        return self.policy.full() if self.policy.anchored else self.policy.investigate(())
+
+    @cached_property
+    def _errors(self) -> Tensor:
+        """What low-precision nodes get wrong on the clean run, `[W, B, T, D]`; see `offset`."""
+        with torch.no_grad():
+            return clean_errors(self.model, self.policy, self.embedded, self.context)
+
+    def offset(self, writers: slice | Sequence[int] | Tensor) -> Tensor | None:
+        """What anchored quantization adds to the outputs of writers as they are computed now, `[n, B, T, D]`.
+
+        With C_w the clean output in full precision, f̂_w the node in low precision, and x_w its clean input,
+
+            o_w(x) = f̂_w(x) + [C_w - f̂_w(x_w)]                                                         (2)
+
+        is exact on the clean run, so that quantization touches only the change that a patch makes. The offset is the
+        bracket; 0 for writers in full precision. None: 0 for all of them.
+        """
+        low = self.policy.lowered() if self.policy.anchored else None
+        if low is None or not low[writers].any():
+            return None
+        errors = self._errors[writers]
+        return errors if bool(low[writers].all()) else errors * low[writers].to(errors)[:, None, None, None]
 
     @cached_property
     def reference(self) -> Tensor | None:
@@ -79,19 +107,21 @@ def make_scenes(
         CircuitKitError: not even one prompt fits.
     """
     available = memory_budget or memory.budget(model.device)
+    policy = policy or FullPrecision()
     scenes = []
     for batch in batches:
         objective.check(batch)
-        each = _bytes_per_prompt(model, batch.length)
+        each = _bytes_per_prompt(model, batch.length, policy)
         parts = batch.split(memory.how_many(each, available, f"prompt of {batch.length} tokens"))
         if len(parts) > 1:
             _log.info("%d prompts are taken in %d parts, at %d MiB a prompt", len(batch), len(parts), each >> 20)
-        scenes += [Scene(model, part, objective, ablation, policy or FullPrecision()) for part in parts]
+        scenes += [Scene(model, part, objective, ablation, policy) for part in parts]
     return scenes
 
 
-def _bytes_per_prompt(model: CircuitModel, length: int) -> int:
+def _bytes_per_prompt(model: CircuitModel, length: int, policy: PrecisionPolicy) -> int:
     graph = model.graph
     vector = length * model.family.width * torch.finfo(model.dtype).bits // 8
-    # Differences and the capture they come from, a layer's reader gradients, and autograd's share of the run
-    return (2 * graph.n_writers + 3 * graph.readers_per_layer + 16 * graph.layers) * vector
+    # Differences, the capture they come from and what low precision gets wrong there, a layer's reader gradients, and
+    # autograd's share of the run
+    return ((2 + policy.anchored) * graph.n_writers + 3 * graph.readers_per_layer + 16 * graph.layers) * vector

@@ -52,6 +52,7 @@ class CircuitModel:
         tokenizer: or None.
         graph: its edges.
         name: what it was loaded from.
+        mlp_size: parameters of one MLP.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class CircuitModel:
         self._head_norms = [family.head_norms(layer) for layer in layers]
         self._final_norm = family.final_norm()
         self._mlps = [_shell(family.mlp_module(layer)) for layer in layers] if family.mlps else []
+        self.mlp_size = sum(parameter.numel() for parameter in self._mlps[0].parameters()) if family.mlps else 0
 
     @classmethod
     def from_pretrained(

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from torch import Tensor
+
 from circuitkit.graph import EdgeGraph
 from circuitkit.models.circuit_model import CircuitModel
 
@@ -15,6 +17,10 @@ class PrecisionPolicy:
 
     anchored = False
     """Whether nodes outside the investigation compute exactly on the clean run."""
+    varies = False
+    """Whether investigating other readers changes what any node computes with."""
+    settles_doubts = False
+    """Whether a search repeats doubtful decisions in full precision."""
 
     def prepare(self, model: CircuitModel) -> None:
         """Take over the model's weights, and free what is not needed."""
@@ -29,6 +35,14 @@ class PrecisionPolicy:
     def full(self) -> AbstractContextManager[None]:
         """Everything is in full precision inside (captures, settling doubts, evaluation)."""
         return nullcontext()
+
+    def lowered(self) -> Tensor | None:
+        """Which writers compute with low-precision weights now, bool `[W]`; None: none ever does."""
+        return None
+
+    def advice(self) -> str:
+        """What to choose where this precision cannot decide a threshold."""
+        return "a higher threshold"
 
     def groups(self, graph: EdgeGraph) -> Iterator[Sequence[int]]:
         """Sets of readers that one gradient pass may investigate together; every reader is in one."""

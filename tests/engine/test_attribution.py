@@ -76,4 +76,5 @@ def test_the_policy_is_told_what_is_looked_at_and_its_groups_are_put_together():
     plain = scene_of(model, batch)
     grouped = Scene(model, batch, plain.objective, plain.ablation, TwoGroups())
     assert torch.equal(attribute(plain), attribute(grouped))
-    assert asked == [list(range(0, graph.n_readers, 2)), list(range(1, graph.n_readers, 2))]
+    looked_at = [readers for readers in asked if readers]  # captures are made while nothing is
+    assert looked_at == [list(range(0, graph.n_readers, 2)), list(range(1, graph.n_readers, 2))]

@@ -1,0 +1,198 @@
+"""The engine under a precision policy: anchored quantization, what is investigated, and doubts settled."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_masked import ABLATIONS
+from tiny import VARIANTS, random_batch, tiny
+
+from circuitkit.engine.greedy import Search
+from circuitkit.engine.incremental import IncrementalEditor
+from circuitkit.engine.masked import MaskedRun
+from circuitkit.engine.replay import ReplayEditor
+from circuitkit.engine.scene import make_scenes
+from circuitkit.objective import KLDivergence, LogitDifference
+from circuitkit.precision.policy import PrecisionPolicy
+from circuitkit.state_files import load_state, save_state
+
+
+class Rounded(PrecisionPolicy):
+    """Weights in steps of 1/8, but for the key-value group (or the MLP) under investigation; written for clarity."""
+
+    varies = True
+
+    def __init__(self, anchored=True, settles=False, mlps=True):
+        self.anchored, self.settles_doubts, self.mlps = anchored, settles, mlps
+        self._high = set()
+
+    def prepare(self, model):
+        self.model, self.graph, self.masters = model, model.graph, model.weights
+        model.weights = self
+
+    def close(self):
+        self.model.weights = self.masters
+
+    def _low(self, unit):
+        return self._high != "all" and unit not in self._high
+
+    def _heads(self, layer, heads):
+        share = self.graph.heads // self.graph.kv_heads
+        return torch.tensor([self._low((layer, head // share)) for head in range(heads)])
+
+    def attention(self, layer):
+        masters, low = self.masters.attention(layer), self._heads(layer, self.graph.heads)
+        groups = low[:: self.graph.heads // self.graph.kv_heads]
+        parts = {name: (getattr(masters, name), low if name in "qo" else groups) for name in "qkvo"}
+        return replace(
+            masters, **{n: torch.where(w[:, None, None], (x * 8).round() / 8, x) for n, (x, w) in parts.items()}
+        )
+
+    def mlp(self, layer):
+        low = self.mlps and self._low((layer, "mlp"))
+        return {n: (x * 8).round() / 8 if low and x.ndim == 2 else x for n, x in self.masters.mlp(layer).items()}
+
+    def lowered(self):
+        low = torch.zeros(self.graph.n_writers, dtype=torch.bool)
+        for layer in range(self.graph.layers):
+            low[self.graph.heads_of(layer)] = self._heads(layer, self.graph.heads)
+            if self.graph.mlps:
+                low[self.graph.mlp(layer)] = self.mlps and self._low((layer, "mlp"))
+        return low
+
+    @contextmanager
+    def _with(self, high):
+        before, self._high = self._high, high
+        try:
+            yield
+        finally:
+            self._high = before
+
+    def full(self):
+        return self._with("all")
+
+    def investigate(self, readers):
+        share = self.graph.heads // self.graph.kv_heads
+        high = set()
+        for reader in readers:
+            for writer in self.graph.owners(reader):
+                layer = (writer - 1) // self.graph.writers_per_layer
+                heads = self.graph.heads_of(layer)
+                is_head = heads.start <= writer < heads.stop
+                high.add((layer, (writer - heads.start) // share if is_head else "mlp"))
+        return self._with(high)
+
+    def groups(self, graph):
+        for reader in range(graph.n_readers):
+            yield [reader]
+
+
+CASES = st.fixed_dictionaries(
+    {
+        "variant": st.sampled_from(sorted(VARIANTS)),
+        "kv": st.sampled_from(["group", "head"]),
+        "ablation": st.sampled_from(ABLATIONS),
+        "objective": st.sampled_from([LogitDifference, KLDivergence]),
+        "lengths": st.lists(st.integers(2, 8), min_size=1, max_size=3),
+        "seed": st.integers(0, 10**6),
+        "density": st.sampled_from([1.0, 1.0, 0.7]),
+        "anchored": st.booleans(),
+        "settles": st.booleans(),
+        "threshold": st.sampled_from([0.01, 0.05, 0.2]),
+        "absolute": st.booleans(),
+        "whole": st.booleans(),
+    }
+)
+
+
+def scenes_of(case):
+    model = tiny(case["variant"], case["seed"] % 11, kv=case["kv"])
+    batch = random_batch(case["seed"], tuple(case["lengths"]))
+    ablation = case["ablation"]()
+    ablation.fit(model, [batch])
+    policy = Rounded(case["anchored"], case["settles"] and case["anchored"])
+    policy.prepare(model)
+    return make_scenes(model, batch.split(2), case["objective"](), ablation, policy)
+
+
+@pytest.mark.filterwarnings("ignore:This precision cannot decide")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(CASES)
+def test_both_editors_decide_alike_under_a_policy(case):
+    found = []
+    for editor in (ReplayEditor, IncrementalEditor):
+        scenes = scenes_of(case)
+        generator = torch.Generator().manual_seed(case["seed"])
+        kept = torch.rand(len(scenes[0].model.graph), generator=generator) < case["density"]
+        search = Search(editor(scenes, kept), case["threshold"], case["absolute"], case["whole"])
+        search.run()
+        found.append(search)
+    replay, incremental = found
+    assert torch.equal(incremental.kept, replay.kept) and torch.equal(incremental.origin, replay.origin)
+    assert torch.allclose(incremental.scores, replay.scores, atol=1e-9)
+    if replay.doubts is not None:
+        assert incremental.doubts.report("") == pytest.approx(replay.doubts.report(""), abs=1e-9)
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_an_anchored_policy_is_exact_on_the_clean_run(variant):
+    model, batch = tiny(variant), random_batch()
+    (full,) = make_scenes(model, [batch], LogitDifference(), ABLATIONS[0]())
+    everything = torch.ones(1, len(model.graph))
+    with torch.no_grad():
+        exact = MaskedRun(full).values(everything)
+        for anchored in (True, False):
+            policy = Rounded(anchored)
+            policy.prepare(model)
+            (scene,) = make_scenes(model, [batch], LogitDifference(), ABLATIONS[0](), policy)
+            for reader in range(model.graph.n_readers):
+                with policy.investigate([reader]):
+                    values = MaskedRun(scene).values(everything)
+                assert torch.allclose(values, exact, atol=1e-10) == anchored
+            policy.close()
+
+
+def searched(policy, threshold=0.05, state=None, **more):
+    model, batch = tiny("llama"), random_batch(lengths=(6, 7, 5, 8))
+    policy.prepare(model)
+    scenes = make_scenes(model, [batch], LogitDifference(), ABLATIONS[0](), policy)
+    search = Search(IncrementalEditor(scenes), threshold, absolute=True, **more)
+    if state is not None:
+        search.load_state_dict(state)
+    search.run()
+    return search
+
+
+@pytest.mark.filterwarnings("ignore:This precision cannot decide")
+def test_doubts_settled_restore_full_precisions_decisions():
+    full, settled, raw = (searched(policy) for policy in (PrecisionPolicy(), Rounded(settles=True), Rounded()))
+    assert full.doubts is None and raw.doubts is None
+    assert (settled.kept != full.kept).sum() < (raw.kept != full.kept).sum()
+    counted = settled.doubts.report("")
+    assert counted["doubts_repeated"] > 0 and counted["doubts_audited"] > 0
+    assert counted["doubts_turned"] <= counted["doubts_repeated"]
+    assert counted["error_median"] <= counted["error_p99"] <= counted["error_max"]
+
+
+def test_a_precision_that_cannot_decide_says_so():
+    search = searched(Rounded(settles=True), threshold=1e-4)
+    with pytest.warns(UserWarning, match=r"cannot decide the threshold 0\.0001.*Choose a higher threshold"):
+        search.doubts.report(search.editor.policy.advice())
+
+
+@pytest.mark.filterwarnings("ignore:This precision cannot decide")
+def test_a_search_under_a_policy_resumes_bit_equal(tmp_path):
+    whole, states = searched(Rounded(settles=True)), []
+
+    def keep(search):
+        save_state(tmp_path / "state", search.state_dict())
+        states.append(load_state(tmp_path / "state"))
+
+    searched(Rounded(settles=True), on_reader_end=keep)
+    for state in states[::4]:
+        resumed = searched(Rounded(settles=True), state=state)
+        assert torch.equal(resumed.kept, whole.kept) and torch.equal(resumed.scores, whole.scores)
+        assert resumed.doubts.report("") == whole.doubts.report("")
