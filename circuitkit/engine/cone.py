@@ -255,16 +255,24 @@ class Cone:
 
     def _run(self, removed: Tensor, keep: bool) -> Tensor:
         changes = _Changes(self._positions)
-        used = removed.any(0).nonzero()[:, 0] if not removed.requires_grad else torch.arange(removed.shape[1])
-        shares = removed[:, used].to(self._sources)
-        change = -(shares @ self._sources[used].flatten(1)).view(len(removed), *self._sources.shape[1:])
-        changes.add(change[None], self._everywhere)
+        changes.add(self._at_the_reader(removed)[None], self._everywhere)
         for step in self._steps:
             if isinstance(step, _MLP):
                 self._run_mlp(step, changes, keep)
             else:
                 self._run_attention(step, changes, keep)
         return self.state.final + changes.summed(self._logits, everywhere=False)[0]
+
+    def _at_the_reader(self, removed: Tensor) -> Tensor:
+        """What the hypotheses change of the open reader's input, `[J, B, P, D]`: minus the sources that they remove."""
+        sources, shares = self._sources.flatten(1), removed.to(self._sources)
+        if removed.requires_grad:
+            change = -shares @ sources
+        else:  # what all of them remove is one product for all
+            common = shares.amin(0, keepdim=True)
+            change = _product(-common, sources).expand(len(removed), -1)
+            change = change + _product(common - shares, sources)
+        return change.view(len(removed), *self._sources.shape[1:])
 
     def _run_mlp(self, step: _MLP, changes: _Changes, keep: bool) -> None:
         x = self._input(step.readers, changes, step.everywhere)
@@ -357,6 +365,15 @@ class Cone:
             return present
         past = old[..., : self._positions.start, :].expand(-1, present.shape[1], -1, -1, -1)
         return torch.cat([past, present], dim=-2)
+
+
+def _product(shares: Tensor, sources: Tensor) -> Tensor:
+    """`shares @ sources` over the range of columns of `shares` that are not all zero."""
+    used = shares.any(0).nonzero()[:, 0]
+    if not len(used):
+        return sources.new_zeros(len(shares), sources.shape[1])
+    columns = slice(int(used[0]), int(used[-1]) + 1)
+    return shares[:, columns] @ sources[columns]
 
 
 def _replace(old: Tensor, numbers: Tensor, new: Tensor, replaced: Tensor) -> Tensor:

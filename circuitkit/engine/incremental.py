@@ -32,6 +32,8 @@ from circuitkit.engine.scene import Scene
 
 LARGEST_BATCH = 512
 """Hypotheses computed at once at most: beyond, a batch gains nothing."""
+LARGEST_BYTES = 128 << 20
+"""What hypotheses computed at once may take on a CPU: larger batches are slower, as nothing stays in the cache."""
 
 
 class IncrementalEditor(Editor):
@@ -137,4 +139,6 @@ class IncrementalEditor(Editor):
 
     def _hypotheses_at_once(self, cone: Cone) -> int:
         fitting = memory.how_many(cone.bytes_per_hypothesis, self.memory_budget, "hypothesis of these prompts")
+        if self.model.device.type == "cpu":
+            fitting = min(fitting, max(LARGEST_BYTES // cone.bytes_per_hypothesis, 1))
         return min(LARGEST_BATCH, fitting)
