@@ -44,23 +44,21 @@ def clean_errors(model: CircuitModel, policy: PrecisionPolicy, embedded: Tensor,
     graph = model.graph
     errors = embedded.new_zeros(graph.n_writers, *embedded.shape)
 
-    def compare(writers: slice, full: Tensor, again: Callable[[], Tensor]) -> None:
+    def full(writers: slice, compute: Callable[[], Tensor]) -> Tensor:
+        with policy.full():
+            outputs = compute()
         with policy.investigate(()):
             low = policy.lowered()
             if low is not None and low[writers].any():
-                errors[writers] = full - again()
+                errors[writers] = outputs - compute()
+        return outputs
 
     stream = embedded + model.constant(context)
-    with policy.full():
-        for layer in range(graph.layers):
-            attention = partial(model.heads, layer, stream[None], context)
-            heads = attention()
-            compare(graph.heads_of(layer), heads, attention)
-            after = stream + heads.sum(0) + model.attention_constant(layer)
-            if graph.mlps:
-                mlp = partial(model.mlp, layer, (stream if graph.parallel else after)[None])
-                output = mlp()
-                compare(slice(graph.mlp(layer), graph.mlp(layer) + 1), output, mlp)
-                after = after + output[0]
-            stream = after
+    for layer in range(graph.layers):
+        heads = full(graph.heads_of(layer), partial(model.heads, layer, stream[None], context))
+        after = stream + heads.sum(0) + model.attention_constant(layer)
+        if graph.mlps:
+            writer = slice(graph.mlp(layer), graph.mlp(layer) + 1)
+            after = after + full(writer, partial(model.mlp, layer, (stream if graph.parallel else after)[None]))[0]
+        stream = after
     return errors
