@@ -1,16 +1,19 @@
-"""What EAP costs beside one plain forward and backward of the same prompts.
+"""What EAP, EAP-IG and GIM cost beside one plain forward and backward of the same prompts.
 
 Run: python benchmarks/eap.py [--rounds N] [--models gpt2 smollm2] [--smoke]
 
 `gpt2` is GPT-2 small's shape with random weights, 8 prompts of 16 tokens; `smollm2` is SmolLM2-135M (fetched before)
 on 8 prompts of 16 random tokens. Plain: the transformers model's own forward and backward to the token embeddings, no
-gradients of parameters, logits at the answer position only. EAP: everything from the two token sequences to the
-scores. The last line is one JSON object: `ratio` (time of EAP over plain, by model), `seconds`, `peak_mb` (memory
-that a call adds at its peak, above model and prompts).
+gradients of parameters, logits at the answer position only. The methods: everything from the two token sequences to
+the scores; EAP-IG over inputs, 5 steps. The last line is one JSON object, its figures by model: time over plain
+(`ratio` of EAP, `eap_ig_ratio`, `gim_ratio`), seconds (`plain_s`, `eap_s`, ...), and the memory in MiB that a call adds
+at its peak, above model and prompts (`peak_mb` of EAP, `plain_peak_mb`, ...).
 """
 
 import argparse
 import json
+from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from timing import interleaved, peak_mb
@@ -18,10 +21,16 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from circuitkit.engine.ablation import Resample
 from circuitkit.engine.attribution import attribute
+from circuitkit.engine.reader_gradients import Interpolation
 from circuitkit.engine.scene import Scene
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.objective import LogitDifference
 from circuitkit.prompts import PromptBatch
+from circuitkit.strategies.gim import GIMRule
+
+INPUTS = Interpolation(slice(0, 1), (0.0, 0.2, 0.4, 0.6, 0.8))
+RATIOS = {"eap": "ratio", "eap_ig": "eap_ig_ratio", "gim": "gim_ratio"}
+PEAKS = {"plain": "plain_peak_mb", "eap": "peak_mb", "eap_ig": "eap_ig_peak_mb", "gim": "gim_peak_mb"}
 
 
 def load(name: str) -> CircuitModel:
@@ -48,9 +57,18 @@ def plain(model: CircuitModel, batch: PromptBatch) -> None:
     torch.autograd.grad(difference.mean(), embedded)
 
 
-def eap(model: CircuitModel, batch: PromptBatch) -> None:
-    """From token ids to scores."""
-    attribute(Scene(model, batch, LogitDifference(), Resample()))
+def contenders(model: CircuitModel, batch: PromptBatch) -> dict[str, Callable[[], object]]:
+    """What is compared: plain, and methods from token ids to scores."""
+
+    def scene() -> Scene:
+        return Scene(model, batch, LogitDifference(), Resample())
+
+    return {
+        "plain": lambda: plain(model, batch),
+        "eap": lambda: attribute(scene()),
+        "eap_ig": lambda: attribute(scene(), interpolations=[INPUTS]),
+        "gim": lambda: attribute(scene(), GIMRule()),
+    }
 
 
 def main() -> None:
@@ -61,19 +79,20 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds, arguments.models = 1, ["gpt2"]
-    result: dict[str, dict[str, float]] = {"ratio": {}, "plain_s": {}, "eap_s": {}, "peak_mb": {}, "plain_peak_mb": {}}
+    result: dict[str, dict[str, float]] = defaultdict(dict)
     for name in arguments.models:
         model = load(name)
         model.model.requires_grad_(False)
-        batch = prompts(model)
-        functions = {"plain": lambda m=model, b=batch: plain(m, b), "eap": lambda m=model, b=batch: eap(m, b)}
-        for kind, peak in (("plain", "plain_peak_mb"), ("eap", "peak_mb")):
+        functions = contenders(model, prompts(model))
+        for kind, peak in PEAKS.items():
             result[peak][name] = round(peak_mb(functions[kind]), 1)
         times = interleaved(functions, arguments.rounds)
-        result["ratio"][name] = round(times["eap"] / times["plain"], 3)
-        result["plain_s"][name] = round(times["plain"], 4)
-        result["eap_s"][name] = round(times["eap"], 4)
-        print(f"{name}: plain {times['plain']:.3f} s, EAP {times['eap']:.3f} s, {len(model.graph):,} edges")
+        for kind, ratio in RATIOS.items():
+            result[ratio][name] = round(times[kind] / times["plain"], 3)
+        for kind, seconds in times.items():
+            result[f"{kind}_s"][name] = round(seconds, 4)
+        shown = ", ".join(f"{kind} {seconds:.3f} s" for kind, seconds in times.items())
+        print(f"{name}: {shown}; {len(model.graph):,} edges")
     print(json.dumps(result))
 
 

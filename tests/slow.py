@@ -108,12 +108,35 @@ class SlowModel:
         self, batch, kept: set[str], ablated: dict[str, Tensor] | None, ids: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits `[B, T, V]` and every writer's output; removed edges carry `ablated`."""
-        outputs = {"input": self.model.get_input_embeddings()(ids)}
+
+        def carried(writer: str, reader: str, outputs: dict[str, Tensor]) -> Tensor:
+            return outputs[writer] if f"{writer}->{reader}" in kept else ablated[writer]
+
+        return self._run(batch, ids, carried, {})
+
+    @torch.enable_grad()
+    def slopes(self, batch, value, differences: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, float]:
+        """Slope of `value` (of the logits) as an edge alone carries more and more of its writer's difference.
+
+        Args:
+            given: outputs of some writers in place of what they compute.
+        """
+        more = {edge: torch.zeros((), dtype=torch.float64, requires_grad=True) for edge in self.edges}
+
+        def carried(writer: str, reader: str, outputs: dict[str, Tensor]) -> Tensor:
+            return outputs[writer] + more[f"{writer}->{reader}"] * differences[writer]
+
+        logits, _ = self._run(batch, batch.clean, carried, given)
+        slopes = torch.autograd.grad(value(logits), list(more.values()), allow_unused=True)
+        return {edge: 0.0 if slope is None else float(slope) for edge, slope in zip(more, slopes, strict=True)}
+
+    def _run(self, batch, ids: Tensor, carried, given: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        outputs = {"input": self.model.get_input_embeddings()(ids), **given}
 
         def read(reader: str, constant: Tensor | float) -> Tensor:
             total = torch.zeros_like(outputs["input"]) + constant
             for writer in self.before[reader]:
-                total = total + (outputs[writer] if f"{writer}->{reader}" in kept else ablated[writer])
+                total = total + carried(writer, reader, outputs)
             return total
 
         for layer, block in enumerate(self.layers):
@@ -121,9 +144,11 @@ class SlowModel:
             after = here if self.parallel else self.constants(layer + 1, batch.positions)
             inputs = {r: read(r, here) for r in self.readers if r.startswith(f"a{layer}.")}
             for head in range(self.heads):
-                outputs[f"a{layer}.h{head}"] = self.head(layer, head, inputs, batch.mask, batch.positions)
+                if (name := f"a{layer}.h{head}") not in given:
+                    outputs[name] = self.head(layer, head, inputs, batch.mask, batch.positions)
             norm = block.ln_2 if self.kind == "gpt2" else block.post_attention_layernorm
-            outputs[f"m{layer}"] = block.mlp(norm(read(f"m{layer}", after)))
+            if (name := f"m{layer}") not in given:
+                outputs[name] = block.mlp(norm(read(name, after)))
         final = read("logits", self.constants(len(self.layers), batch.positions))
         norm = {"gpt2": "ln_f", "gpt_neox": "final_layer_norm"}.get(self.kind, "norm")
         return self.model.get_output_embeddings()(getattr(self.body, norm)(final)), outputs

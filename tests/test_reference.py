@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import circuitkit
 from circuitkit.circuit import Circuit
 from circuitkit.engine.ablation import Resample, Zero
 from circuitkit.engine.attribution import attribute
@@ -69,6 +70,19 @@ def test_eap(model, scene):
 def test_eap_with_zero_ablation(model, scene):
     zeroed = Scene(model, scene.batch, scene.objective, Zero())
     assert_close(attribute(zeroed) / len(scene.batch), theirs(model, read("extras.json")["scores"]["EAP-zero"]))
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("EAP-IG-inputs", {"over": "inputs"}),
+        ("EAP-IG-activations", {"over": "activations"}),
+        ("clean-corrupted", {"over": "clean-corrupted"}),
+    ],
+)
+def test_eap_ig(model, scene, method, arguments):
+    found = circuitkit.discover(model, scene.batch, "eap_ig", strategy_args=arguments).circuit.scores
+    assert_close(found, theirs(model, read("scores.json")[method]))
 
 
 def test_exact_patching(model, scene):

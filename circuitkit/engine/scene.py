@@ -119,9 +119,17 @@ def make_scenes(
     return scenes
 
 
-def _bytes_per_prompt(model: CircuitModel, length: int, policy: PrecisionPolicy) -> int:
+def bytes_per_run(model: CircuitModel, length: int) -> int:
+    """Bytes that a run of one prompt takes under autograd: a layer's reader gradients, and what is kept for them."""
     graph = model.graph
-    vector = length * model.family.width * torch.finfo(model.dtype).bits // 8
-    # Differences, the capture they come from and what low precision gets wrong there, a layer's reader gradients, and
-    # autograd's share of the run
-    return ((2 + policy.anchored) * graph.n_writers + 3 * graph.readers_per_layer + 16 * graph.layers) * vector
+    return (3 * graph.readers_per_layer + 16 * graph.layers) * _bytes_per_vector(model, length)
+
+
+def _bytes_per_prompt(model: CircuitModel, length: int, policy: PrecisionPolicy) -> int:
+    # Differences, the capture they come from, and what low precision gets wrong there
+    captured = (2 + policy.anchored) * model.graph.n_writers
+    return captured * _bytes_per_vector(model, length) + bytes_per_run(model, length)
+
+
+def _bytes_per_vector(model: CircuitModel, length: int) -> int:
+    return length * model.family.width * torch.finfo(model.dtype).bits // 8

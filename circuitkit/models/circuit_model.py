@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from circuitkit import registry
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.graph import EdgeGraph
+from circuitkit.models.backward_rule import PLAIN, BackwardRule
 from circuitkit.models.family import Family, ModuleWeights
 from circuitkit.models.fetch import resolve
 from circuitkit.models.norm import Norm
@@ -64,6 +65,7 @@ class CircuitModel:
         self.family: Family = _family_class(model.config.model_type)(model)
         family = self.family
         self.graph = EdgeGraph(family.layers, family.heads, family.kv_heads, family.parallel, family.mlps, kv)
+        self._rule = PLAIN
         self.refresh()
 
     def refresh(self) -> None:
@@ -71,12 +73,26 @@ class CircuitModel:
         family = self.family
         self.weights: Weights = ModuleWeights(family)
         layers = range(family.layers)
-        self._attention_norms = [family.attention_norm(layer) for layer in layers]
-        self._mlp_norms = [family.mlp_norm(layer) for layer in layers] if family.mlps else []
-        self._head_norms = [family.head_norms(layer) for layer in layers]
-        self._final_norm = family.final_norm()
         self._mlps = [_shell(family.mlp_module(layer)) for layer in layers] if family.mlps else []
         self.mlp_size = sum(parameter.numel() for parameter in self._mlps[0].parameters()) if family.mlps else 0
+        self._take_norms()
+
+    def _take_norms(self) -> None:
+        family, norm = self.family, self._rule.norm
+        layers = range(family.layers)
+        self._attention_norms = [norm(family.attention_norm(layer)) for layer in layers]
+        self._mlp_norms = [norm(family.mlp_norm(layer)) for layer in layers] if family.mlps else []
+        self._head_norms = [
+            norms and (norm(norms[0]), norm(norms[1])) for norms in (family.head_norms(layer) for layer in layers)
+        ]
+        self._final_norm = norm(family.final_norm())
+
+    def under(self, rule: BackwardRule) -> Self:
+        """This model as it stands, with its weights of the moment, its gradients by a rule."""
+        ruled = copy.copy(self)
+        ruled._rule = rule
+        ruled._take_norms()
+        return ruled
 
     @classmethod
     def from_pretrained(
@@ -240,11 +256,12 @@ class CircuitModel:
         share = q.shape[0] // k.shape[0]
         q = q.unflatten(0, (-1, share))  # [k, h / k, ..., P, E]
         scores = (q * self.family.scale(layer)) @ k.unsqueeze(1).mT
-        gathered: Tensor = ((scores + visible).softmax(-1) @ v.unsqueeze(1)).flatten(0, 1)
+        gathered: Tensor = (self._rule.softmax(scores + visible) @ v.unsqueeze(1)).flatten(0, 1)
         return gathered
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """What the heads gather, `[H, ..., T, E]`, from projected queries, keys and values."""
+        q, k, v = self._rule.projected(q, k, v)
         q, k = self.turn(layer, "q", q, context.rotary), self.turn(layer, "k", k, context.rotary)
         return self.gather(layer, q, k, v, context.visible[self.family.window(layer)])
 

@@ -1,10 +1,12 @@
 """LayerNorm and RMSNorm as one object, with the vector-Jacobian product that attribution needs."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -16,15 +18,23 @@ class Norm:
         bias: `[D]` or None.
         eps: added to the variance.
         centered: LayerNorm if true, RMSNorm if false.
+        frozen: gradients take the scale for a constant; the subtraction of the mean is linear and keeps its gradient.
     """
 
     weight: Tensor
     bias: Tensor | None
     eps: float
     centered: bool
+    frozen: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of `x`."""
+        if self.frozen:
+            normed: Tensor = _Frozen.apply(x, self)  # type: ignore[no-untyped-call]
+            return normed
+        return self._normed(x)
+
+    def _normed(self, x: Tensor) -> Tensor:
         if self.centered:
             return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
         if x.dtype in (torch.float16, torch.bfloat16):
@@ -42,14 +52,33 @@ class Norm:
 
         Returns:
             `[R, ..., D]`: with x̂ the normalised input and s its scale,
-            `s * (g - mean(g) - x̂ mean(g x̂))` for `g = weight * gradient`, the means without centering left out.
+            `s * (g - mean(g) - x̂ mean(g x̂))` for `g = weight * gradient`; without centering, `mean(g)` is left out,
+            and where the norm is frozen, `x̂ mean(g x̂)`.
         """
         if self.centered:
             x = x - x.mean(-1, keepdim=True)
         scale = (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
-        normed = x * scale
         gradient *= self.weight
-        along = (gradient.unsqueeze(-2) @ normed.unsqueeze(-1)).squeeze(-1) / x.shape[-1]  # [R, ..., 1]
+        if not self.frozen:
+            normed = x * scale
+            along = (gradient.unsqueeze(-2) @ normed.unsqueeze(-1)).squeeze(-1) / x.shape[-1]  # [R, ..., 1]
+            gradient.addcmul_(normed, along, value=-1)
         if self.centered:
-            gradient -= gradient.mean(-1, keepdim=True)
-        return gradient.addcmul_(normed, along, value=-1).mul_(scale)
+            gradient -= gradient.mean(-1, keepdim=True)  # x̂ has mean 0
+        return gradient.mul_(scale)
+
+
+class _Frozen(torch.autograd.Function):
+    """A frozen norm's value, which is the norm's own, and its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: Norm) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.norm = norm
+        return norm._normed(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return ctx.norm.vjp(x, gradient[None].clone())[0], None

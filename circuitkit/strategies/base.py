@@ -17,8 +17,10 @@ from circuitkit.engine.attribution import attribute
 from circuitkit.engine.editor import Editor
 from circuitkit.engine.incremental import IncrementalEditor
 from circuitkit.engine.masked import MaskedRun
+from circuitkit.engine.reader_gradients import CLEAN_RUN, Interpolation
 from circuitkit.engine.replay import ReplayEditor
 from circuitkit.engine.scene import Scene, make_scenes
+from circuitkit.models.backward_rule import PLAIN, BackwardRule
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.objective import Objective
 from circuitkit.precision.policy import FullPrecision, PrecisionPolicy
@@ -71,12 +73,23 @@ class Discovery:
         """The prompts made ready for the engine, in batches that fit into memory."""
         return make_scenes(self.model, self.batches, self.objective, self.ablation, self.policy, self.memory_budget)
 
-    def attribution(self) -> Tensor:
-        """First-order effect of removing each edge, mean over prompts, float64 `[edges]` on the CPU."""
+    def attribution(
+        self,
+        rule: BackwardRule = PLAIN,
+        interpolations: Sequence[Interpolation] = (CLEAN_RUN,),
+        own_writers: bool = False,
+    ) -> Tensor:
+        """First-order effect of removing each edge, mean over prompts, float64 `[edges]` on the CPU.
+
+        Args:
+            rule: what the backward follows.
+            interpolations: the runs that gradients are averaged over; by default the clean run alone.
+            own_writers: the gradients of an interpolation count for the edges out of its writers only.
+        """
         total = torch.zeros(len(self.model.graph), dtype=torch.float64)
         done = 0
         for scene in self.scenes():
-            total += attribute(scene).double().cpu()
+            total += attribute(scene, rule, interpolations, own_writers, self.memory_budget).double().cpu()
             done += len(scene.batch)
             self.report(done, self.prompts, "prompts")
         return total / self.prompts

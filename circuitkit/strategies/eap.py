@@ -2,6 +2,7 @@
 
 from circuitkit.circuit import Circuit, Origin
 from circuitkit.errors import UsageError
+from circuitkit.objective import Objective
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
 
 
@@ -14,13 +15,22 @@ class EAP(DiscoveryStrategy):
 
     def setup(self, run: Discovery) -> None:
         """Refuse an objective whose gradient vanishes at the full model."""
-        if run.objective.zero_at_full_model:
-            raise UsageError(
-                f"EAP with the objective {type(run.objective).__name__} would score every edge zero: "
-                "its gradient vanishes at the full model.",
-                "Choose logit_difference, or a strategy that looks elsewhere than at the full model.",
-            )
+        refuse_vanishing(run.objective, "EAP")
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""
         return Circuit.from_scores(run.model.graph, run.attribution(), origin=Origin.ESTIMATED)
+
+
+def refuse_vanishing(objective: Objective, method: str) -> None:
+    """Refuse an objective for a method that takes gradients at the full model only.
+
+    Raises:
+        UsageError: the objective's gradient vanishes there.
+    """
+    if objective.zero_at_full_model:
+        raise UsageError(
+            f"{method} with the objective {type(objective).__name__} would score every edge zero: "
+            "its gradient vanishes at the full model.",
+            "Choose logit_difference, or a strategy that looks elsewhere than at the full model.",
+        )

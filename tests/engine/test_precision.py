@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_masked import ABLATIONS
 from tiny import VARIANTS, random_batch, tiny
 
+from circuitkit.engine.attribution import attribute
 from circuitkit.engine.greedy import Search
 from circuitkit.engine.incremental import IncrementalEditor
 from circuitkit.engine.masked import MaskedRun
@@ -196,3 +197,18 @@ def test_a_search_under_a_policy_resumes_bit_equal(tmp_path):
         resumed = searched(Rounded(settles=True), state=state)
         assert torch.equal(resumed.kept, whole.kept) and torch.equal(resumed.scores, whole.scores)
         assert resumed.doubts.report("") == whole.doubts.report("")
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "qwen3"])
+@pytest.mark.parametrize("anchored", [True, False])
+def test_attribution_is_the_gradient_of_the_masked_run_under_a_policy(variant, anchored):
+    model, policy = tiny(variant), Rounded(anchored)
+    policy.prepare(model)
+    (scene,) = make_scenes(model, [random_batch()], LogitDifference(), ABLATIONS[0](), policy)
+    scores, run = attribute(scene), MaskedRun(scene)
+    for reader in range(model.graph.n_readers):
+        with policy.investigate([reader]):
+            mask = torch.ones(1, len(model.graph), dtype=torch.float64, requires_grad=True)
+            (slope,) = torch.autograd.grad(run.values(mask).sum(), mask)
+        edges = model.graph.edges(reader)
+        assert torch.allclose(scores[edges], -slope[0, edges], atol=1e-9)

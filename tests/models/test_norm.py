@@ -1,5 +1,7 @@
 """The norms' vector-Jacobian product against autograd."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,3 +17,20 @@ def test_vjp_equals_autograd(centered):
     gradients = torch.randn(5, 3, 4, 6, dtype=torch.float64)
     expected = torch.stack([torch.autograd.grad(norm(x), x, gradient)[0] for gradient in gradients])
     assert torch.allclose(norm.vjp(x.detach(), gradients.clone()), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("centered", [True, False])
+def test_a_frozen_norm_has_the_same_value_and_a_constant_scale_in_its_gradient(centered):
+    torch.manual_seed(0)
+    weight, bias = torch.randn(2, 6, dtype=torch.float64)
+    norm = Norm(weight, bias if centered else None, 1e-3, centered)
+    frozen = replace(norm, frozen=True)
+    x = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(frozen(x), norm(x))
+    moved = x - x.mean(-1, keepdim=True) if centered else x
+    by_hand = moved / (moved.square().mean(-1, keepdim=True) + 1e-3).sqrt().detach() * weight
+    gradients = torch.randn(5, 3, 4, 6, dtype=torch.float64)
+    expected = torch.stack([torch.autograd.grad(by_hand, x, one, retain_graph=True)[0] for one in gradients])
+    assert torch.allclose(frozen.vjp(x.detach(), gradients.clone()), expected, atol=1e-12)
+    (slope,) = torch.autograd.grad(frozen(x), x, gradients[0])
+    assert torch.allclose(slope, expected[0], atol=1e-12)

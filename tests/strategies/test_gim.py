@@ -1,0 +1,125 @@
+"""GIM's backward rule, against autograd through the masked run and against the authors' package."""
+
+import copy
+
+import pytest
+import torch
+from slow import SlowModel
+from tiny import VARIANTS, random_batch, tiny, tiny_hf
+from torch import nn
+
+import circuitkit
+from circuitkit.engine.ablation import Resample, Zero
+from circuitkit.engine.attribution import attribute, attribute_writers
+from circuitkit.engine.capture import capture
+from circuitkit.engine.masked import MaskedRun
+from circuitkit.engine.scene import Scene
+from circuitkit.errors import UsageError
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.objective import LogitDifference
+from circuitkit.strategies.gim import GIMRule
+
+
+def scene_of(model, batch, ablation=Resample):
+    return Scene(model, batch, LogitDifference(), ablation())
+
+
+@pytest.mark.parametrize("ablation", [Resample, Zero])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kv", ["group", "head"])
+def test_scores_are_the_rules_gradients_of_the_masked_run(variant, ablation, kv):
+    model, batch = tiny(variant, kv=kv), random_batch(positions=2, answers=2)
+    plain = scene_of(model, batch, ablation)
+    mask = torch.ones(1, len(model.graph), dtype=torch.float64, requires_grad=True)
+    ruled = MaskedRun(scene_of(model.under(GIMRule()), batch, ablation)).values(mask)
+    scores, expected = attribute(plain, GIMRule()), -torch.autograd.grad(ruled.sum(), mask)[0][0]
+    assert (scores - expected).abs().max() <= 1e-10 * expected.abs().max()
+    assert (scores - attribute(plain)).abs().max() > 1e-2 * scores.abs().max()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_value_changes_and_the_model_keeps_its_own_gradients(variant):
+    model, batch = tiny(variant), random_batch()
+    scene = scene_of(model, batch)
+    before = attribute(scene)
+    ruled = model.under(GIMRule())
+    assert torch.equal(*(capture(one, scene.embedded, scene.context) for one in (model, ruled)))
+    assert torch.equal(model.answer_logits(batch), ruled.answer_logits(batch))
+    assert torch.equal(attribute(scene), before)
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "gpt_neox_serial", "llama", "llama_biased", "qwen3"])
+def test_gradients_are_those_of_the_authors_package(variant, monkeypatch):
+    """`gim-explain` patches modules and functions of torch: LayerNorm, RMSNorm, softmax, attention.
+
+    Transformers' attention is one fused function, in which the package finds no softmax, and its RMSNorms are classes
+    of its own: both are put in torch's terms here, so that the package sees everything.
+    """
+    gim = pytest.importorskip("gim")
+    hf = tiny_hf(variant, dtype=torch.float32).double()  # the package's LayerNorm has float32 weights
+    model, batch = CircuitModel.from_model(hf), random_batch(lengths=(6, 6, 6))
+    scene = scene_of(model, batch)
+    theirs = with_torchs_norms(hf)
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attention_by_softmax)
+    with gim.GIM(theirs):
+        gradients = gradients_at_outputs(theirs, batch)
+    differences = scene.ablated - capture(model, scene.embedded, scene.context)
+    expected = torch.stack([(d * g).sum((-1, -2)) for d, g in zip(differences, gradients, strict=True)])
+    found = attribute_writers(scene, GIMRule())
+    assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
+    assert (attribute_writers(scene) - expected).abs().max() > 1e-2 * expected.abs().max()
+
+
+def with_torchs_norms(hf):
+    """A copy in which transformers' RMSNorms are torch's."""
+    hf = copy.deepcopy(hf)
+    for parent in list(hf.modules()):
+        for name, child in parent.named_children():
+            if type(child).__name__.endswith("RMSNorm"):
+                norm = nn.RMSNorm(child.weight.shape, child.variance_epsilon, dtype=child.weight.dtype)
+                norm.weight = child.weight
+                setattr(parent, name, norm)
+    return hf
+
+
+def attention_by_softmax(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    """What `scaled_dot_product_attention` computes, spelled out."""
+    share = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril() if is_causal else attn_mask
+    if seen.dtype == torch.bool:
+        return torch.softmax(scores.masked_fill(~seen, -1e300), -1) @ v
+    return torch.softmax(scores + seen, -1) @ v
+
+
+def gradients_at_outputs(hf, batch):
+    """Gradients of the logit difference at every writer's output, through the modules' own forward."""
+    slow = SlowModel(hf)
+    outputs = {}
+
+    def keep(name):
+        def hook(module, arguments, output):
+            tensor = output[0] if isinstance(output, tuple) else output
+            tensor.retain_grad()
+            outputs[name] = tensor
+
+        return hook
+
+    for layer, block in enumerate(slow.layers):
+        attention = next(getattr(block, name) for name in ("attn", "attention", "self_attn") if hasattr(block, name))
+        attention.register_forward_hook(keep(f"a{layer}"))
+        block.mlp.register_forward_hook(keep(f"m{layer}"))
+    embedded = hf.get_input_embeddings()(batch.clean).detach().requires_grad_()
+    last = hf(inputs_embeds=embedded, use_cache=False).logits[:, -1]
+    rows = torch.arange(len(batch))
+    (last[rows, batch.wrong_answers[:, 0, 0]] - last[rows, batch.answers[:, 0, 0]]).sum().backward()
+    return [embedded.grad if name == "input" else outputs[name.split(".")[0]].grad for name in slow.writers]
+
+
+def test_the_strategy_scores_with_the_rule():
+    model, batch = tiny("llama"), random_batch()
+    found = circuitkit.discover(model, batch, "gim").circuit.scores
+    assert torch.allclose(found, attribute(scene_of(model, batch), GIMRule()) / len(batch), atol=1e-12)
+    with pytest.raises(UsageError, match="GIM with the objective KLDivergence would score every edge zero"):
+        circuitkit.discover(model, batch, "gim", objective="kl")
