@@ -11,6 +11,30 @@ from typing import Protocol
 from torch import Tensor
 
 
+class AttentionByHead(Protocol):
+    """One layer's attention weights by head: see `AttentionWeights`, which has them at hand.
+
+    A policy may make each of them only when it is asked for.
+    """
+
+    @property
+    def q(self) -> Tensor: ...
+    @property
+    def k(self) -> Tensor: ...
+    @property
+    def v(self) -> Tensor: ...
+    @property
+    def o(self) -> Tensor: ...
+    @property
+    def q_bias(self) -> Tensor | None: ...
+    @property
+    def k_bias(self) -> Tensor | None: ...
+    @property
+    def v_bias(self) -> Tensor | None: ...
+    @property
+    def o_bias(self) -> Tensor | None: ...
+
+
 @dataclass(frozen=True)
 class AttentionWeights:
     """One layer's attention, by head.
@@ -36,8 +60,8 @@ class AttentionWeights:
 class Weights(Protocol):
     """Where the engine gets weights from."""
 
-    def attention(self, layer: int) -> AttentionWeights:
-        """A layer's attention weights, all heads at once."""
+    def attention(self, layer: int) -> AttentionByHead:
+        """A layer's attention weights, all heads at once; ask again after what is investigated has changed."""
 
     def mlp(self, layer: int) -> Mapping[str, Tensor]:
         """A layer's MLP parameters by their names inside the MLP module."""

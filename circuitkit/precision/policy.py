@@ -16,11 +16,13 @@ class PrecisionPolicy:
     """
 
     anchored = False
-    """Whether nodes outside the investigation compute exactly on the clean run."""
+    """Whether nodes outside the investigation compute exactly on the clean run (the engine adds an offset)."""
+
     varies = False
-    """Whether investigating other readers changes what any node computes with."""
+    """Whether investigating other readers changes any weight."""
+
     settles_doubts = False
-    """Whether a search repeats doubtful decisions in full precision."""
+    """Whether searches repeat doubtful decisions in full precision."""
 
     def prepare(self, model: CircuitModel) -> None:
         """Take over the model's weights, and free what is not needed."""
@@ -29,20 +31,16 @@ class PrecisionPolicy:
         """Give the weights back, bit for bit."""
 
     def investigate(self, readers: Collection[int]) -> AbstractContextManager[None]:
-        """The owners of these readers are in full precision inside."""
+        """The owners of these readers are in full precision inside, and those of the readers around are not."""
         return nullcontext()
 
     def full(self) -> AbstractContextManager[None]:
-        """Everything is in full precision inside (captures, settling doubts, evaluation)."""
+        """Everything is in full precision inside (captures, settling doubts, evaluation), whatever is investigated."""
         return nullcontext()
 
     def lowered(self) -> Tensor | None:
-        """Which writers compute with low-precision weights now, bool `[W]`; None: none ever does."""
+        """Which writers compute with low-precision weights now, bool `[W]` on the CPU; None: none ever does."""
         return None
-
-    def advice(self) -> str:
-        """What to choose where this precision cannot decide a threshold."""
-        return "a higher threshold"
 
     def groups(self, graph: EdgeGraph) -> Iterator[Sequence[int]]:
         """Sets of readers that one gradient pass may investigate together; every reader is in one."""
@@ -51,6 +49,10 @@ class PrecisionPolicy:
     def footprint(self) -> dict[str, int]:
         """Bytes of weights held, by kind (`high`, `low`, `masters`); empty where nothing is changed."""
         return {}
+
+    def advice(self) -> str:
+        """What to choose when this precision cannot decide a threshold."""
+        return "precision: full"
 
 
 class FullPrecision(PrecisionPolicy):

@@ -180,7 +180,7 @@ def test_doubts_settled_restore_full_precisions_decisions():
 
 def test_a_precision_that_cannot_decide_says_so():
     search = searched(Rounded(settles=True), threshold=1e-4)
-    with pytest.warns(UserWarning, match=r"cannot decide the threshold 0\.0001.*Choose a higher threshold"):
+    with pytest.warns(UserWarning, match=r"cannot decide the threshold 0\.0001.*Choose precision: full"):
         search.doubts.report(search.editor.policy.advice())
 
 

@@ -1,0 +1,97 @@
+"""Parameters of a module freed for a while, and their memory given back to the system."""
+
+import ctypes
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from mmap import PAGESIZE
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_DONTNEED = 4
+"""MADV_DONTNEED on Linux: a mapped file's pages go, and are read again should anyone touch them."""
+
+
+class Freeable:
+    """A parameter that can be without its values; the object stays, so that whoever holds it sees them come back."""
+
+    def __init__(self, parameter: nn.Parameter, pages: "MappedPages") -> None:
+        self._parameter, self._pages = parameter, pages
+        self._shape, self._stride = parameter.shape, parameter.stride()
+
+    def free(self) -> None:
+        """Let go of the values."""
+        data = self._parameter.data
+        self._pages.drop(data)
+        self._parameter.data = data.new_empty(0)
+
+    def allocate(self) -> None:
+        """Give it memory of its own, laid out as it was, with values yet to be filled in."""
+        data = self._parameter.data
+        self._parameter.data = torch.empty_strided(self._shape, self._stride, dtype=data.dtype, device=data.device)
+
+
+class Owners:
+    """Which parameters of a module hold given tensors."""
+
+    def __init__(self, module: nn.Module) -> None:
+        named = list(module.named_parameters(remove_duplicate=False))
+        self._names = Counter(parameter.data_ptr() for _, parameter in named)
+        self._parameters = {parameter.data_ptr(): parameter for _, parameter in named}
+        self._starts = sorted(self._parameters)
+        self._pages = MappedPages()
+
+    def freeable(self, views: Iterable[Tensor]) -> list[Freeable]:
+        """The parameters that consist of these views and of nothing else.
+
+        What is tied to another parameter, or has values that are in none of the views, is left out.
+        """
+        covered: dict[int, int] = defaultdict(int)
+        for view in views:
+            start = self._starts[bisect_right(self._starts, view.data_ptr()) - 1]
+            if start <= view.data_ptr() < start + self._parameters[start].nbytes:
+                covered[start] += view.numel()
+        return [
+            Freeable(self._parameters[start], self._pages)
+            for start, values in covered.items()
+            if self._names[start] == 1 and values == self._parameters[start].numel()
+        ]
+
+
+class MappedPages:
+    """The memory that maps files which nobody has written to through it (safetensors loads models so).
+
+    Such a mapping stays whole while any tensor in it lives, so that freeing the others gives nothing back. Their pages
+    can be dropped: they would be read from the file again. Where a page has been written to, the mapping is let alone.
+    """
+
+    def __init__(self) -> None:
+        self._ranges: list[tuple[int, int]] = []
+        maps = Path("/proc/self/smaps")
+        if not maps.exists():
+            return
+        start = stop = 0
+        for line in maps.read_text(errors="replace").splitlines():
+            first, *rest = line.split()
+            if "-" in first and len(rest) >= 4:  # 7fd7be000000-7fd7de12a000 rw-p 00000000 fe:00 16039960 /a/file
+                start, stop = (int(end, 16) for end in first.split("-"))
+                is_file = len(rest) > 4 and rest[4].startswith("/")
+            elif first == "Anonymous:" and is_file and rest[0] == "0":
+                self._ranges.append((start, stop))
+
+    def drop(self, tensor: Tensor) -> None:
+        """Drop the pages that a tensor fills, if it lies in such a mapping."""
+        start = -(-tensor.data_ptr() // PAGESIZE) * PAGESIZE
+        stop = (tensor.data_ptr() + tensor.nbytes) // PAGESIZE * PAGESIZE
+        mapped = any(low <= start and stop <= high for low, high in self._ranges)
+        if tensor.device.type == "cpu" and mapped and start < stop:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _DONTNEED)
+
+
+def return_free_memory() -> None:
+    """Have the C library give freed memory back to the system, where it can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

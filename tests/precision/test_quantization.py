@@ -1,0 +1,85 @@
+"""Low-precision matrices: bitsandbytes' own of each matrix, in every dtype, whatever their sizes."""
+
+import bitsandbytes.functional as bnb
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuitkit.precision.quantization import BLOCK, MODES, quantised
+
+CPU = torch.device("cpu")
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+def alone(matrix, mode):
+    """One matrix by bitsandbytes, from float32 to float32."""
+    single = matrix.float()
+    if mode == "bf16":
+        return single.bfloat16().float()
+    if mode == "int8":
+        return bnb.int8_vectorwise_dequant(*bnb.int8_vectorwise_quant(single)[:2])
+    return bnb.dequantize_4bit(*bnb.quantize_4bit(single.flatten(), blocksize=BLOCK, quant_type=mode)).view(
+        matrix.shape
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(MODES),
+    st.sampled_from(DTYPES),
+    st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 40)),
+    st.integers(0, 10**6),
+)
+def test_each_matrix_is_rounded_alone(mode, dtype, shape, seed):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.1
+    matrices = (matrices * torch.logspace(-3, 3, shape[0])[:, None, None]).to(dtype)  # a shared scale would be far off
+    before = matrices.clone()
+    low = quantised(matrices, mode, CPU)
+    found = low.dequantised()
+    assert found.dtype == dtype and found.shape == shape and torch.equal(matrices, before)
+    for one, matrix in zip(found, matrices, strict=True):
+        wanted = alone(matrix, mode) if matrix.numel() % 2 == 0 or mode in ("int8", "bf16") else padded(matrix, mode)
+        assert torch.allclose(one.double(), wanted.to(dtype).double(), rtol=1e-2 if dtype.itemsize == 2 else 0, atol=0)
+
+
+def padded(matrix, mode):
+    """bitsandbytes compiles code to dequantise an odd number of values; a zero more changes nothing."""
+    return alone(torch.cat([matrix.flatten(), matrix.new_zeros(1)]), mode)[:-1].view(matrix.shape)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_it_gives_out_is_new(mode):
+    """The investigated unit is written into it."""
+    matrices = torch.randn(3, 4, 16).bfloat16()
+    low = quantised(matrices, mode, CPU)
+    first = low.dequantised()
+    kept = first.clone()
+    first.zero_()
+    assert torch.equal(low.dequantised(), kept) and matrices.abs().sum() > 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_of_zeros_stay_zeros(mode):
+    matrices = torch.randn(2, 4, 64)
+    matrices[1, 2:] = 0
+    found = quantised(matrices, mode, CPU).dequantised()
+    assert found.isfinite().all() and not found[1, 2:].any()
+
+
+@pytest.mark.parametrize(("mode", "bits"), [("int8", 8 + 32 / 576), ("nf4", 4.5), ("fp4", 4.5), ("bf16", 16)])
+def test_bytes_held(mode, bits):
+    matrices = torch.randn(3, 64, 576)
+    assert quantised(matrices, mode, CPU).nbytes == matrices.numel() * bits / 8
+
+
+def test_documented_errors():
+    torch.manual_seed(0)
+    matrices = torch.randn(1, 512, 512)
+    errors = {m: (quantised(matrices, m, CPU).dequantised() - matrices).norm() / matrices.norm() for m in MODES}
+    assert {mode: round(float(error), 3) for mode, error in errors.items()} == {
+        "int8": pytest.approx(0.007, abs=2e-3),
+        "nf4": pytest.approx(0.09, abs=5e-3),
+        "fp4": pytest.approx(0.12, abs=5e-3),
+        "bf16": pytest.approx(0.002, abs=1e-3),
+    }
