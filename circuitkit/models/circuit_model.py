@@ -82,9 +82,8 @@ class CircuitModel:
         layers = range(family.layers)
         self._attention_norms = [norm(family.attention_norm(layer)) for layer in layers]
         self._mlp_norms = [norm(family.mlp_norm(layer)) for layer in layers] if family.mlps else []
-        self._head_norms = [
-            norms and (norm(norms[0]), norm(norms[1])) for norms in (family.head_norms(layer) for layer in layers)
-        ]
+        of_heads = [family.head_norms(layer) for layer in layers]
+        self._head_norms = [norms and (norm(norms[0]), norm(norms[1])) for norms in of_heads]
         self._final_norm = norm(family.final_norm())
 
     def under(self, rule: BackwardRule) -> Self:

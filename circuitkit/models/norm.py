@@ -61,7 +61,9 @@ class Norm:
         gradient *= self.weight
         if not self.frozen:
             normed = x * scale
-            along = (gradient.unsqueeze(-2) @ normed.unsqueeze(-1)).squeeze(-1) / x.shape[-1]  # [R, ..., 1]
+            # A product a position, [R, D] with [D]: broadcasting would copy x̂ for every gradient
+            along = gradient.flatten(1, -2).transpose(0, 1) @ normed.flatten(0, -2).unsqueeze(-1)
+            along = along.transpose(0, 1).unflatten(1, x.shape[:-1]) / x.shape[-1]  # [R, ..., 1]
             gradient.addcmul_(normed, along, value=-1)
         if self.centered:
             gradient -= gradient.mean(-1, keepdim=True)  # x̂ has mean 0

@@ -23,7 +23,7 @@ class EAPIG(DiscoveryStrategy):
       of the edges out of `input` add up to the objective's change from e to ẽ.
     - `over="activations"`: clean runs in which one group of writers (`input`; the heads of a layer; an MLP) writes
       õ_w + k/n (o_w - õ_w) for k = 1..n, each group in turn; the gradient at every reader is the mean over all groups
-      and steps. n runs a group.
+      and steps.
     - `over="clean-corrupted"`: the two from e and from ẽ.
 
     With the ablation *resample*, ẽ are the corrupted prompt's embeddings, and õ the corrupted run's outputs. It scores;
@@ -31,7 +31,7 @@ class EAPIG(DiscoveryStrategy):
 
     Args:
         over: what is interpolated.
-        steps: n; nothing to `clean-corrupted`.
+        steps: n; `clean-corrupted` always takes its two runs.
         points: over inputs, `"code"` takes k = 0..n-1, as the authors' code does, `"paper"` k = 1..n.
         own_writers: over activations, the gradients of a group's runs score the edges out of that group only, instead
             of every edge as in the authors' code.
