@@ -23,12 +23,31 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int) -> dict
 def peak_mb(function: Callable[[], object]) -> float:
     """MiB that a call adds to the process's resident memory at its peak (Linux)."""
     function()  # what is allocated once and kept is not counted
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    function()
-    return (_status("VmHWM") - before) / 1024
+    with Peak() as peak:
+        function()
+        return peak.so_far()
+
+
+class Peak:
+    """The largest resident size (Linux) beyond what was resident on entry, in MiB."""
+
+    def __enter__(self) -> "Peak":
+        self.restart()
+        self._before = _status("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def restart(self) -> None:
+        """Forget what was; freed memory that the C library has kept is given back first."""
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+    def so_far(self) -> float:
+        """The peak since entry or restart."""
+        return (_status("VmHWM") - self._before) / 1024
 
 
 def _status(field: str) -> int:
