@@ -69,16 +69,20 @@ class MappedPages:
 
     def __init__(self) -> None:
         self._ranges: list[tuple[int, int]] = []
-        maps = Path("/proc/self/smaps")
-        if not maps.exists():
+        try:
+            described = Path("/proc/self/smaps").read_text(errors="replace")
+        except OSError:  # not Linux, or not allowed
             return
-        start = stop = 0
-        for line in maps.read_text(errors="replace").splitlines():
+        start = stop = written = 0
+        is_file = False
+        for line in described.splitlines():
             first, *rest = line.split()
             if "-" in first and len(rest) >= 4:  # 7fd7be000000-7fd7de12a000 rw-p 00000000 fe:00 16039960 /a/file
                 start, stop = (int(end, 16) for end in first.split("-"))
                 is_file = len(rest) > 4 and rest[4].startswith("/")
-            elif first == "Anonymous:" and is_file and rest[0] == "0":
+            elif first == "Anonymous:":
+                written = int(rest[0])
+            elif first == "Swap:" and is_file and written + int(rest[0]) == 0:
                 self._ranges.append((start, stop))
 
     def drop(self, tensor: Tensor) -> None:

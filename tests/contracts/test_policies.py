@@ -1,9 +1,7 @@
 """What every precision policy must do, on every family: those that are registered, and a stranger's."""
 
-import errno
 import inspect
 import itertools
-import os
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -11,6 +9,7 @@ from types import SimpleNamespace
 import bitsandbytes.functional as bnb
 import pytest
 import torch
+from policies import all_weights, expected, prepared, same
 from tiny import VARIANTS, random_batch, tiny
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
@@ -19,7 +18,6 @@ from circuitkit import registry
 from circuitkit.engine.ablation import Resample
 from circuitkit.engine.attribution import attribute
 from circuitkit.engine.scene import Scene
-from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.objective import LogitDifference
 from circuitkit.precision.per_head import PerHeadQuantization, UniformQuantization
 from circuitkit.precision.policy import FullPrecision, PrecisionPolicy
@@ -88,50 +86,6 @@ quantizing = pytest.mark.parametrize(
         for mode in MODES
     ],
 )
-
-
-@contextmanager
-def prepared(policy, model):
-    policy.prepare(model)
-    try:
-        yield policy
-    finally:
-        policy.close()
-
-
-def all_weights(model) -> dict[tuple, Tensor]:
-    """Copies of every weight that the engine gets."""
-    found = {}
-    for layer in range(model.graph.layers):
-        attention = model.weights.attention(layer)
-        for name in ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias"):
-            if getattr(attention, name) is not None:
-                found["attention", layer, name] = getattr(attention, name).clone()
-        if model.graph.mlps:
-            found |= {("mlp", layer, name): weight.clone() for name, weight in model.weights.mlp(layer).items()}
-    return found
-
-
-def same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
-def expected(model, lowered, full: dict, low: dict) -> dict[tuple, Tensor]:
-    """Weights of which those of the writers in `lowered` are `low`, the others `full`."""
-    graph, found = model.graph, {}
-    share = graph.heads // graph.kv_heads
-    for key, weight in full.items():
-        kind, layer, name = key
-        found[key] = weight.clone()
-        if kind == "mlp":
-            if lowered[graph.mlp(layer)]:
-                found[key] = low[key]
-            continue
-        heads = lowered[graph.heads_of(layer)]
-        rows = heads if name in ("q", "o") else heads[::share]
-        if name in ("q", "k", "v", "o"):
-            found[key][rows] = low[key][rows]
-    return found
 
 
 @every_family
@@ -309,118 +263,6 @@ def test_weights_in_memory_become_fewer(make, variant):
         assert held["high"] == before - held["masters"] == sum(p.nbytes for p in model.model.parameters())
         assert 0 < held["low"] < held["masters"] / (2 if policy.mode == "bf16" else 3)
     assert policy.footprint() == {}
-
-
-@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "llama"])
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("share", [0, 0.2, 0.5, 0.7, 0.99])
-def test_a_full_disk_leaves_the_model_as_it_was(variant, scope, share, monkeypatch, tmp_path):
-    model, policy = tiny(variant), PerHeadQuantization("nf4", scope)
-    full, write = all_weights(model), os.pwrite
-    before = {name: parameter.detach().clone() for name, parameter in model.model.named_parameters()}
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with prepared(policy, model):
-        room = int(share * policy.footprint()["masters"])
-
-    def short_of_space(file, data, offset):
-        if offset >= room:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(file, data[: room - offset], offset)
-
-    monkeypatch.setattr("os.pwrite", short_of_space)
-    with pytest.raises(CircuitKitError, match=rf"MiB in {tmp_path}.*No space left.*TMPDIR"):
-        policy.prepare(model)
-    monkeypatch.setattr("os.pwrite", write)
-    assert all(torch.equal(p, before[name]) for name, p in model.model.named_parameters())
-    assert same(all_weights(model), full)
-    assert policy.lowered() is None
-    with prepared(policy, model):  # as the message advises
-        assert not list(tmp_path.iterdir())
-    assert same(all_weights(model), full)
-
-
-def test_an_interrupt_while_freeing_leaves_the_model_as_it_was(monkeypatch):
-    from circuitkit.precision.release import Freeable
-
-    model, free, count = tiny("llama"), Freeable.free, itertools.count()
-    full = all_weights(model)
-
-    def interrupted(self):
-        if next(count) == 6:
-            raise KeyboardInterrupt
-        free(self)
-
-    monkeypatch.setattr(Freeable, "free", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        PerHeadQuantization().prepare(model)
-    assert same(all_weights(model), full)
-
-
-FULL_UNITS = {
-    # Grouped queries: heads 0 and 1 share, and 2 and 3
-    ("llama", "group", "a1.h3<q>"): ["a1.h2", "a1.h3"],
-    ("llama", "group", "a0.h0<q>"): ["a0.h0", "a0.h1"],
-    ("llama", "group", "a0.kv1<k>"): ["a0.h2", "a0.h3"],
-    ("llama", "group", "a1.kv0<v>"): ["a1.h0", "a1.h1"],
-    ("llama", "head", "a1.h1<k>"): ["a1.h0", "a1.h1"],
-    ("llama", "head", "a1.h2<v>"): ["a1.h2", "a1.h3"],
-    ("llama", "group", "m1"): ["m1"],
-    ("gpt2", "group", "a0.h2<v>"): ["a0.h2"],
-    ("gpt_neox", "group", "a1.h1<k>"): ["a1.h1"],
-    ("gpt_neox", "group", "m0"): ["m0"],
-    ("gpt2", "group", "logits"): [],
-}
-
-
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("case", FULL_UNITS)
-def test_which_unit_is_full(case, scope):
-    variant, kv, name = case
-    model = tiny(variant, kv=kv)
-    graph = model.graph
-    low = [writer for writer in graph.writer_names if writer[0] == "a" or (writer[0] == "m" and "mlp" in scope)]
-    with prepared(PerHeadQuantization("nf4", scope), model) as policy:
-        with policy.investigate([graph.parse_reader("a0.h1<q>")]):
-            pass
-        with policy.investigate([graph.parse_reader(name)]):
-            lowered = [graph.writer_names[writer] for writer in policy.lowered().nonzero()[:, 0]]
-        assert lowered == [writer for writer in low if writer not in FULL_UNITS[case]]
-
-
-def test_groups_of_a_per_head_policy():
-    graph = tiny("llama").graph
-    first, second = PerHeadQuantization(scope="attention").groups(graph)
-    names = [graph.reader_names[reader] for reader in second]
-    assert names == [f"a{layer}.{name}" for layer in (0, 1) for name in ("h2<q>", "h3<q>", "kv1<k>", "kv1<v>")]
-    assert {"m0", "m1", "logits"} <= {graph.reader_names[reader] for reader in first}
-    *_, mlps = groups = list(PerHeadQuantization(scope="attention+mlp").groups(graph))
-    assert [graph.reader_names[reader] for reader in mlps] == ["m0", "m1"] and len(groups) == 3
-    assert [len(group) for group in UniformQuantization().groups(graph)] == [graph.n_readers]
-
-
-@pytest.mark.parametrize("arguments", [{"mode": "int4"}, {"scope": "mlp"}])
-def test_unknown_arguments_are_refused(arguments):
-    ((name, value),) = arguments.items()
-    with pytest.raises(UsageError, match=rf"{name}='{value}' is unknown.*Choose 'int8'|'attention'"):
-        PerHeadQuantization(**arguments)
-
-
-def test_one_model_at_a_time():
-    policy, model = PerHeadQuantization(), tiny("llama")
-    with prepared(policy, model), pytest.raises(UsageError, match=r"already holds.*close\(\)"):
-        policy.prepare(tiny("gpt2"))
-
-
-def test_what_the_engine_is_told():
-    per_head, uniform, full = PerHeadQuantization(), UniformQuantization("nf4"), FullPrecision()
-    assert [(p.anchored, p.varies, p.settles_doubts) for p in (per_head, uniform, full)] == [
-        (True, True, True),
-        (False, False, False),
-        (False, False, False),
-    ]
-    published = PerHeadQuantization(anchor=False, settle_doubts=False)
-    assert (published.anchored, published.settles_doubts) == (False, False)
-    assert (per_head.advice(), uniform.advice()) == ("precision: full", "mode='int8'")
 
 
 @pytest.mark.cuda

@@ -1,0 +1,50 @@
+"""What tests of precision policies share."""
+
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def prepared(policy, model):
+    policy.prepare(model)
+    try:
+        yield policy
+    finally:
+        policy.close()
+
+
+def all_weights(model) -> dict[tuple, Tensor]:
+    """Copies of every weight that the engine gets."""
+    found = {}
+    for layer in range(model.graph.layers):
+        attention = model.weights.attention(layer)
+        for name in ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias"):
+            if getattr(attention, name) is not None:
+                found["attention", layer, name] = getattr(attention, name).clone()
+        if model.graph.mlps:
+            found |= {("mlp", layer, name): weight.clone() for name, weight in model.weights.mlp(layer).items()}
+    return found
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def expected(model, lowered, full: dict, low: dict) -> dict[tuple, Tensor]:
+    """Weights of which those of the writers in `lowered` are `low`, the others `full`."""
+    graph, found = model.graph, {}
+    share = graph.heads // graph.kv_heads
+    for key, weight in full.items():
+        kind, layer, name = key
+        found[key] = weight.clone()
+        if kind == "mlp":
+            if lowered[graph.mlp(layer)]:
+                found[key] = low[key]
+            continue
+        heads = lowered[graph.heads_of(layer)]
+        rows = heads if name in ("q", "o") else heads[::share]
+        if name in ("q", "k", "v", "o"):
+            found[key][rows] = low[key][rows]
+    return found
