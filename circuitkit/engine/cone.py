@@ -109,7 +109,7 @@ class Cone:
         self._reader = reader
         block = self.graph.block(reader)
         self._everywhere = self._needed_everywhere(block)
-        self._sources = self._positions.take(state.differences[: block.writers], self._everywhere)
+        self._sources = self._positions.take(state.differences[: block.writers], self._everywhere).contiguous()
         # The open reader's own change stands first in each order; then the writers whose output changes
         self._columns: dict[bool, list[int]] = {True: [-1] if self._everywhere else [], False: [-1]}
         self._affected = torch.zeros(self.graph.n_writers, dtype=torch.bool)

@@ -55,24 +55,37 @@ class IncrementalEditor(Editor):
         self._block = -1
         self._layer = -1
         self._committed = torch.zeros(0)
+        # Where a policy computes with other weights for every reader, and in full precision to settle doubts
+        self._rebuilds = self.policy.varies or self.policy.settles_doubts
+        self._built: bool | None = None  # whether in full precision; None: not at all for the open reader
         self.forward_equivalents = 0.0
 
     def open(self, reader: int) -> None:
         """Turn to a reader's edges."""
-        if not self.policy.varies and self._cones and self._committed.any():
+        if self._rebuilds:
+            super().open(reader)
+            self._built = None
+            return
+        if self._cones and self._committed.any():
             for cone in self._cones:
                 cone.update(self._committed)
         super().open(reader)
         block = self.graph.block(reader)
-        if self.policy.varies or block.layer != self._layer:
-            with self.policy.investigate([reader]):
-                self._rebuild()
+        if block.layer != self._layer:
+            self._rebuild()
             self._layer = block.layer
         elif block.readers.start != self._block:
             for state in self._states:
                 state.look_behind(self.kept)
         self._block = block.readers.start
         self._plan()
+
+    def _build(self, full: bool) -> None:
+        """Live state and cones in the precision that now is, where it is another than they were made in."""
+        if self._rebuilds and self._built != full:
+            self._rebuild()
+            self._plan()
+            self._built = full
 
     def _rebuild(self) -> None:
         layer = min(self.graph.block(self.reader).layer, self.graph.layers)
@@ -85,21 +98,9 @@ class IncrementalEditor(Editor):
 
     def values(self, removals: Tensor, full: bool = False) -> Tensor:
         """See the base class."""
-        if full and self.policy.varies:
-            return self._full_values(removals)
         with self.policy.full() if full else self.policy.investigate([self.reader]):
+            self._build(full)
             return self._values(removals)
-
-    def _full_values(self, removals: Tensor) -> Tensor:
-        """Values from a live state in full precision; afterwards it is again what the policy makes of it."""
-        with self.policy.full():
-            self._rebuild()
-            self._plan()
-            values = self._values(removals)
-        with self.policy.investigate([self.reader]):
-            self._rebuild()
-            self._plan()
-        return values
 
     @torch.no_grad()
     def _values(self, removals: Tensor) -> Tensor:
@@ -117,6 +118,7 @@ class IncrementalEditor(Editor):
         edges = self.graph.edges(self.reader)
         total = torch.zeros(edges.stop - edges.start, dtype=torch.float64)
         with self.policy.investigate([self.reader]), torch.enable_grad():
+            self._build(full=False)
             for cone in self._cones:
                 removed = self._committed[None].clone().requires_grad_()
                 (slope,) = torch.autograd.grad(cone.values(removed).sum(), removed)
@@ -127,7 +129,8 @@ class IncrementalEditor(Editor):
         """These edges of the open reader, bool `[P]`, are gone."""
         fresh = removed & self.kept[self.graph.edges(self.reader)]
         super().commit(removed)
-        self._committed += fresh
+        if not self._rebuilds or self._built is not None:
+            self._committed += fresh
 
     def footprint(self) -> dict[str, int]:
         """Bytes held: `captures`, `live`, and `cone`, what one hypothesis adds behind the open reader."""

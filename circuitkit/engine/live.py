@@ -148,7 +148,11 @@ class LiveState:
 
     def _inputs(self, block: Block, matrix: Tensor, ablated: Tensor) -> Tensor:
         """Inputs `[n, B, T, D]` of readers whose rows of the circuit are `matrix` `[n, P]`."""
-        differences = self.differences[: block.writers]
+        used = matrix.any(0).nonzero()[:, 0]
+        if 2 * len(used) < block.writers:  # copying a few differences is less than multiplying all
+            matrix, differences = matrix[:, used], self.differences[used]
+        else:
+            differences = self.differences[: block.writers]
         sums = matrix.to(differences) @ differences.flatten(1)
         return sums.view(len(matrix), *differences.shape[1:]).add_(ablated)
 

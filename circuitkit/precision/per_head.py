@@ -75,13 +75,12 @@ class Quantization(PrecisionPolicy):
         if self._model is None or self._weights is None:
             return None
         graph, units = self._model.graph, self._weights.units
-        lowered = torch.zeros(graph.n_writers, dtype=torch.bool)
         if units is None:
-            return lowered
-        for layer in range(graph.layers):
-            lowered[graph.heads_of(layer)] = True
-            if graph.mlps:
-                lowered[graph.mlp(layer)] = self.scope == "attention+mlp"
+            return torch.zeros(graph.n_writers, dtype=torch.bool)
+        lowered = torch.ones(graph.n_writers, dtype=torch.bool)
+        lowered[0] = False
+        if graph.mlps and self.scope == "attention":
+            lowered[graph.mlp(0) :: graph.writers_per_layer] = False
         for unit in units:
             lowered[writers_of(graph, unit)] = False
         return lowered
