@@ -103,9 +103,18 @@ class Discovery:
         """
         return EDITORS[kind](self.scenes(), kept, self.memory_budget)
 
-    def masked_runs(self) -> list[MaskedRun]:
-        """Equation (1) for each batch of prompts, with gradients in the masks where autograd is on."""
-        return [MaskedRun(scene) for scene in self.scenes()]
+    def masked_runs(
+        self, batches: Sequence[PromptBatch] | None = None, *, checkpoint: bool = False
+    ) -> list[MaskedRun]:
+        """Equation (1) for each batch of prompts, with gradients in the masks where autograd is on.
+
+        Args:
+            batches: other batches than the run's, such as the same prompts in smaller ones.
+            checkpoint: compute each layer again in the backward pass instead of keeping it: less memory, more time.
+        """
+        prompts = self.batches if batches is None else batches
+        scenes = make_scenes(self.model, prompts, self.objective, self.ablation, self.policy, self.memory_budget)
+        return [MaskedRun(scene, rotate=True, checkpoint=checkpoint) for scene in scenes]
 
     def report(self, done: int, total: int, unit: str, **shown: Any) -> None:
         """Tell callbacks how far the run is: `done` of `total` units, and figures to show beside it."""
