@@ -7,6 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from circuitkit import CircuitModel, PromptBatch
+
 
 def interleaved(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each, measured in turn so that a busy moment hits all alike; one round warms up."""
@@ -18,6 +22,16 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int) -> dict
             if round_:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(measured) for name, measured in times.items()}
+
+
+def forward_seconds(model: CircuitModel, batch: PromptBatch) -> float:
+    """One plain transformers forward, logits at the last position only."""
+
+    def run() -> None:
+        with torch.no_grad():
+            model.model(batch.clean, use_cache=False, logits_to_keep=1)
+
+    return interleaved({"forward": run}, 7)["forward"]
 
 
 def peak_mb(function: Callable[[], object]) -> float:

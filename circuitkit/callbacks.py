@@ -134,7 +134,7 @@ class ResourceMonitor(Callback):
         _return_freed_memory()
         self._memory = _memory_of(device)
         # A model that is loaded already counts as if this run had loaded it
-        self._before = max(self._memory.now() - (0 if model is None else _bytes_of(model, device)), 0)
+        self._before = max(self._memory.now() - (0 if model is None else bytes_of(model, device)), 0)
         self._restart()
 
     def on_discovery_start(self, run: Discovery) -> None:
@@ -258,7 +258,7 @@ def _memory_of(device: torch.device) -> _Memory:
     return _Resident() if _Resident.works() else _WholeProcess()
 
 
-def _bytes_of(model: CircuitModel, device: torch.device) -> int:
+def bytes_of(model: CircuitModel, device: torch.device) -> int:
     """The model's weights on a device; those that are shared count once."""
     tensors = (*model.model.parameters(), *model.model.buffers())
     storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors if tensor.device.type == device.type}

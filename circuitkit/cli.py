@@ -195,15 +195,29 @@ def _discover(parser: ArgumentParser, arguments: list[str]) -> int:
         action="store_true",
         help="return the finished run in the folder, or go on with an interrupted one, if it is the same",
     )
+    parser.add_argument(
+        "--memory_budget",
+        type=int | str | None,
+        default=None,
+        help="bytes, or a size such as 2GB, for the engine's largest buffers; by default half of what is free",
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="time a few steps, say what the run would hold and take, write nothing"
+    )
     values = _parse(parser, arguments)
 
     _quiet()
     from circuitkit.discoverer import Discoverer
 
     model = {name: values.pop(name) for name in ("kv", "dtype")} | {"name": values.pop("model")}
+    discoverer = Discoverer(**{name: values.pop(name) for name in ("accelerator", "devices", "seed", "memory_budget")})
+    if values.pop("dry_run"):
+        from circuitkit.report.preflight import preflight_table
+
+        _console().print(preflight_table(discoverer.preflight(model=model, **values)))
+        return 0
     labels = (specs.label(_KINDS[name], values[name]) for name in ("strategy", "task"))
     out = Path(values.pop("out") or _new_folder("-".join(labels)))
-    discoverer = Discoverer(**{name: values.pop(name) for name in ("accelerator", "devices", "seed")})
     result = discoverer.run(model=model, out=out, **values)
     print(result)
     print(f"Saved in {out}")

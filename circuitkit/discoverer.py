@@ -6,31 +6,33 @@
 What can be refused is refused before any work; a run that fails leaves no folder.
 """
 
-import os
-import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers.logger import Logger
 
-from circuitkit.callbacks import ProgressLog, ResourceMonitor, RichProgress
+from circuitkit import specs
+from circuitkit.callbacks import ProgressLog, ResourceMonitor, RichProgress, bytes_of
 from circuitkit.circuit import Circuit
 from circuitkit.engine import memory
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.scene import make_scenes
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation import Evaluator, prompts, split_name
+from circuitkit.global_state import global_state_kept
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.objective import Objective
 from circuitkit.precision.policy import PrecisionPolicy
+from circuitkit.preflight import PROMPTS, Preflight, capture_bytes, hypotheses_at_once
 from circuitkit.prompts import PromptBatch
 from circuitkit.result import MetricsLog, Result, environment
-from circuitkit.run_folder import RunFolder, check_same
+from circuitkit.run_folder import CHECKPOINT, CONFIG, RunFolder, check_same
 from circuitkit.setting import Setting, evaluated, load_model, on_device
 from circuitkit.specs import Spec
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
@@ -38,6 +40,7 @@ from circuitkit.tasks.base import Split, Task
 
 SIZES = (0.01, 0.05, 0.2)
 """Fractions of the edges at which a ranking is evaluated for a result; `evaluate` takes all of MIB's."""
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SPLITS: tuple[Split, ...] = ("train", "test")
 
 
@@ -50,10 +53,11 @@ class Discoverer:
         callbacks: objects with hooks of `Callback`; by default a progress bar. Time and memory are always measured.
         loggers: of Lightning's, besides `metrics.csv` in the run folder.
         seed: of prompts, strategy and random control.
-        memory_budget: bytes for the engine's largest buffers; by default half of what is free.
+        memory_budget: for the engine's largest buffers, in bytes or as text such as `"2GB"` (powers of 1024); by
+            default half of what is free.
 
     Raises:
-        UsageError: there is no such accelerator here.
+        UsageError: there is no such accelerator here, or an argument does not fit.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class Discoverer:
         callbacks: Sequence[Any] | None = None,
         loggers: Sequence[Logger] | None = None,
         seed: int = 0,
-        memory_budget: int | None = None,
+        memory_budget: int | str | None = None,
     ) -> None:
         if accelerator not in ("auto", "cpu", "cuda", "gpu"):
             raise UsageError(f"There is no accelerator {accelerator!r}.", "Choose 'auto', 'cpu' or 'cuda'.")
@@ -76,7 +80,7 @@ class Discoverer:
         self.accelerator = accelerator
         self.devices = devices
         self.seed = seed
-        self.memory_budget = memory_budget
+        self.memory_budget = None if memory_budget is None else _bytes(memory_budget)
         self._callbacks = [RichProgress()] if callbacks is None else list(callbacks)
         self._loggers = list(loggers or ())
         self.device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
@@ -130,7 +134,7 @@ class Discoverer:
             callbacks=[ResourceMonitor(), ProgressLog(), *self._callbacks],
             loggers=[log, *self._loggers],
         )
-        with _global_state_kept(self.device):
+        with global_state_kept(self.device):
             fabric.seed_everything(self.seed, workers=False, verbose=False)
             fabric.launch()
             with folder.open() if folder is not None else nullcontext():
@@ -141,17 +145,82 @@ class Discoverer:
                     folder.fill(result.write)
         return result
 
+    def preflight(
+        self,
+        strategy: DiscoveryStrategy | Spec,
+        model: CircuitModel | str | Path | Mapping[str, str],
+        task: Task | PromptBatch | Spec,
+        *,
+        precision: PrecisionPolicy | Spec | None = None,
+        objective: Objective | Spec = "logit_difference",
+        ablation: Ablation | Spec = "resample",
+        examples: int = 32,
+        out: str | Path | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+    ) -> Preflight:
+        """Say what `run` with these arguments would hold and take, from a few timed steps; write nothing.
+
+        Returns:
+            Edges, prompts, bytes by part, and the strategy's estimate of the time where it has one.
+
+        Raises:
+            UsageError, CircuitKitError: what `run` would refuse before its work.
+        """
+        setting = Setting.make(strategy, model, task, precision, objective, ablation, examples, self.seed)
+        setting.config.update(accelerator=self.accelerator, devices=self.devices)
+        notes = _found_in(out, setting.config, overwrite, resume)
+        fabric = Fabric(accelerator=self.device.type, devices=self.devices)
+        with global_state_kept(self.device):
+            fabric.seed_everything(self.seed, workers=False, verbose=False)
+            fabric.launch()
+            loaded = model if isinstance(model, CircuitModel) else load_model(model)
+            run, _ = self._prepare(setting, on_device(loaded, self.device), fabric, None)
+            few = replace(run, batches=[run.batches[0][:PROMPTS]])
+            with _ready(setting.strategy, few):
+                estimate = setting.strategy.preflight(few).times(run.prompts / few.prompts)
+                weights = setting.precision.footprint() or {"weights": bytes_of(run.model, self.device)}
+        scenes, budget = run.scenes(), run.memory_budget or memory.budget(self.device)
+        largest = max(len(scene.batch) for scene in scenes) / run.prompts
+        at_once = None
+        if cone := estimate.bytes.get("cone"):
+            at_once = hypotheses_at_once(round(cone * largest), budget)
+        if not estimate.bytes:
+            estimate = replace(estimate, bytes={"captures": max(capture_bytes([scene]) for scene in scenes)})
+        return Preflight(
+            strategy=specs.label("strategies", setting.config["strategy"]),
+            model=str(setting.config["model"]),
+            edges=len(run.model.graph),
+            prompts=run.prompts,
+            tokens=max(batch.length for batch in run.batches),
+            weights=weights,
+            memory_budget=budget,
+            at_once=at_once,
+            estimate=estimate,
+            notes=tuple(notes),
+        )
+
     def _run(
         self, setting: Setting, model: Any, sizes: Sequence[float] | None, fabric: Fabric, checkpoint_file: Path | None
     ) -> Result:
         loaded = model if isinstance(model, CircuitModel) else None
         fabric.call("on_load_start", self.device, loaded)
-        loaded = on_device(loaded or load_model(model), self.device)
-        train, test = (prompts(loaded, setting.task, split, setting.examples, setting.seed) for split in _SPLITS)
+        run, test = self._prepare(setting, on_device(loaded or load_model(model), self.device), fabric, checkpoint_file)
+        circuits = _discover(setting.strategy, run)
+        result = Result(circuits, [], run.metrics, setting.config, environment(self.device))
+        if sizes is None or sizes:
+            self._evaluate(result, setting, run.model, test, sizes)
+        return result
+
+    def _prepare(
+        self, setting: Setting, model: CircuitModel, fabric: Fabric, checkpoint_file: Path | None
+    ) -> tuple[Discovery, PromptBatch]:
+        """What a strategy is given, and the prompts of the test split."""
+        train, test = (prompts(model, setting.task, split, setting.examples, setting.seed) for split in _SPLITS)
         setting.objective.check(test)  # before the work, not after it
-        setting.ablation.fit(loaded, [train])
+        setting.ablation.fit(model, [train])
         run = Discovery(
-            model=loaded,
+            model=model,
             batches=[train],
             objective=setting.objective,
             ablation=setting.ablation,
@@ -161,11 +230,7 @@ class Discoverer:
             memory_budget=self.memory_budget or memory.budget(self.device),
             checkpoint_file=checkpoint_file,
         )
-        circuits = _discover(setting.strategy, run)
-        result = Result(circuits, [], run.metrics, setting.config, environment(self.device))
-        if sizes is None or sizes:
-            self._evaluate(result, setting, loaded, test, sizes)
-        return result
+        return run, test
 
     def _evaluate(
         self, result: Result, setting: Setting, model: CircuitModel, test: PromptBatch, sizes: Sequence[float] | None
@@ -235,15 +300,23 @@ def discover(
 
 
 def _discover(strategy: DiscoveryStrategy, run: Discovery) -> list[Circuit]:
-    """The strategy under the policy; both are closed whatever happens."""
-    try:
-        run.policy.prepare(run.model)
-        run.fabric.call("on_discovery_start", run)
-        strategy.setup(run)
+    """What the strategy finds under the policy."""
+    with _ready(strategy, run):
         run.restore(strategy)
         found = strategy.discover(run)
         circuits = _checked(strategy, found, run)
         run.fabric.call("on_discovery_end", run, circuits)
+    return circuits
+
+
+@contextmanager
+def _ready(strategy: DiscoveryStrategy, run: Discovery) -> Iterator[None]:
+    """Policy and strategy are ready inside; both are closed whatever happens."""
+    try:
+        run.policy.prepare(run.model)
+        run.fabric.call("on_discovery_start", run)
+        strategy.setup(run)
+        yield
     except BaseException as exception:
         run.fabric.call("on_exception", run, exception)
         raise
@@ -252,7 +325,6 @@ def _discover(strategy: DiscoveryStrategy, run: Discovery) -> list[Circuit]:
             strategy.teardown(run)
         finally:
             run.policy.close()
-    return circuits
 
 
 def _checked(strategy: DiscoveryStrategy, found: Any, run: Discovery) -> list[Circuit]:
@@ -285,23 +357,33 @@ def _earlier(out: str | Path | None, config: dict[str, Any]) -> Result | None:
     return earlier
 
 
-@contextmanager
-def _global_state_kept(device: torch.device) -> Iterator[None]:
-    """Random numbers, grad mode, default dtype, threads and environment as they were, whatever happens inside."""
-    devices = [device] if device.type == "cuda" else []
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  the global one is what Fabric seeds
-    dtype, threads, variables = torch.get_default_dtype(), torch.get_num_threads(), dict(os.environ)
-    with torch.random.fork_rng(devices), torch.set_grad_enabled(torch.is_grad_enabled()):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
-            torch.set_default_dtype(dtype)
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
-            for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-                if name in variables:
-                    os.environ[name] = variables[name]
-                else:
-                    os.environ.pop(name, None)
+def _found_in(out: str | Path | None, config: dict[str, Any], overwrite: bool, resume: bool) -> list[str]:
+    """What a run would find in its folder, in words.
+
+    Raises:
+        UsageError: a run would refuse the folder.
+    """
+    if out is None:
+        return []
+    if resume and _earlier(out, config):
+        return [f"The run in {str(out)!r} is finished: resuming returns its result at once."]
+    RunFolder(out, overwrite=overwrite)
+    made_with = Path(out) / CHECKPOINT / CONFIG
+    if not resume or not made_with.exists():
+        return []
+    check_same(out, specs.read_yaml(made_with), config)
+    return [f"Resuming goes on with the interrupted run in {str(out)!r}; the time is for a whole one."]
+
+
+def _bytes(value: int | str) -> int:
+    """A memory budget in bytes.
+
+    Raises:
+        UsageError: it is not a size above 0.
+    """
+    size = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if size:
+        value = int(float(size[1]) * 1024 ** " KMGT".index((size[2] or " ").upper()))
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"The memory budget {value!r} is not a size.", "Give bytes, or a size such as 500MB or 2GB.")
+    return value

@@ -97,6 +97,10 @@ def _cost(metrics: dict[str, Any]) -> str:
     parts = []
     if metrics.get("edges_tested"):
         parts.append(f"{metrics['edges_tested']:,} edges tested")
+    if metrics.get("joint_tests"):
+        parts.append(f"{metrics['joint_tests']:,} runs of edges tested together")
+    if metrics.get("forward_equivalents"):
+        parts.append(f"the arithmetic of {metrics['forward_equivalents']:,.0f} plain forwards")
     if metrics.get("wall_s") is not None:
         parts.append(f"{seconds(metrics['wall_s'])}")
     if metrics.get("peak_mb") is not None:

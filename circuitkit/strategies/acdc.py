@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from circuitkit.circuit import Circuit
 from circuitkit.engine.greedy import Order, Search
+from circuitkit.engine.incremental import IncrementalEditor
 from circuitkit.errors import UsageError
+from circuitkit.preflight import Estimate, estimate_search
 from circuitkit.strategies.base import EDITORS, Discovery, DiscoveryStrategy, EditorKind
 
 
@@ -61,21 +64,32 @@ class ACDC(DiscoveryStrategy):
         self.editor = editor
         self._found: list[Circuit] = []
         self._search: Search | None = None
+        self._largest: dict[str, int] = {}
         self._resumed: dict[str, Any] = {}
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """One search a threshold, each from the full model."""
+        self._largest = dict(self._resumed.get("largest", {}))
         self._found = [Circuit(run.model.graph, **one) for one in self._resumed.get("found", [])]
         for threshold in self.thresholds[len(self._found) :]:
             self._found.append(self._discover(run, float(threshold)))
         return self._found
 
+    def preflight(self, run: Discovery) -> Estimate:
+        """Time a few edge tests, in the full model and in a sparse circuit."""
+        found = estimate_search(lambda: run.editor(kind=self.editor), len(self.thresholds))
+        said = () if self.screen is None else ("Both are for a search that tests every edge; screening tests fewer.",)
+        return replace(found, notes=(*found.notes, *said))
+
     def state_dict(self) -> dict[str, Any]:
         """The circuits found, and the search under way."""
         fields = ("scores", "kept", "origin", "selection")
+        search = self._search
         return {
             "found": [{field: getattr(circuit, field) for field in fields} for circuit in self._found],
-            "search": None if self._search is None else self._search.state_dict(),
+            "search": None if search is None else search.state_dict(),
+            "forward_equivalents": 0.0 if search is None else _counted(search).get("forward_equivalents", 0.0),
+            "largest": self._largest,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -84,6 +98,9 @@ class ACDC(DiscoveryStrategy):
 
     def _discover(self, run: Discovery, threshold: float) -> Circuit:
         def reader_done(search: Search) -> None:
+            if isinstance(search.editor, IncrementalEditor):
+                for part, size in search.editor.footprint().items():
+                    self._largest[part] = max(size, self._largest.get(part, 0))
             done, kept = int(search.decided.sum()), int(search.kept[search.decided].sum())
             run.report(done, len(run.model.graph), "edges", tested=search.tests, kept=kept)
             run.fabric.call("on_reader_end", run, search)
@@ -101,21 +118,31 @@ class ACDC(DiscoveryStrategy):
         )
         if under_way := self._resumed.pop("search", None):
             search.load_state_dict(under_way)
+            if isinstance(search.editor, IncrementalEditor):
+                search.editor.forward_equivalents = self._resumed["forward_equivalents"]
         self._search = search
         search.run()
         self._search = None
-        counted = {
-            "edges_tested": search.tests,
-            "readers_tested": search.whole_tests,
-            "joint_tests": search.joint_tests,
-            "hypotheses": search.hypotheses,
-            "hypotheses_wasted": search.wasted,
-            "gradients": search.gradients,
-        }
         before = run.metrics
         run.log(
-            **{name: before.get(name, 0) + count for name, count in counted.items()},
+            **{name: before.get(name, 0) + count for name, count in _counted(search).items()},
+            **{f"{part}_mb": size / 2**20 for part, size in self._largest.items()},
             smallest_gap=min(before.get("smallest_gap", math.inf), search.smallest_gap),
         )
         rule = f"threshold {threshold:g}, {'absolute' if self.absolute else 'signed'}"
         return Circuit(run.model.graph, search.scores, search.kept, search.origin, selection=rule)
+
+
+def _counted(search: Search) -> dict[str, float]:
+    """What a search counts, which adds up over thresholds."""
+    counted: dict[str, float] = {
+        "edges_tested": search.tests,
+        "readers_tested": search.whole_tests,
+        "joint_tests": search.joint_tests,
+        "hypotheses": search.hypotheses,
+        "hypotheses_wasted": search.wasted,
+        "gradients": search.gradients,
+    }
+    if isinstance(search.editor, IncrementalEditor):
+        counted["forward_equivalents"] = search.editor.forward_equivalents
+    return counted

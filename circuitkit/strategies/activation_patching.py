@@ -3,6 +3,7 @@
 import torch
 
 from circuitkit.circuit import Circuit, Origin
+from circuitkit.preflight import Estimate, estimate_single
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
 
 
@@ -26,3 +27,7 @@ class ActivationPatching(DiscoveryStrategy):
             run.report(done, len(graph), "edges")
         run.log(edges_tested=done)
         return Circuit.from_scores(graph, scores, origin=Origin.TESTED)
+
+    def preflight(self, run: Discovery) -> Estimate:
+        """Time a few edges."""
+        return estimate_single(run.editor)

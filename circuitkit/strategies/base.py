@@ -24,6 +24,7 @@ from circuitkit.models.backward_rule import PLAIN, BackwardRule
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.objective import Objective
 from circuitkit.precision.policy import FullPrecision, PrecisionPolicy
+from circuitkit.preflight import Estimate
 from circuitkit.prompts import PromptBatch
 from circuitkit.state_files import load_state, save_state
 
@@ -175,6 +176,13 @@ class DiscoveryStrategy(ABC):
 
     def teardown(self, run: Discovery) -> None:
         """Called after `discover`, also after an exception."""
+
+    def preflight(self, run: Discovery) -> Estimate:
+        """What `discover` would hold and take on the prompts of `run`; by default that is not known.
+
+        A dry run calls it instead, with a few of the prompts, and scales what it says to all of them.
+        """
+        return Estimate()
 
     def state_dict(self) -> dict[str, Any]:
         """What it takes to go on after an interruption: tensors and plain values; see `Discovery.checkpoint`."""

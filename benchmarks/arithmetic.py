@@ -1,0 +1,130 @@
+"""How much a search computes and holds, from a model's shape alone: what can be said of models that are not here.
+
+Multiply-adds and bytes are those of the incremental editor (`circuitkit/engine/cone.py`, `live.py`), with every
+affected node computed at all positions from where the prompts part: at most what the editor computes and holds.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuitkit.graph import EdgeGraph
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model with gated MLPs.
+
+    Attributes:
+        layers, heads, kv_heads, width, head_width: L, H, K, D, E.
+        mlp_width: of the hidden layer.
+        vocabulary: V.
+        itemsize: bytes of a number.
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    width: int
+    head_width: int
+    mlp_width: int
+    vocabulary: int
+    itemsize: int = 4
+
+    @property
+    def graph(self) -> EdgeGraph:
+        return EdgeGraph(self.layers, self.heads, self.kv_heads)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the layers, the embedding and the unembedding."""
+        layer = 2 * self.width * self.head_width * (self.heads + self.kv_heads) + self.mlp_macs
+        return self.itemsize * (self.layers * layer + 2 * self.vocabulary * self.width)
+
+    @property
+    def mlp_macs(self) -> int:
+        """Multiply-adds of an MLP for one position."""
+        return 3 * self.width * self.mlp_width
+
+    def forward_macs(self, length: int) -> int:
+        """Multiply-adds of a plain forward of one prompt, without the unembedding."""
+        projections = 2 * self.width * self.head_width * (self.heads + self.kv_heads)
+        attending = 2 * length * self.head_width * self.heads
+        return length * self.layers * (projections + attending + self.mlp_macs)
+
+
+LLAMA_8B = Shape(32, 32, 8, 4096, 128, 14336, 128_256)
+
+
+@dataclass
+class Cone:
+    """What is behind a reader: multiply-adds of one hypothesis of one prompt, and the writers whose output changes."""
+
+    macs: int
+    writers: int
+
+
+def cone(
+    shape: Shape,
+    graph: EdgeGraph,
+    kept: Tensor,
+    live: Tensor,
+    reader: int,
+    length: int,
+    positions: int,
+    answers: int = 1,
+) -> Cone:
+    """The cone behind a reader in a circuit.
+
+    Args:
+        shape, graph: of the model.
+        kept: the circuit, bool `[edges]`; live: its live writers, bool `[W]`.
+        reader: the open one.
+        length: T; positions: how many of them are computed; answers: A, at how many the logits are read.
+    """
+    affected = torch.zeros(graph.n_writers, dtype=torch.bool)
+    head, count, macs = shape.head_width * shape.width, 0, 0
+    first = graph.blocks.index(graph.block(reader))
+    for block in graph.blocks[first:]:
+        hit = (graph.matrix(kept, block) & affected[: block.writers]).any(1)
+        if reader in block.readers:
+            hit[reader - block.readers.start] = True
+        summed = (count + 1) * shape.width
+        if block.kind == "logits":
+            macs += answers * summed
+        elif block.kind == "mlp":
+            if hit[0] and live[graph.mlp(block.layer)]:
+                affected[graph.mlp(block.layer)] = True
+                count, macs = count + 1, macs + positions * (shape.mlp_macs + summed)
+        elif hit.any():
+            q, k, v = hit.split([graph.heads, graph.kv_readers, graph.kv_readers])
+            share = graph.heads // graph.kv_readers
+            heads = (q | (k | v).repeat_interleave(share)) & live[graph.heads_of(block.layer)]
+            groups = heads.unflatten(0, (-1, share)).any(1)
+            readers, n = int((q & heads).sum() + (k & groups).sum() + (v & groups).sum()), int(heads.sum())
+            affected[graph.heads_of(block.layer)] = heads
+            macs += positions * (readers * (head + summed) + n * (head + 2 * length * shape.head_width))
+            count += n
+    return Cone(macs, count)
+
+
+def memory_bytes(
+    shape: Shape, prompts: int, length: int, positions: int, affected: int, answers: int = 1
+) -> dict[str, int]:
+    """Bytes of captures (2 W B T D numbers), live state, and one hypothesis's cone of `affected` writers.
+
+    A change is held at all its positions and once more at the answers alone.
+    """
+    graph, vector = shape.graph, prompts * length * shape.width
+    inputs = shape.layers * (len(graph.attention(0).readers) + 1) * vector
+    heads = shape.layers * (shape.heads + 2 * shape.kv_heads) * prompts * length * shape.head_width
+    streams = (2 * shape.layers + 1) * vector
+    step = 6 * shape.heads + 6 * shape.kv_heads
+    vectors = (affected + 1) * (positions + answers) + step * positions
+    changes = prompts * (vectors * shape.width + 3 * answers * shape.vocabulary)
+    return {
+        "captures": shape.itemsize * 2 * graph.n_writers * vector,
+        "live": shape.itemsize * (inputs + heads + streams),
+        "cone": shape.itemsize * changes,
+    }
