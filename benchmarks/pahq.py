@@ -78,7 +78,7 @@ def child(setting: dict[str, Any], prompts: int, samples: int, reference: Path) 
             search.run()
             figures = {"time_s": time.perf_counter() - started, "tests": search.tests, "edges": int(search.kept.sum())}
             if search.doubts is not None:
-                figures |= search.doubts.report(policy.advice())
+                figures |= search.doubts.counted() | search.doubts.report(policy.advice())
             if not reference.exists():
                 torch.save({"kept": search.kept, "tested": search.origin.eq(1).nonzero()[:, 0]}, reference)
             both = torch.load(reference, weights_only=True)["kept"]

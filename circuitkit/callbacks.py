@@ -124,6 +124,7 @@ class ResourceMonitor(Callback):
       `clear_refs` when loading has ended) beyond what was resident before the model: the interpreter with its
       libraries. On CUDA what torch had allocated at most. Elsewhere the largest resident size of the whole process
       since it started, or None where the system does not tell.
+    - `weights_high_mb`, `weights_low_mb`, `weights_masters_mb`: what a precision policy holds, where it changes any.
 
     Megabytes are 2**20 bytes, times are seconds.
     """
@@ -145,7 +146,8 @@ class ResourceMonitor(Callback):
 
     def on_discovery_end(self, run: Discovery, circuits: Sequence[Circuit]) -> None:
         """Close the account of the discovery."""
-        run.metrics.update(wall_s=self._seconds(), peak_mb=self._peak_mb(), memory=self._memory.what)
+        held = {f"weights_{kind}_mb": size / MB for kind, size in run.policy.footprint().items()}
+        run.metrics.update(wall_s=self._seconds(), peak_mb=self._peak_mb(), memory=self._memory.what, **held)
 
     def _restart(self) -> None:
         self._memory.reset()

@@ -138,7 +138,7 @@ def compared(bench: Bench, full: Search, name: str, policy: PrecisionPolicy) -> 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if search.doubts is not None:
-            row |= search.doubts.report(policy.advice())
+            row |= search.doubts.counted() | search.doubts.report(policy.advice())
     row["warning"] = "; ".join(str(one.message) for one in caught)
     if "settled" not in name:  # anchored effects are the same, settled or not
         errors = (bench.effects(policy, full) - full.scores).abs()

@@ -81,18 +81,23 @@ class Doubts:
         self.errors.append(error)
         self.delta = max(self.delta, MARGIN * float(np.quantile(self.errors, 0.99)))
 
-    def report(self, advice: str) -> dict[str, float | int]:
-        """Counts and the error's quantiles, for a result's metrics; warns where the threshold could not be decided.
-
-        Args:
-            advice: what to choose instead.
-        """
-        found: dict[str, float | int] = {
+    def counted(self) -> dict[str, int]:
+        """What is counted, for a result's metrics."""
+        return {
             "doubts_repeated": self.repeated,
             "doubts_turned": self.turned,
             "doubts_audited": self.audited,
             "doubts_missed_in_audit": self.missed,
             "doubts_possibly_missed": int((np.array(self.gaps) < self.delta).sum()),
+        }
+
+    def report(self, advice: str) -> dict[str, float]:
+        """Delta, the rate of missed decisions in the audit, and the error's quantiles; warns where they are too large.
+
+        Args:
+            advice: what to choose where this precision cannot decide the threshold.
+        """
+        found = {
             "doubts_missed_rate": self.missed / self.audited if self.audited else 0.0,
             "doubts_delta": self.delta,
         }

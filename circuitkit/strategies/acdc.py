@@ -124,8 +124,10 @@ class ACDC(DiscoveryStrategy):
         search.run()
         self._search = None
         before = run.metrics
+        settled = {} if search.doubts is None else search.doubts.report(run.policy.advice())
         run.log(
             **{name: before.get(name, 0) + count for name, count in _counted(search).items()},
+            **{name: max(before.get(name, 0.0), value) for name, value in settled.items()},
             **{f"{part}_mb": size / 2**20 for part, size in self._largest.items()},
             smallest_gap=min(before.get("smallest_gap", math.inf), search.smallest_gap),
         )
@@ -143,6 +145,8 @@ def _counted(search: Search) -> dict[str, float]:
         "hypotheses_wasted": search.wasted,
         "gradients": search.gradients,
     }
+    if search.doubts is not None:
+        counted |= search.doubts.counted()
     if isinstance(search.editor, IncrementalEditor):
         counted["forward_equivalents"] = search.editor.forward_equivalents
     return counted

@@ -135,6 +135,7 @@ def test_both_editors_decide_alike_under_a_policy(case):
     assert torch.equal(incremental.kept, replay.kept) and torch.equal(incremental.origin, replay.origin)
     assert torch.allclose(incremental.scores, replay.scores, atol=1e-9)
     if replay.doubts is not None:
+        assert incremental.doubts.counted() == replay.doubts.counted()
         assert incremental.doubts.report("") == pytest.approx(replay.doubts.report(""), abs=1e-9)
 
 
@@ -172,7 +173,7 @@ def test_doubts_settled_restore_full_precisions_decisions():
     full, settled, raw = (searched(policy) for policy in (PrecisionPolicy(), Rounded(settles=True), Rounded()))
     assert full.doubts is None and raw.doubts is None
     assert (settled.kept != full.kept).sum() < (raw.kept != full.kept).sum()
-    counted = settled.doubts.report("")
+    counted = settled.doubts.counted() | settled.doubts.report("")
     assert counted["doubts_repeated"] > 0 and counted["doubts_audited"] > 0
     assert counted["doubts_turned"] <= counted["doubts_repeated"]
     assert counted["error_median"] <= counted["error_p99"] <= counted["error_max"]
@@ -196,7 +197,8 @@ def test_a_search_under_a_policy_resumes_bit_equal(tmp_path):
     for state in states[::4]:
         resumed = searched(Rounded(settles=True), state=state)
         assert torch.equal(resumed.kept, whole.kept) and torch.equal(resumed.scores, whole.scores)
-        assert resumed.doubts.report("") == whole.doubts.report("")
+        assert resumed.doubts.state_dict()["errors"] == whole.doubts.errors
+        assert resumed.doubts.counted() == whole.doubts.counted()
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "qwen3"])
