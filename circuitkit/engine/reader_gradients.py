@@ -24,10 +24,12 @@ from circuitkit.graph import Block, EdgeGraph
 from circuitkit.models.backward_rule import BackwardRule
 from circuitkit.models.circuit_model import CircuitModel, apply_by_head
 from circuitkit.models.norm import Norm
-from circuitkit.models.weights import AttentionWeights
+from circuitkit.models.weights import AttentionByHead
 
 Sink = Callable[[Block, Tensor], None]
 """Takes a block and the gradients at its readers, `[R, B, T, D]`, summed over integration steps."""
+Fetch = Callable[[], AttentionByHead]
+"""Gives a layer's weights, anew in the backward: under a policy they are made when asked for, and not to be kept."""
 Wrote = Callable[[slice, Tensor], None]
 """Takes numbers of writers and their outputs, `[n, 1, B, T, D]`."""
 
@@ -161,11 +163,12 @@ class ReaderGradients:
     def _heads(self, layer: int, stream: Tensor, sink: Sink, wrote: Wrote | None) -> Tensor:
         """What a layer's heads add together, `[S, B, T, D]`."""
         model, graph = self._model, self._model.graph
-        weights, hand_over = model.weights.attention(layer), partial(_hand_over, sink, graph.attention(layer))
+        weights: Fetch = partial(model.weights.attention, layer)
+        hand_over = partial(_hand_over, sink, graph.attention(layer))
         q, k, v = _apply(_Project, stream, model.attention_norm(layer), weights, graph.kv_readers, hand_over)
         gathered = model.attend(layer, q, k, v, self._scene.context)
         each = None if wrote is None else partial(wrote, graph.heads_of(layer))
-        return self._anchored(graph.heads_of(layer), _apply(_Write, gathered, weights.o, each))
+        return self._anchored(graph.heads_of(layer), _apply(_Write, gathered, weights, each))
 
     def _mlp(self, layer: int, read: Tensor, sink: Sink, wrote: Wrote | None) -> Tensor:
         """What an MLP adds, `[S, B, T, D]`."""
@@ -220,12 +223,13 @@ class _Project(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         norm: Norm,
-        weights: AttentionWeights,
+        fetch: Fetch,
         kv_readers: int,
         hand_over: Callable[[Tensor], None],
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(x)
-        ctx.norm, ctx.weights, ctx.hand_over = norm, weights, hand_over
+        ctx.norm, ctx.fetch, ctx.hand_over = norm, fetch, hand_over
+        weights = fetch()
         normed = norm(x)[None]
         share = kv_readers // weights.k.shape[0]  # above 1 where each query head has keys and values of its own
         return (
@@ -237,11 +241,11 @@ class _Project(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (x,) = ctx.saved_tensors
+        (x,), weights = ctx.saved_tensors, ctx.fetch()
         readers = sum(gradient.shape[0] for gradient in gradients)
         inputs = x.new_empty(readers, x.numel() // x.shape[-1], x.shape[-1])  # [R, S * B * T, D]
         start = 0
-        for gradient, weight in zip(gradients, (ctx.weights.q, ctx.weights.k, ctx.weights.v), strict=True):
+        for gradient, weight in zip(gradients, (weights.q, weights.k, weights.v), strict=True):
             stop = start + gradient.shape[0]
             share = gradient.shape[0] // weight.shape[0]
             rows = gradient.reshape(weight.shape[0], -1, weight.shape[1])
@@ -256,8 +260,8 @@ class _Write(torch.autograd.Function):
     """Sum of the heads' outputs; each head's own goes to `wrote` on the way, where that is asked for."""
 
     @staticmethod
-    def forward(ctx: Any, gathered: Tensor, o: Tensor, wrote: Callable[[Tensor], None] | None) -> Tensor:
-        ctx.o = o
+    def forward(ctx: Any, gathered: Tensor, fetch: Fetch, wrote: Callable[[Tensor], None] | None) -> Tensor:
+        ctx.fetch, o = fetch, fetch().o
         if wrote is None:
             return gathered.movedim(0, -2).flatten(-2) @ o.flatten(0, 1)
         outputs = torch.bmm(gathered.flatten(1, -2), o)  # [H, S * B * T, D]
@@ -268,5 +272,6 @@ class _Write(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        flat = ctx.o.reshape(-1, ctx.o.shape[-1])  # [H * E, D]
-        return (gradient @ flat.T).unflatten(-1, (ctx.o.shape[0], -1)).movedim(-2, 0), None, None
+        o = ctx.fetch().o
+        by_head = (gradient @ o.reshape(-1, o.shape[-1]).T).unflatten(-1, (o.shape[0], -1))  # [*, H, E]
+        return by_head.movedim(-2, 0), None, None
