@@ -109,7 +109,9 @@ class Cone:
         self._reader = reader
         block = self.graph.block(reader)
         self._everywhere = self._needed_everywhere(block)
-        self._sources = self._positions.take(state.differences[: block.writers], self._everywhere).contiguous()
+        self._sources, self._skipped = state.differences[: block.writers], self._positions.start
+        if not self._everywhere or 4 * self._skipped > state.scene.batch.length:  # else a copy is not worth its memory
+            self._sources, self._skipped = self._positions.take(self._sources, self._everywhere).contiguous(), 0
         # The open reader's own change stands first in each order; then the writers whose output changes
         self._columns: dict[bool, list[int]] = {True: [-1] if self._everywhere else [], False: [-1]}
         self._affected = torch.zeros(self.graph.n_writers, dtype=torch.bool)
@@ -272,7 +274,7 @@ class Cone:
             common = shares.amin(0, keepdim=True)
             change = _product(-common, sources).expand(len(removed), -1)
             change = change + _product(common - shares, sources)
-        return change.view(len(removed), *self._sources.shape[1:])
+        return change.view(len(removed), *self._sources.shape[1:])[:, :, self._skipped :].contiguous()
 
     def _run_mlp(self, step: _MLP, changes: _Changes, keep: bool) -> None:
         x = self._input(step.readers, changes, step.everywhere)

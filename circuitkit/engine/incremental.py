@@ -32,7 +32,7 @@ from circuitkit.engine.scene import Scene
 
 LARGEST_BATCH = 512
 """Hypotheses computed at once at most: beyond, a batch gains nothing."""
-LARGEST_BYTES = 128 << 20
+LARGEST_BYTES = 32 << 20
 """What hypotheses computed at once may take on a CPU: larger batches are slower, as nothing stays in the cache."""
 
 

@@ -167,7 +167,7 @@ class LiveState:
         state = self.layers.get(layer)
         if state is None:
             shape = self.differences.shape[1:3]
-            make = self.differences.new_zeros
+            make = self.differences.new_empty  # what is never written, for nodes that are never live, takes no memory
             width, kv = model.family.head_width, graph.kv_readers
             state = LayerState(
                 inputs=make(len(block.readers), *shape, model.family.width),
