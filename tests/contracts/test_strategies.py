@@ -20,8 +20,8 @@ DECIDES = {"acdc", "pahq_acdc", "edge_pruning", "subnetwork_probing", "late_laye
 ARGUMENTS = {
     "acdc": {"threshold": 0.02, "absolute": True},
     "pahq_acdc": {"threshold": 0.02, "absolute": True},
-    "edge_pruning": {"targets": [0.5], "max_steps": 6},
-    "subnetwork_probing": {"max_steps": 6},
+    "edge_pruning": {"targets": [0.5], "trainer": {"max_steps": 6}},
+    "subnetwork_probing": {"strength": 100.0, "learning_rate": 3.0, "trainer": {"max_steps": 6}},
     "eap_ig": {"steps": 2},
 }
 """Small enough for a test; the others as they come."""

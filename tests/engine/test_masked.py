@@ -1,6 +1,7 @@
 """The masked run against plain runs and against plain loops over edges."""
 
 import dataclasses
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from circuitkit.engine.masked import MaskedRun
 from circuitkit.engine.scene import Scene
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.objective import AnswerLogProbability, LogitDifference
+from circuitkit.precision.policy import FullPrecision
 
 ABLATIONS = [Resample, Mean, Zero]
 
@@ -106,3 +108,110 @@ def test_padding_makes_no_difference():
         padded = dataclasses.replace(padded, answers=alone.answers.repeat(2, 1, 1))
         two = MaskedRun(scene_of(model, padded, ablation, AnswerLogProbability)).values(mask)
         assert torch.allclose(one[0, 0], two[0, 0], atol=1e-12)
+
+
+def slow_values(scene: Scene, mask: torch.Tensor) -> torch.Tensor:
+    """Equation (1) under one mask `[edges]`, edge by edge, with autograd's own gradients; `[B]`."""
+    model, graph = scene.model, scene.model.graph
+    outputs, constant = [scene.embedded], scene.model.constant(scene.context) + torch.zeros_like(scene.embedded)
+
+    def read(reader: int) -> torch.Tensor:
+        total = constant
+        for writer, m in enumerate(mask[graph.edges(reader)]):
+            total = total + m * outputs[writer] + (1 - m) * scene.ablated[writer]
+        return total
+
+    for layer in range(graph.layers):
+        inputs = torch.stack([read(reader) for reader in graph.attention(layer).readers])
+        early = read(graph.mlp_block(layer).readers[0]) if graph.parallel else None
+        outputs += model.heads(layer, inputs, scene.context)
+        constant = constant + model.attention_constant(layer)
+        outputs.append(model.mlp(layer, read(graph.mlp_block(layer).readers[0]) if early is None else early))
+    return scene.values(model.at_answers(read(graph.logits), scene.batch))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(sorted(VARIANTS)),
+    st.sampled_from(["group", "head"]),
+    st.sampled_from(ABLATIONS),
+    st.sampled_from([1, 3]),
+    st.booleans(),
+    st.integers(0, 10**6),
+)
+def test_gradients_equal_autograds_through_plain_loops(variant, kv, ablation, count, checkpoint, seed):
+    scene = scene_of(tiny(variant, seed % 5, kv=kv), random_batch(seed, positions=1 + seed % 2), ablation)
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.rand(count, len(scene.model.graph), generator=generator, dtype=torch.float64).requires_grad_()
+    weights = torch.rand(count, len(scene.batch), generator=generator, dtype=torch.float64)
+    values = MaskedRun(scene, checkpoint=checkpoint).values(masks)
+    expected = torch.stack([slow_values(scene, mask) for mask in masks])
+    assert torch.allclose(values, expected, atol=1e-11)
+    (slopes,) = torch.autograd.grad((values * weights).sum(), masks, retain_graph=True)
+    (again,) = torch.autograd.grad((values * weights).sum(), masks)
+    (by_loops,) = torch.autograd.grad((expected * weights).sum(), masks)
+    assert (slopes - by_loops).abs().max() <= 1e-10 * by_loops.abs().max()
+    assert torch.equal(slopes, again)  # the buffer of gradients is made anew
+
+
+@pytest.mark.parametrize("start", [1, 2])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_of_a_run_from_a_later_layer(variant, count, start):
+    model = tiny(variant)
+    scene = scene_of(model, random_batch())
+    masks = torch.rand(count, len(model.graph), dtype=torch.float64)
+    first = model.graph.head(start, 0)  # of as many layers as there are: all writers
+    edges = slice(model.graph.blocks[2 * start].edges.start, None)
+    masks[:, : edges.start] = masks[0, : edges.start].clone()  # the same before
+    masks.requires_grad_()
+    whole = MaskedRun(scene)
+    with torch.no_grad():
+        upstream = whole.outputs(masks[0])[:first]
+    (expected,) = torch.autograd.grad(whole.values(masks).sum(), masks)
+    (slopes,) = torch.autograd.grad(MaskedRun(scene, start, upstream).values(masks).sum(), masks)
+    assert torch.allclose(slopes[:, edges], expected[:, edges], atol=1e-11)
+
+
+class Halves(FullPrecision):
+    """Investigates the even readers, then the odd ones, and notes what happens inside."""
+
+    def __init__(self):
+        self.inside, self.log = [], []
+
+    def groups(self, graph):
+        yield range(0, graph.n_readers, 2)
+        yield range(1, graph.n_readers, 2)
+
+    @contextmanager
+    def investigate(self, readers):
+        self.inside.append(readers)
+        try:
+            yield
+        finally:
+            self.inside.pop()
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_rotating_run_investigates_one_group_a_call_also_when_layers_are_repeated(checkpoint, monkeypatch):
+    policy = Halves()
+    model = tiny("llama")
+    plain = scene_of(model, random_batch())
+    scene = dataclasses.replace(plain, policy=policy)
+    heads = model.heads
+    monkeypatch.setattr(model, "heads", lambda *a: (policy.log.append(list(policy.inside)), heads(*a))[1])
+    even, odd = policy.groups(model.graph)
+    run = MaskedRun(scene, rotate=True, checkpoint=checkpoint)
+    passes = 2 if checkpoint else 1
+    for group in (even, odd, even):
+        policy.log.clear()
+        mask = torch.rand(1, len(model.graph), dtype=torch.float64, requires_grad=True)
+        run.values(mask).sum().backward()
+        assert policy.log == [[group]] * (model.graph.layers * passes) and not policy.inside
+    run.turn = 1
+    policy.log.clear()
+    run.final(mask.detach())
+    assert policy.log == [[odd]] * model.graph.layers
+    policy.log.clear()
+    MaskedRun(scene).values(mask)
+    assert policy.log == [[]] * model.graph.layers  # left to the caller
