@@ -15,6 +15,8 @@ from circuitkit.strategies.base import Discovery, DiscoveryStrategy
 from circuitkit.strategies.gates import Gates
 from circuitkit.strategies.training import GateTraining, check_batches, check_options, train, training_runs
 
+MULTIPLIER_WAY = 4800.0
+
 
 class EdgePruning(DiscoveryStrategy):
     """Edge pruning (Bhaskar et al. 2024, arXiv 2406.16778).
@@ -40,8 +42,8 @@ class EdgePruning(DiscoveryStrategy):
         batch_size: prompts a step; 32 in the paper.
         learning_rate: AdamW's for the gates: 0.1 (ours; the paper's 0.8 needs its 3,000 steps). It rises over the
             first `warm_up` of the steps and falls linearly to 0.
-        multiplier_learning_rate: AdamW's for l1 and l2: 8 (ours, for `max_steps` = 600; the product of both matters,
-            and is about twice the paper's). It rises likewise and stays.
+        multiplier_learning_rate: AdamW's for l1 and l2: 4800 / `max_steps` unless given (ours: how far they can come
+            in all is what matters; the paper's 0.8 comes to 2,400). It rises likewise and stays.
         start: log-alpha of every gate at first: 2 (ours; at the paper's 10 a gate has practically no gradient).
         warm_up: the part of the steps over which the learning rates rise: 1/15, as in the paper (200 of 3,000).
         rise: the part of the steps over which the target rises linearly: 0.6 (ours, to leave time to settle; 5/6 in
@@ -63,7 +65,7 @@ class EdgePruning(DiscoveryStrategy):
         writer_gates: bool = False,
         batch_size: int = 32,
         learning_rate: float = 0.1,
-        multiplier_learning_rate: float = 8.0,
+        multiplier_learning_rate: float | None = None,
         start: float = 2.0,
         warm_up: float = 1 / 15,
         rise: float = 0.6,
@@ -79,7 +81,7 @@ class EdgePruning(DiscoveryStrategy):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
                 raise UsageError(f"The target {value!r} is not between 0 and 1.", "Give a sparsity such as 0.9.")
         check_batches(batch_size, learning_rate)
-        if not 0 < multiplier_learning_rate < math.inf:
+        if multiplier_learning_rate is not None and not 0 < multiplier_learning_rate < math.inf:
             raise UsageError(f"multiplier_learning_rate={multiplier_learning_rate!r}.", "Give one such as 8.")
         if not math.isfinite(start):
             raise UsageError(f"start={start!r} is not a finite number.", "Give a log-alpha such as 2.")
@@ -148,10 +150,11 @@ class _Pruning(GateTraining):
         def falling(step: int) -> float:
             return min(rising(step), (self.max_steps - step) / max(self.max_steps - warm_up, 1))
 
+        rate = self._settings.multiplier_learning_rate or MULTIPLIER_WAY / self.max_steps
         optimizer = torch.optim.AdamW(
             [
                 {"params": [self.gates.log_alpha], "lr": self._settings.learning_rate},
-                {"params": [self.multipliers], "lr": self._settings.multiplier_learning_rate, "maximize": True},
+                {"params": [self.multipliers], "lr": rate, "maximize": True},
             ],
             weight_decay=0.0,
         )
