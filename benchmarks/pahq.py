@@ -46,7 +46,10 @@ THRESHOLD = 0.3
 
 def child(setting: dict[str, Any], prompts: int, samples: int, reference: Path) -> dict[str, Any]:
     """One setting, in this process; the first one (incremental, full precision) leaves its decisions in `reference`."""
-    import bitsandbytes  # noqa: F401  a library like the others: part of what the interpreter holds
+    # Libraries that are imported late are part of what the interpreter holds
+    import bitsandbytes  # noqa: F401
+    import transformers.models.llama.modeling_llama
+    import transformers.models.llama.tokenization_llama  # noqa: F401
 
     from circuitkit import CircuitModel
     from circuitkit.engine.ablation import Resample

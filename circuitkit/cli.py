@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 (it failed), 2 (it was not asked rightly), 130 (interrupted).
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    # Where cores are shared, threads that spin while they wait make a small model twenty times slower
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A thread that waits spins a moment, which a search needs, and then sleeps, where it would take cores from others
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         status = _run(arguments)
         sys.stdout.flush()

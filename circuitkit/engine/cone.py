@@ -106,6 +106,7 @@ class Cone:
     def __init__(self, state: LiveState, reader: int, kept: Tensor) -> None:
         self.state, self.model, self.graph = state, state.model, state.graph
         self._positions = state.positions
+        self._mlp = self.model.mlp if state.scene.policy.lowered() is None else self.model.mlp_again
         self._reader = reader
         block = self.graph.block(reader)
         self._everywhere = self._needed_everywhere(block)
@@ -278,7 +279,8 @@ class Cone:
 
     def _run_mlp(self, step: _MLP, changes: _Changes, keep: bool) -> None:
         x = self._input(step.readers, changes, step.everywhere)
-        self._wrote(torch.tensor([step.writer]), self.model.mlp(step.layer, x), changes, step.everywhere, keep)
+        outputs = self._mlp(step.layer, x)
+        self._wrote(torch.tensor([step.writer]), outputs, changes, step.everywhere, keep)
         if keep:
             target = self.state.layers[step.layer].mlp_input[None]
             self._positions.put(target, step.readers.index, x[:, 0], step.everywhere)

@@ -173,7 +173,8 @@ class ReaderGradients:
     def _mlp(self, layer: int, read: Tensor, sink: Sink, wrote: Wrote | None) -> Tensor:
         """What an MLP adds, `[S, B, T, D]`."""
         graph = self._model.graph
-        output = self._model.mlp(layer, _apply(_Read, read, partial(_hand_over, sink, graph.mlp_block(layer))))
+        mlp = self._model.mlp if self._scene.policy.lowered() is None else self._model.mlp_again
+        output = mlp(layer, _apply(_Read, read, partial(_hand_over, sink, graph.mlp_block(layer))))
         writer = slice(graph.mlp(layer), graph.mlp(layer) + 1)
         if wrote is not None:
             wrote(writer, output.detach()[None])

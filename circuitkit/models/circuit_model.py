@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitkit import registry
@@ -281,6 +282,14 @@ class CircuitModel:
         """An MLP's output from its input, both `[..., D]`."""
         weights = dict(self.weights.mlp(layer))
         output: Tensor = functional_call(self._mlps[layer], weights, (self._mlp_norms[layer](x),))
+        return output
+
+    def mlp_again(self, layer: int, x: Tensor) -> Tensor:
+        """The same; under autograd it is computed again in the backward pass, whose weights must be those of now.
+
+        So that nothing keeps weights that a policy makes when they are asked for.
+        """
+        output: Tensor = checkpoint(self.mlp, layer, x, use_reentrant=False, preserve_rng_state=False)
         return output
 
     def at_answers(self, x: Tensor, batch: PromptBatch) -> Tensor:
