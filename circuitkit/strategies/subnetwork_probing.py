@@ -1,5 +1,6 @@
 """Subnetwork probing: gates on nodes, trained against a price for every node that stays."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ class SubnetworkProbing(DiscoveryStrategy):
             raise UsageError("strengths is empty.", "Give at least one, or leave it out.")
         self.strengths = list(strengths) if strengths is not None else [1.0 if strength is None else strength]
         for value in self.strengths:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise UsageError(f"The strength {value!r} is not a number from 0 on.", "Give one such as 1.")
         check_batches(batch_size, learning_rate)
         self.batch_size = batch_size
@@ -79,13 +80,12 @@ class SubnetworkProbing(DiscoveryStrategy):
         graph = run.model.graph
         of_edges = node_gates(graph)
         gates = Gates(int(of_edges.max()) + 1, of_edges, start_at(KEEP_PROBABILITY))
-        module = _Probing(gates, runs, run.generator.initial_seed(), self._options["max_steps"])
-        module.strength, module.learning_rate = strength, self.learning_rate
+        module = _Probing(self, gates, runs, run.generator.initial_seed(), strength)
         train(module, run, self._options, f"strength_{number}")
         scores = gates.scores()
         run.log(
             steps=run.metrics.get("steps", 0) + module.max_steps,
-            nodes_kept=int((gates.log_alpha > 0).sum()),
+            nodes_kept=[*run.metrics.get("nodes_kept", []), int((gates.log_alpha > 0).sum())],
         )
         origin = torch.full((len(graph),), int(Origin.GIVEN), dtype=torch.int8)
         # A gate's distribution is symmetric about 1/2 at log-alpha 0: there its mean and its median cross 1/2
@@ -95,16 +95,20 @@ class SubnetworkProbing(DiscoveryStrategy):
 class _Probing(GateTraining):
     """A price for every open node."""
 
-    strength: float
-    learning_rate: float
+    def __init__(
+        self, strategy: SubnetworkProbing, gates: Gates, runs: Sequence[MaskedRun], seed: int, strength: float
+    ) -> None:
+        super().__init__(gates, runs, seed, strategy._options["max_steps"])
+        self._settings = strategy
+        self._strength = strength
 
     def penalty(self) -> Tensor:
         """The strength times the mean probability that a gate is open."""
-        return self.strength * open_probability(self.gates.log_alpha).mean()
+        return self._strength * open_probability(self.gates.log_alpha).mean()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
-        return torch.optim.Adam([self.gates.log_alpha], lr=self.learning_rate)
+        return torch.optim.Adam([self.gates.log_alpha], lr=self._settings.learning_rate)
 
 
 def node_gates(graph: EdgeGraph) -> Tensor:

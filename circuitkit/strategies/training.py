@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -54,7 +54,7 @@ _REPORTS = 100
 _SHUFFLE = 2**32  # a step that no training reaches
 
 
-class GateTraining(LightningModule):
+class GateTraining(LightningModule, ABC):
     """Gates as a `LightningModule`: its parameters are theirs and the penalty's, never the model's.
 
     Args:
@@ -126,7 +126,7 @@ def check_batches(batch_size: int, learning_rate: float) -> None:
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise UsageError(f"batch_size={batch_size!r}.", "Give a positive number of prompts.")
-    if not 0 < learning_rate < float("inf"):
+    if not 0 < learning_rate < math.inf:
         raise UsageError(f"learning_rate={learning_rate!r} is not a positive number.", "Give one such as 0.1.")
 
 

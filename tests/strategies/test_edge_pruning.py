@@ -49,10 +49,10 @@ def toy():
     return CircuitModel.from_pretrained("toy")
 
 
-def found(toy, examples=6, out=None, callbacks=(), sizes=(), **arguments):
+def found(toy, examples=6, out=None, callbacks=(), seed=0, **arguments):
     strategy = EdgePruning(**{"trainer": {"max_steps": 10}, **arguments})
-    return Discoverer("cpu", callbacks=list(callbacks)).run(
-        strategy, toy, "ioi", examples=examples, sizes=list(sizes), out=out
+    return Discoverer("cpu", callbacks=list(callbacks), seed=seed).run(
+        strategy, toy, "ioi", examples=examples, sizes=[], out=out
     )
 
 
@@ -63,18 +63,19 @@ def test_targets_are_reached_by_connected_edges(toy):
         assert abs(1 - circuit.fraction - target) <= 0.005
         assert torch.equal(circuit.prune().kept, circuit.kept)
         assert circuit.selection == f"target {target:g}, connected edges counted"
-    assert result.metrics["steps"] == 60
+    assert result.metrics["steps"] == 60 and len(result.metrics["expected_sparsity"]) == 3
 
 
 def test_it_is_more_faithful_than_eap(toy):
-    circuit = found(toy, examples=32, target=0.85, trainer={"max_steps": 150}).circuit
-    eap = circuitkit.discover(toy, "ioi", "eap").circuit
+    arguments = {"target": 0.9, "multiplier_learning_rate": 8.0, "trainer": {"max_steps": 100}}
+    circuit = found(toy, examples=32, seed=1, **arguments).circuit
+    eap = circuitkit.discover(toy, "ioi", "eap", seed=1).circuit
     n = next(n for n in range(len(toy.graph)) if len(eap.top(n).prune()) >= len(circuit))
     ours, theirs = (
-        circuitkit.evaluate(toy, one, "ioi", sizes=[1.0]).curve("own")[0].faithfulness
+        circuitkit.evaluate(toy, one, "ioi", sizes=[1.0], seed=1).curve("own")[0].faithfulness
         for one in (circuit, eap.top(n).prune())
     )
-    assert ours > theirs
+    assert ours > theirs + 0.1
 
 
 def test_writer_gates_are_off_when_off(toy):
@@ -201,12 +202,7 @@ def test_nothing_global_is_changed_and_nothing_is_printed(toy, tmp_path, capfd, 
 
 
 def test_the_seed_decides(toy):
-    one, same, other = (
-        Discoverer("cpu", callbacks=[], seed=seed).run(
-            EdgePruning(trainer={"max_steps": 3}, batch_size=4), toy, "ioi", examples=6, sizes=[]
-        )
-        for seed in (0, 0, 1)
-    )
+    one, same, other = (found(toy, seed=seed, batch_size=4, trainer={"max_steps": 3}) for seed in (0, 0, 1))
     assert torch.equal(one.circuit.scores, same.circuit.scores)
     assert not torch.equal(one.circuit.scores, other.circuit.scores)
 
