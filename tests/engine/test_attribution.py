@@ -52,7 +52,7 @@ def test_scores_are_the_gradients_of_the_masked_run(variant, ablation, kv):
 def test_on_random_prompts_and_objectives(variant, objective, lengths, seed):
     scene = scene_of(tiny(variant, seed % 5), random_batch(seed, tuple(lengths)), objective=objective)
     scores, expected = attribute(scene), by_autograd(scene)
-    assert (scores - expected).abs().max() <= 1e-10 * expected.abs().max().clamp(min=1e-6)
+    assert (scores - expected).abs().max() <= 1e-10 * expected.abs().max().clamp(min=1e-3)  # all 0 for equal prompts
 
 
 def test_a_small_difference_has_the_effect_that_was_estimated():
