@@ -29,7 +29,8 @@ class EdgePruning(DiscoveryStrategy):
     minimised over the gates and maximised over l1 and l2, which start at 0. In the end one threshold over all
     gates decides. The circuit has the target's number of edges, counting only what is connected: see `rounded`.
 
-    The paper's objective is `kl`; here it is the run's. Other departures from the paper: s is exact (the expected L0
+    The paper's objective is `kl`, which is the one to choose: trained on a logit difference, gates find edges that make
+    it larger than the full model's. Here it is the run's. Other departures from the paper: s is exact (the expected L0
     norm) instead of that of the sample, so that its gradient reaches gates that are wide open; the objective's unit
     is its span between the full and the ablated model; gates of writers count in s instead of having a target of
     their own; no weight decay.
