@@ -33,7 +33,7 @@ from circuitkit.engine.scene import Scene
 LARGEST_BATCH = 512
 """Hypotheses computed at once at most: beyond, a batch gains nothing."""
 LARGEST_BYTES = 32 << 20
-"""What hypotheses computed at once may take on a CPU: larger batches are slower, as nothing stays in the cache."""
+"""What hypotheses computed at once may take on a CPU: larger batches are no faster there, and hold more memory."""
 
 
 class IncrementalEditor(Editor):
