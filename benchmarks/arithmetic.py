@@ -87,24 +87,25 @@ def cone(
     head, count, macs = shape.head_width * shape.width, 0, 0
     first = graph.blocks.index(graph.block(reader))
     for block in graph.blocks[first:]:
-        hit = (graph.matrix(kept, block) & affected[: block.writers]).any(1)
+        changes = (graph.matrix(kept, block) & affected[: block.writers]).sum(1)  # that each reader sees
         if reader in block.readers:
-            hit[reader - block.readers.start] = True
-        summed = (count + 1) * shape.width
+            changes[reader - block.readers.start] += 1
+        hit = changes > 0
         if block.kind == "logits":
-            macs += answers * summed
+            macs += answers * int(changes) * shape.width
         elif block.kind == "mlp":
             if hit[0] and live[graph.mlp(block.layer)]:
                 affected[graph.mlp(block.layer)] = True
-                count, macs = count + 1, macs + positions * (shape.mlp_macs + summed)
+                count, macs = count + 1, macs + positions * (shape.mlp_macs + int(changes) * shape.width)
         elif hit.any():
             q, k, v = hit.split([graph.heads, graph.kv_readers, graph.kv_readers])
             share = graph.heads // graph.kv_readers
             heads = (q | (k | v).repeat_interleave(share)) & live[graph.heads_of(block.layer)]
             groups = heads.unflatten(0, (-1, share)).any(1)
-            readers, n = int((q & heads).sum() + (k & groups).sum() + (v & groups).sum()), int(heads.sum())
+            readers, n = torch.cat([q & heads, k & groups, v & groups]), int(heads.sum())
             affected[graph.heads_of(block.layer)] = heads
-            macs += positions * (readers * (head + summed) + n * (head + 2 * length * shape.head_width))
+            summed = int(changes[readers].sum()) * shape.width
+            macs += positions * (int(readers.sum()) * head + summed + n * (head + 2 * length * shape.head_width))
             count += n
     return Cone(macs, count)
 

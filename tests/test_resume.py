@@ -1,9 +1,8 @@
 """A run that is killed goes on to the same result, bit for bit."""
 
 import signal
-import subprocess
-import sys
 
+import killed
 import pytest
 import torch
 
@@ -11,44 +10,21 @@ from circuitkit.discoverer import Discoverer
 from circuitkit.errors import UsageError
 from circuitkit.result import Result
 
-# Kills itself with SIGKILL, as nothing can be cleaned up after, when a given number of readers is decided
-RUN = """
-import os, signal, sys
-from circuitkit.discoverer import Discoverer
-from circuitkit.strategies import base
-
-base.SECONDS_BETWEEN_CHECKPOINTS = 0.0
-folder, readers = sys.argv[1], int(sys.argv[2])
-
-class Killer:
-    seen = 0
-    def on_progress(self, run, done, total, unit, shown):
-        self.seen += 1
-        if self.seen == readers:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-spec = {"class_path": "acdc", "init_args": {"thresholds": [0.05, 0.3], "absolute": True, "try_whole_reader": True}}
-Discoverer("cpu", callbacks=[Killer()]).run(spec, "toy", "ioi", examples=6, out=folder, resume=True)
-"""
 SPEC = {"class_path": "acdc", "init_args": {"thresholds": [0.05, 0.3], "absolute": True, "try_whole_reader": True}}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return Discoverer("cpu", callbacks=[]).run(SPEC, "toy", "ioi", examples=6)
-
-
-def run(folder, readers):
-    return subprocess.run([sys.executable, "-c", RUN, str(folder), str(readers)], capture_output=True, check=False)
+    return Discoverer("cpu", callbacks=[]).run(SPEC, "toy", "ioi", examples=6, sizes=[])
 
 
 def test_killed_twice_and_resumed(tmp_path, whole):
     folder = tmp_path / "run"
     for readers in (9, 45):  # in the first search; in the second, counted from the resumed reader on
-        killed = run(folder, readers)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        died = killed.run(SPEC, folder, readers)
+        assert died.returncode == -signal.SIGKILL, died.stderr.decode()
         assert not (folder / "result.json").exists() and (folder / "checkpoint" / "state.safetensors").exists()
-    finished = run(folder, 10**9)
+    finished = killed.run(SPEC, folder)
     assert finished.returncode == 0, finished.stderr.decode()
     resumed = Result.load(folder)
     assert not (folder / "checkpoint").exists()

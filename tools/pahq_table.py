@@ -23,7 +23,7 @@ from torch import Tensor
 from circuitkit import CircuitModel, PromptBatch, specs
 from circuitkit.circuit import Origin
 from circuitkit.engine.ablation import Resample
-from circuitkit.engine.greedy import Search
+from circuitkit.engine.greedy import Search, visits
 from circuitkit.engine.incremental import IncrementalEditor
 from circuitkit.engine.scene import make_scenes
 from circuitkit.evaluation import Evaluator
@@ -86,12 +86,8 @@ class Bench:
         graph = editor.graph
         effects = torch.full((len(graph),), torch.nan, dtype=torch.float64)
         tested = reference.origin == Origin.TESTED
-        readers = [graph.logits]
-        for layer in reversed(range(graph.layers)):
-            readers.append(graph.reader_index("mlp", layer))
-            for kind, heads in (("v", graph.kv_readers), ("k", graph.kv_readers), ("q", graph.heads)):
-                readers += [graph.reader_index(kind, layer, head) for head in reversed(range(heads))]  # type: ignore[arg-type]
-        for reader in readers:
+        heads = [list(reversed(range(graph.heads)))] * graph.layers
+        for reader, _ in visits(graph, heads, try_whole_reader=False):
             edges = graph.edges(reader)
             writers = tested[edges].nonzero()[:, 0].flip(0)
             if not len(writers):

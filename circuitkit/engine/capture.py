@@ -1,6 +1,5 @@
 """Every writer's output on a plain run, and what low precision gets wrong there."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -28,37 +27,41 @@ def capture(model: CircuitModel, embedded: Tensor, context: Context) -> Tensor:
     return outputs
 
 
-@torch.no_grad()
-def clean_errors(model: CircuitModel, policy: PrecisionPolicy, embedded: Tensor, context: Context) -> Tensor:
+class CleanErrors:
     """C_w - f̂_w(x_w) of every writer: its output in full precision, less that in low precision from the same input.
+
+    They are computed a block at a time, when they are first asked for: a search asks only for blocks with live writers.
 
     Args:
         model: under the policy.
         policy: whose low-precision nodes are meant.
         embedded: token embeddings of the clean prompts, `[B, T, D]`.
         context: of the batch.
-
-    Returns:
-        `[W, B, T, D]`; 0 for writers that the policy never lowers.
     """
-    graph = model.graph
-    errors = embedded.new_zeros(graph.n_writers, *embedded.shape)
 
-    def full(writers: slice, compute: Callable[[], Tensor]) -> Tensor:
+    @torch.no_grad()
+    def __init__(self, model: CircuitModel, policy: PrecisionPolicy, embedded: Tensor, context: Context) -> None:
+        self._model, self._policy, self._context = model, policy, context
         with policy.full():
-            outputs = compute()
-        with policy.investigate(()):
-            low = policy.lowered()
-            if low is not None and low[writers].any():
-                errors[writers] = outputs - compute()
-        return outputs
+            self._streams = [stream for _, _, stream in model.run(embedded, context)]  # after each block of writers
+        self._errors: dict[int, Tensor] = {}  # by the number of a block's first writer
 
-    stream = embedded + model.constant(context)
-    for layer in range(graph.layers):
-        heads = full(graph.heads_of(layer), partial(model.heads, layer, stream[None], context))
-        after = stream + heads.sum(0) + model.attention_constant(layer)
-        if graph.mlps:
-            writer = slice(graph.mlp(layer), graph.mlp(layer) + 1)
-            after = after + full(writer, partial(model.mlp, layer, (stream if graph.parallel else after)[None]))[0]
-        stream = after
-    return errors
+    @torch.no_grad()
+    def of(self, layer: int, mlp: bool) -> Tensor:
+        """Those of a layer's heads `[H, B, T, D]`, or of its MLP `[1, B, T, D]`."""
+        graph = self._model.graph
+        first = graph.mlp(layer) if mlp else graph.head(layer, 0)
+        if first not in self._errors:
+            compute = partial(self._compute, layer, mlp)
+            with self._policy.full():
+                full = compute()
+            with self._policy.investigate(()):
+                self._errors[first] = full.sub_(compute())
+        return self._errors[first]
+
+    def _compute(self, layer: int, mlp: bool) -> Tensor:
+        graph = self._model.graph
+        before = layer * (2 if graph.mlps else 1)
+        if mlp:
+            return self._model.mlp(layer, self._streams[before if graph.parallel else before + 1][None])
+        return self._model.heads(layer, self._streams[before][None], self._context)

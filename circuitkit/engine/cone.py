@@ -12,43 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuitkit.engine.live import LiveState, Positions, project, write
+from circuitkit.engine.changes import Changes, DifferentiableChanges, Reads, TableOfChanges
+from circuitkit.engine.live import LiveState, project, write
 from circuitkit.graph import Block
-
-
-class _Changes:
-    """Changes so far, at all positions where they are needed there, and all of them at the answers alone."""
-
-    def __init__(self, positions: Positions) -> None:
-        self._positions = positions
-        self._everywhere: list[Tensor] = []  # [n, J, B, P, D]
-        self._answers: list[Tensor] = []
-
-    def add(self, change: Tensor, everywhere: bool) -> None:
-        """Add the changes `[n, J, B, P, D]` of the next writers."""
-        if everywhere:
-            self._everywhere.append(change)
-            change = self._positions.answers_of(change)
-        self._answers.append(change)
-
-    def summed(self, kept: Tensor, everywhere: bool) -> Tensor:
-        """Sums of the first c changes by `kept` `[n, c]`, `[n, J, B, P, D]`."""
-        pieces = self._everywhere if everywhere else self._answers
-        total: Tensor | None = None
-        start = 0
-        for piece in pieces:
-            stop = min(start + len(piece), kept.shape[1])
-            if start == stop:
-                break
-            part = kept[:, start:stop]
-            if bool(part.any()):
-                product = part @ piece[: stop - start].flatten(1)
-                total = (
-                    product if total is None else total.add_(product) if not product.requires_grad else total + product
-                )
-            start = stop
-        shape = pieces[0].shape[1:]
-        return pieces[0].new_zeros(len(kept), *shape) if total is None else total.view(len(kept), *shape)
 
 
 @dataclass
@@ -58,24 +24,29 @@ class _Readers:
     Attributes:
         index: their numbers within the kind (query heads, key-value readers), rising.
         rows: their rows in the layer's inputs.
-        kept: which changes reach them, `[n, c]`.
+        kept: which changes reach them.
         inputs: their live inputs at the positions, `[n, B, P, D]`.
     """
 
     index: Tensor
     rows: Tensor
-    kept: Tensor
+    kept: Reads
     inputs: Tensor
 
 
 @dataclass
 class _Heads:
-    """Affected heads of a layer that are needed at one set of positions."""
+    """Affected heads of a layer that are needed at one set of positions.
+
+    Attributes:
+        written: what they compute now, from live inputs, `[n, B, P, D]`.
+    """
 
     heads: Tensor
     everywhere: bool
     queries: _Readers | None
     writers: Tensor
+    written: Tensor
 
 
 @dataclass
@@ -91,7 +62,8 @@ class _MLP:
     layer: int
     everywhere: bool
     readers: _Readers
-    writer: int
+    writer: Tensor
+    written: Tensor
 
 
 class Cone:
@@ -101,6 +73,11 @@ class Cone:
         state: as the circuit stands; `look_behind` done.
         reader: the open reader.
         kept: the circuit, bool `[edges]`; a copy is not needed as nothing behind the reader changes while it is open.
+
+    Attributes:
+        bytes_per_hypothesis: what each of the hypotheses that run together takes.
+        rows: of the largest matrices that a hypothesis is multiplied as.
+        cost: multiply-adds of one hypothesis, of those of a plain forward without the unembedding.
     """
 
     def __init__(self, state: LiveState, reader: int, kept: Tensor) -> None:
@@ -117,11 +94,12 @@ class Cone:
         self._columns: dict[bool, list[int]] = {True: [-1] if self._everywhere else [], False: [-1]}
         self._affected = torch.zeros(self.graph.n_writers, dtype=torch.bool)
         self._steps: list[_Attention | _MLP] = []
-        self._logits = torch.zeros(0)
+        self._logits: Reads
         first = self.graph.blocks.index(block)
         for later in self.graph.blocks[first:]:
             self._plan(later, kept)
         self.bytes_per_hypothesis = self._bytes()
+        self.rows = len(state.scene.batch) * self._positions.count(bool(self._columns[True]))
         self.cost = self._cost()
 
     # Planning
@@ -147,8 +125,10 @@ class Cone:
                 x = self._positions.take(state.layers[block.layer].mlp_input[None], everywhere)
                 zero = torch.zeros(1, dtype=torch.long)
                 readers = _Readers(zero, zero, self._kept(block, matrix, zero, everywhere), x)
-                self._steps.append(_MLP(block.layer, everywhere, readers, writer))
-                self._changes(torch.tensor([writer]), everywhere)
+                numbers = torch.tensor([writer])
+                written = self._written(numbers, everywhere)
+                self._steps.append(_MLP(block.layer, everywhere, readers, numbers, written))
+                self._changes(numbers, everywhere)
         elif hit.any():
             self._plan_attention(block, matrix, hit)
 
@@ -181,18 +161,30 @@ class Cone:
             if some.any():
                 heads = some.nonzero()[:, 0]
                 writers = heads + graph.head(layer, 0)
-                step.heads.append(_Heads(heads, everywhere, readers(q & some, 0, everywhere), writers))
+                written, queries = self._written(writers, everywhere), readers(q & some, 0, everywhere)
+                step.heads.append(_Heads(heads, everywhere, queries, writers, written))
         for part in step.heads:
             self._changes(part.writers, part.everywhere)
         self._steps.append(step)
 
-    def _kept(self, block: Block, matrix: Tensor, rows: Tensor, everywhere: bool) -> Tensor:
-        """Which changes reach these readers of a block, `[n, c]` in the dtype of the state."""
+    def _kept(self, block: Block, matrix: Tensor, rows: Tensor, everywhere: bool) -> Reads:
+        """Which changes reach these readers of a block."""
         columns = [writer for writer in self._columns[everywhere] if writer < block.writers]
-        kept = matrix[rows][:, [max(writer, 0) for writer in columns]].to(self.state.differences)
+        kept = matrix[rows][:, [max(writer, 0) for writer in columns]]
         if columns and columns[0] == -1:
-            kept[:, 0] = (rows + block.readers.start == self._reader).to(kept)
-        return kept
+            kept[:, 0] = rows + block.readers.start == self._reader
+        return Reads(kept, self.state.differences)
+
+    def _written(self, writers: Tensor, everywhere: bool) -> Tensor:
+        """What some writers compute now: their output without its offset, at the positions, `[n, B, P, D]`."""
+        state = self.state
+        outputs = self._positions.take(state.differences[writers], everywhere)
+        ablated = state.scene.ablated[writers]
+        if ablated.shape[-2] > 1:
+            ablated = self._positions.take(ablated.expand(-1, *outputs.shape[1:2], -1, -1), everywhere)
+        outputs = outputs + ablated
+        offset = state.scene.offset(writers)
+        return outputs if offset is None else outputs - self._positions.take(offset, everywhere)
 
     def _changes(self, writers: Tensor, everywhere: bool) -> None:
         self._affected[writers] = True
@@ -219,13 +211,12 @@ class Cone:
         return numbers * batch * self.state.differences.element_size()
 
     def _cost(self) -> float:
-        """Multiply-adds of one hypothesis, of those of a plain forward without the unembedding."""
         width, narrow = self.model.family.head_width * self.model.family.width, self._positions.count(False)
         length, graph = self.state.scene.batch.length, self.graph
         mlp = self.model.mlp_size
         attending = 2 * length * self.model.family.head_width
         whole = length * graph.layers * (2 * width * (graph.heads + graph.kv_heads) + attending * graph.heads + mlp)
-        used = float(self._logits.shape[1] * narrow * self.model.family.width)
+        used = float(self._logits.edges * narrow * self.model.family.width)
         for step in self._steps:
             readers: list[tuple[_Readers | None, bool]]
             if isinstance(step, _MLP):
@@ -241,8 +232,8 @@ class Cone:
             used += times
             for one, everywhere in readers:
                 if one is not None:
-                    summed = one.kept.shape[1] * self.model.family.width
-                    used += len(one.index) * self._positions.count(everywhere) * (each + summed)
+                    summed = one.kept.edges * self.model.family.width
+                    used += self._positions.count(everywhere) * (len(one.index) * each + summed)
         return used / whole
 
     # Running
@@ -257,14 +248,19 @@ class Cone:
         self.state.final = self._run(removed[None], keep=True)[0]
 
     def _run(self, removed: Tensor, keep: bool) -> Tensor:
-        changes = _Changes(self._positions)
-        changes.add(self._at_the_reader(removed)[None], self._everywhere)
+        changes = self._no_changes(removed)
+        changes.add(self._at_the_reader(removed)[None], None, self._everywhere)
         for step in self._steps:
             if isinstance(step, _MLP):
                 self._run_mlp(step, changes, keep)
             else:
                 self._run_attention(step, changes, keep)
         return self.state.final + changes.summed(self._logits, everywhere=False)[0]
+
+    def _no_changes(self, removed: Tensor) -> Changes:
+        if removed.requires_grad:
+            return DifferentiableChanges(self._positions)
+        return TableOfChanges(self._positions, {which: len(columns) for which, columns in self._columns.items()})
 
     def _at_the_reader(self, removed: Tensor) -> Tensor:
         """What the hypotheses change of the open reader's input, `[J, B, P, D]`: minus the sources that they remove."""
@@ -277,36 +273,30 @@ class Cone:
             change = change + _product(common - shares, sources)
         return change.view(len(removed), *self._sources.shape[1:])[:, :, self._skipped :].contiguous()
 
-    def _run_mlp(self, step: _MLP, changes: _Changes, keep: bool) -> None:
+    def _run_mlp(self, step: _MLP, changes: Changes, keep: bool) -> None:
         x = self._input(step.readers, changes, step.everywhere)
         outputs = self._mlp(step.layer, x)
-        self._wrote(torch.tensor([step.writer]), outputs, changes, step.everywhere, keep)
+        self._wrote(step.writer, step.written, outputs, changes, step.everywhere, keep)
         if keep:
             target = self.state.layers[step.layer].mlp_input[None]
             self._positions.put(target, step.readers.index, x[:, 0], step.everywhere)
 
-    def _input(self, readers: _Readers, changes: _Changes, everywhere: bool) -> Tensor:
+    def _input(self, readers: _Readers, changes: Changes, everywhere: bool) -> Tensor:
         """The readers' inputs under every hypothesis, `[n, J, B, P, D]`."""
         total = changes.summed(readers.kept, everywhere)
         live = readers.inputs.unsqueeze(1)
         return total + live if total.requires_grad else total.add_(live)
 
-    def _wrote(self, writers: Tensor, outputs: Tensor, changes: _Changes, everywhere: bool, keep: bool) -> None:
+    def _wrote(
+        self, writers: Tensor, written: Tensor, outputs: Tensor, changes: Changes, everywhere: bool, keep: bool
+    ) -> None:
         """Outputs `[n, J, B, P, D]` become changes; with `keep`, also live."""
-        state = self.state
-        old = self._positions.take(state.differences[writers], everywhere)
-        ablated = state.scene.ablated[writers]
-        if ablated.shape[-2] > 1:
-            ablated = self._positions.take(ablated.expand(-1, *outputs.shape[2:3], -1, -1), everywhere)
-        live = old + ablated
-        if (offset := state.scene.offset(writers)) is not None:
-            live = live - self._positions.take(offset, everywhere)
-        change = outputs - live.unsqueeze(1)
+        change = changes.add(outputs, written, everywhere)
         if keep:
-            self._positions.put(state.differences, writers, old + change[:, 0], everywhere)
-        changes.add(change, everywhere)
+            old = self._positions.take(self.state.differences[writers], everywhere)
+            self._positions.put(self.state.differences, writers, old + change[:, 0], everywhere)
 
-    def _run_attention(self, step: _Attention, changes: _Changes, keep: bool) -> None:
+    def _run_attention(self, step: _Attention, changes: Changes, keep: bool) -> None:
         model, graph, state = self.model, self.graph, self.state.layers[step.layer]
         weights, norm = model.weights.attention(step.layer), model.attention_norm(step.layer)
         ratio = graph.kv_readers // graph.kv_heads
@@ -337,7 +327,7 @@ class Cone:
         if step.values is not None and values is not None:
             self._keep(state.v, step.values.index, values, True, keep)
         for part, outputs in pending:
-            self._wrote(part.writers, outputs, changes, part.everywhere, keep)
+            self._wrote(part.writers, part.written, outputs, changes, part.everywhere, keep)
 
     def _keep(self, target: Tensor, index: Tensor, x: Tensor, everywhere: bool, keep: bool) -> None:
         if keep:

@@ -132,8 +132,8 @@ class Search:
     def run(self) -> None:
         """Search until every edge is decided, from the start or from where a loaded state left off."""
         graph = self.editor.graph
-        visits = list(_visits(graph, self._heads, self.try_whole_reader))
-        for reader, whole in visits[self._visited :]:
+        planned = list(visits(graph, self._heads, self.try_whole_reader))
+        for reader, whole in planned[self._visited :]:
             if (layer := graph.block(reader).layer) != self._layer:
                 self._layer, self._layer_start, self._removals = layer, self.editor.kept.clone(), []
             if whole:
@@ -344,8 +344,14 @@ def _head_orders(graph: EdgeGraph, order: Order, generator: torch.Generator | No
             yield list(range(graph.heads) if order == "normal" else reversed(range(graph.heads)))
 
 
-def _visits(graph: EdgeGraph, heads: list[list[int]], try_whole_reader: bool) -> Iterator[tuple[int, bool]]:
-    """Readers in the order of the search, and whether to try the whole reader at this visit."""
+def visits(graph: EdgeGraph, heads: list[list[int]], try_whole_reader: bool) -> Iterator[tuple[int, bool]]:
+    """Readers in the order of the search, and whether to try the whole reader at this visit.
+
+    Args:
+        graph: whose readers.
+        heads: the heads of every layer, in the order they are visited in.
+        try_whole_reader: whether that is tried at all.
+    """
     yield graph.logits, False
     share = graph.heads // graph.kv_readers
     for layer in reversed(range(graph.layers)):

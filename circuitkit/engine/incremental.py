@@ -33,7 +33,9 @@ from circuitkit.engine.scene import Scene
 LARGEST_BATCH = 512
 """Hypotheses computed at once at most: beyond, a batch gains nothing."""
 LARGEST_BYTES = 32 << 20
-"""What hypotheses computed at once may take on a CPU: larger batches are no faster there, and hold more memory."""
+"""What hypotheses computed at once may take on a CPU, once there are `ENOUGH_ROWS`: more would be no faster."""
+ENOUGH_ROWS = 384
+"""With so many rows a matrix product is at its speed on a CPU."""
 
 
 class IncrementalEditor(Editor):
@@ -108,7 +110,7 @@ class IncrementalEditor(Editor):
         removed = torch.cat([torch.zeros_like(self._committed)[None], fresh]) + self._committed  # [J + 1, P]
         total = torch.zeros(len(removed), dtype=torch.float64)
         for cone in self._cones:
-            parts = removed.split(self._hypotheses_at_once(cone))
+            parts = removed.tensor_split(-(-len(removed) // self._hypotheses_at_once(cone)))
             total += torch.cat([cone.values(part) for part in parts]).double().sum(1).cpu()
             self.forward_equivalents += len(removed) * cone.cost * len(cone.state.scene.batch) / self.prompts
         return total / self.prompts
@@ -143,5 +145,5 @@ class IncrementalEditor(Editor):
     def _hypotheses_at_once(self, cone: Cone) -> int:
         fitting = memory.how_many(cone.bytes_per_hypothesis, self.memory_budget, "hypothesis of these prompts")
         if self.model.device.type == "cpu":
-            fitting = min(fitting, max(LARGEST_BYTES // cone.bytes_per_hypothesis, 1))
+            fitting = min(fitting, max(LARGEST_BYTES // cone.bytes_per_hypothesis, -(-ENOUGH_ROWS // cone.rows)))
         return min(LARGEST_BATCH, fitting)

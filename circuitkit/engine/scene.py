@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuitkit.engine import memory
 from circuitkit.engine.ablation import Ablation
-from circuitkit.engine.capture import clean_errors
+from circuitkit.engine.capture import CleanErrors
 from circuitkit.models.circuit_model import CircuitModel, Context
 from circuitkit.objective import Objective
 from circuitkit.precision.policy import FullPrecision, PrecisionPolicy
@@ -54,10 +54,8 @@ class Scene:
         return self.policy.full() if self.policy.anchored else self.policy.investigate(())
 
     @cached_property
-    def _errors(self) -> Tensor:
-        """What low-precision nodes get wrong on the clean run, `[W, B, T, D]`; see `offset`."""
-        with torch.no_grad():
-            return clean_errors(self.model, self.policy, self.embedded, self.context)
+    def _errors(self) -> CleanErrors:
+        return CleanErrors(self.model, self.policy, self.embedded, self.context)
 
     def offset(self, writers: slice | Sequence[int] | Tensor) -> Tensor | None:
         """What anchored quantization adds to the outputs of writers as they are computed now, `[n, B, T, D]`.
@@ -68,11 +66,18 @@ class Scene:
 
         is exact on the clean run, so that quantization touches only the change that a patch makes. The offset is the
         bracket; 0 for writers in full precision. None: 0 for all of them.
+
+        Args:
+            writers: heads of one layer, or one MLP.
         """
         low = self.policy.lowered() if self.policy.anchored else None
         if low is None or not low[writers].any():
             return None
-        errors = self._errors[writers]
+        graph = self.model.graph
+        numbers = torch.arange(graph.n_writers)[writers]
+        layer, place = divmod(int(numbers[0]) - 1, graph.writers_per_layer)
+        mlp = place == graph.heads
+        errors = self._errors.of(layer, mlp)[numbers - (graph.mlp(layer) if mlp else graph.head(layer, 0))]
         return errors if bool(low[writers].all()) else errors * low[writers].to(errors)[:, None, None, None]
 
     @cached_property

@@ -56,14 +56,12 @@ class AttentionLayer:
 
     def free(self) -> None:
         """Free the module's weights."""
-        for parameter in self._parameters:
-            parameter.free()
+        self._parameters.free()
 
     def restore(self) -> None:
         """Give the module its weights back."""
         full = self.full()
-        for parameter in self._parameters:
-            parameter.allocate()
+        self._parameters.allocate()
         weights = self._family.attention_weights(self._layer)
         for part in PARTS:
             getattr(weights, part).copy_(full[part])
@@ -166,14 +164,12 @@ class MLPLayer:
 
     def free(self) -> None:
         """Free the module's weights."""
-        for parameter in self._parameters:
-            parameter.free()
+        self._parameters.free()
 
     def restore(self) -> None:
         """Give the module its weights back."""
         full = self.full()
-        for parameter in self._parameters:
-            parameter.allocate()
+        self._parameters.allocate()
         for name in self._shapes:
             self._module.get_parameter(name).detach().copy_(full[name])
 

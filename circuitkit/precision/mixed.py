@@ -17,7 +17,7 @@ from circuitkit.models.weights import AttentionByHead
 from circuitkit.precision.layers import PARTS, AttentionLayer, MixedAttention, MLPLayer
 from circuitkit.precision.masters import Masters, make_masters
 from circuitkit.precision.quantization import Mode
-from circuitkit.precision.release import Owners, return_free_memory
+from circuitkit.precision.release import MappedPages, Owners, return_free_memory
 from circuitkit.precision.units import Unit, unit_after
 
 
@@ -44,6 +44,7 @@ class MixedWeights:
         self._attention: list[AttentionLayer] = []
         self._mlps: list[MLPLayer] = []
         self._plain_mlps: list[Mapping[str, Tensor]] = []
+        self._investigated = self.units
         self._masters: Masters = make_masters(model.device, self._bytes_to_keep())
 
     # What the engine asks for
@@ -82,6 +83,9 @@ class MixedWeights:
             elif self._graph.mlps:
                 self._plain_mlps.append(self._family.mlp_weights(layer))
             return_free_memory()
+        pages = MappedPages()
+        for parameter in self._module.parameters():  # most of the embeddings are not read again
+            pages.drop(parameter.data)
 
     def give_back(self) -> None:
         """Fill what was freed with what the masters hold, bit for bit, and drop the masters."""
@@ -99,6 +103,9 @@ class MixedWeights:
         self.units = units
         if units is not None:
             self._masters.prefetch(self._soon(units))
+            if units != self._investigated:  # the weights made for the units before lie about in pieces
+                self._investigated = units
+                return_free_memory()
         try:
             yield
         finally:

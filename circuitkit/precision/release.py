@@ -3,7 +3,7 @@
 import ctypes
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from mmap import PAGESIZE
 from pathlib import Path
 
@@ -15,22 +15,24 @@ _DONTNEED = 4
 
 
 class Freeable:
-    """A parameter that can be without its values; the object stays, so that whoever holds it sees them come back."""
+    """Parameters that can be without their values; the objects stay, so that whoever holds them sees them come back."""
 
-    def __init__(self, parameter: nn.Parameter, pages: "MappedPages") -> None:
-        self._parameter, self._pages = parameter, pages
-        self._shape, self._stride = parameter.shape, parameter.stride()
+    def __init__(self, parameters: Sequence[nn.Parameter], pages: "MappedPages") -> None:
+        self._parameters, self._pages = parameters, pages
+        self._layouts = [(parameter.shape, parameter.stride()) for parameter in parameters]
 
     def free(self) -> None:
         """Let go of the values."""
-        data = self._parameter.data
-        self._pages.drop(data)
-        self._parameter.data = data.new_empty(0)
+        for parameter in self._parameters:
+            data = parameter.data
+            self._pages.drop(data)
+            parameter.data = data.new_empty(0)
 
     def allocate(self) -> None:
-        """Give it memory of its own, laid out as it was, with values yet to be filled in."""
-        data = self._parameter.data
-        self._parameter.data = torch.empty_strided(self._shape, self._stride, dtype=data.dtype, device=data.device)
+        """Give each memory of its own, laid out as it was, with values yet to be filled in."""
+        for parameter, (shape, stride) in zip(self._parameters, self._layouts, strict=True):
+            data = parameter.data
+            parameter.data = torch.empty_strided(shape, stride, dtype=data.dtype, device=data.device)
 
 
 class Owners:
@@ -43,7 +45,7 @@ class Owners:
         self._starts = sorted(self._parameters)
         self._pages = MappedPages()
 
-    def freeable(self, views: Iterable[Tensor]) -> list[Freeable]:
+    def freeable(self, views: Iterable[Tensor]) -> Freeable:
         """The parameters that consist of these views and of nothing else.
 
         What is tied to another parameter, or has values that are in none of the views, is left out.
@@ -53,11 +55,12 @@ class Owners:
             start = self._starts[bisect_right(self._starts, view.data_ptr()) - 1]
             if start <= view.data_ptr() < start + self._parameters[start].nbytes:
                 covered[start] += view.numel()
-        return [
-            Freeable(self._parameters[start], self._pages)
+        whole = [
+            self._parameters[start]
             for start, values in covered.items()
             if self._names[start] == 1 and values == self._parameters[start].numel()
         ]
+        return Freeable(whole, self._pages)
 
 
 class MappedPages:

@@ -12,7 +12,7 @@ from tiny import tiny
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.precision.per_head import PerHeadQuantization, UniformQuantization
 from circuitkit.precision.policy import FullPrecision
-from circuitkit.precision.release import Freeable
+from circuitkit.precision.release import MappedPages
 
 SCOPES = ("attention", "attention+mlp")
 
@@ -46,15 +46,14 @@ def test_a_full_disk_leaves_the_model_as_it_was(variant, scope, share, monkeypat
 
 
 def test_an_interrupt_while_freeing_leaves_the_model_as_it_was(monkeypatch):
-    model, free, count = tiny("llama"), Freeable.free, itertools.count()
+    model, count = tiny("llama"), itertools.count()
     full = all_weights(model)
 
-    def interrupted(self):
+    def interrupted(*_):
         if next(count) == 6:
             raise KeyboardInterrupt
-        free(self)
 
-    monkeypatch.setattr(Freeable, "free", interrupted)
+    monkeypatch.setattr(MappedPages, "drop", interrupted)
     with pytest.raises(KeyboardInterrupt):
         PerHeadQuantization().prepare(model)
     assert same(all_weights(model), full)

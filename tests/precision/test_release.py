@@ -28,9 +28,9 @@ def resident():
     ctypes.CDLL(None).malloc_trim(0)
     return kib("VmRSS")
 
-config = LlamaConfig(vocab_size=64, hidden_size=768, intermediate_size=2048, num_hidden_layers=4,
-                     num_attention_heads=12, num_key_value_heads=4)
 source, mode = sys.argv[1:]
+config = LlamaConfig(vocab_size=64 if source == "memory" else 16384, hidden_size=768, intermediate_size=2048,
+                     num_hidden_layers=4, num_attention_heads=12, num_key_value_heads=4)
 if source == "memory":
     model = CircuitModel.from_model(LlamaForCausalLM(config))
 else:
@@ -57,7 +57,8 @@ def test_resident_memory_falls(source, mode, tmp_path):
     ran = subprocess.run([sys.executable, "-c", RESIDENT, where, mode], capture_output=True, text=True, check=True)
     before, peak, after, full, low = map(int, ran.stdout.split()[-5:])
     assert full > 90 * 1024
-    assert before - after > 0.8 * (full - low)
+    unread = 16384 * 768 * 4 // 1024 if source == "file" else 0  # the unembedding, which loading has read
+    assert before - after > 0.8 * (full - low + unread)
     assert peak - before < 0.7 * full  # not the full weights, the low ones and the masters at once
 
 
@@ -84,9 +85,9 @@ def test_what_is_tied_is_not_freed():
 def test_what_is_only_partly_covered_is_not_freed():
     module = torch.nn.Linear(4, 6)
     owners = Owners(module)
-    assert len(owners.freeable([module.weight[:3], module.weight[3:]])) == 1
-    assert len(owners.freeable([module.weight[:3]])) == 0
-    assert len(owners.freeable([torch.ones(24)])) == 0
+    for views, left in (([module.weight[:3]], 24), ([torch.ones(24)], 24), ([module.weight[:3], module.weight[3:]], 0)):
+        owners.freeable(views).free()
+        assert module.weight.numel() == left
 
 
 def test_layouts_come_back():

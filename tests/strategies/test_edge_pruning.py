@@ -3,10 +3,9 @@
 import logging
 import os
 import signal
-import subprocess
-import sys
 import warnings
 
+import killed
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,27 +20,6 @@ from circuitkit.errors import UsageError
 from circuitkit.graph import EdgeGraph
 from circuitkit.result import Result
 from circuitkit.strategies.edge_pruning import EdgePruning, rounded
-
-# Kills itself with SIGKILL when a given number of steps is done
-RUN = """
-import os, signal, sys
-from circuitkit.discoverer import Discoverer
-from circuitkit.strategies import base
-from circuitkit.strategies.edge_pruning import EdgePruning
-
-base.SECONDS_BETWEEN_CHECKPOINTS = 0.0
-folder, reports = sys.argv[1], int(sys.argv[2])
-
-class Killer:
-    seen = 0
-    def on_progress(self, run, done, total, unit, shown):
-        self.seen += 1
-        if self.seen == reports:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-strategy = EdgePruning(targets=[0.6, 0.8], batch_size=3, writer_gates=True, trainer={"max_steps": 12})
-Discoverer("cpu", callbacks=[Killer()]).run(strategy, "toy", "ioi", examples=6, sizes=[], out=folder, resume=True)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -159,21 +137,18 @@ def test_a_checkpoint_has_no_weights_of_the_model_and_loads_safely(toy, tmp_path
     assert all(parameter.grad is None for parameter in toy.model.parameters())
 
 
-def run(folder, reports):
-    return subprocess.run([sys.executable, "-c", RUN, str(folder), str(reports)], capture_output=True, check=False)
-
-
 def test_killed_in_either_training_and_resumed(toy, tmp_path):
-    folder = tmp_path / "run"
+    folder, options = tmp_path / "run", {"targets": [0.6, 0.8], "batch_size": 3, "writer_gates": True}
+    spec = {"class_path": "edge_pruning", "init_args": {**options, "trainer": {"max_steps": 12}}}
     for reports in (5, 11):  # in the first training; in the second
-        killed = run(folder, reports)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        died = killed.run(spec, folder, reports)
+        assert died.returncode == -signal.SIGKILL, died.stderr.decode()
         assert not (folder / "result.json").exists()
-    finished = run(folder, 10**9)
+    finished = killed.run(spec, folder)
     assert finished.returncode == 0, finished.stderr.decode()
     assert b"Lightning" not in finished.stdout + finished.stderr and b"Trainer" not in finished.stdout + finished.stderr
     resumed = Result.load(folder)
-    whole = found(toy, targets=[0.6, 0.8], batch_size=3, writer_gates=True, trainer={"max_steps": 12})
+    whole = found(toy, **options, trainer={"max_steps": 12})
     for one, other in zip(resumed.circuits, whole.circuits, strict=True):
         assert torch.equal(one.scores, other.scores) and torch.equal(one.kept, other.kept)
     assert not (folder / "checkpoint").exists()
