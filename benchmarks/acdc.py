@@ -11,10 +11,10 @@ screening; what is in both lists is compared.
 For every search: its wall time; an edge test's share of it, over one plain transformers forward of the same batch timed
 in the same run; a replay test, as the mean over edges drawn evenly from those that the search tested, each evaluated by
 the replay editor in the circuit as it stood at the end of the search; edges kept; the circuit's KL divergence from the
-full model on the prompts it was found on; faithfulness on 32 held-out prompts, under the point's own objective and
-under the logit difference. Each search's figures are printed as they come. With `--save` they are also appended to a
-file of JSON lines, and a search under way is saved beside it every minute: the same command, started again, goes on
-from there.
+full model and its faithfulness on the prompts it was found on; faithfulness on 32 held-out prompts, under the point's
+own objective and under the logit difference. Each search's figures are printed as they come. With `--save` they are
+also appended to a file of JSON lines, and a search under way is saved beside it every minute: the same command, started
+again, goes on from there.
 
 Last, the committed search of `decisions.py`, as `gpt2_decisions`. The last line is one JSON object: `test_in_forwards`,
 `speedup` (over replay), `search_s`, `replay_in_forwards` and the other figures, each by operating point (16 prompts:
@@ -184,13 +184,15 @@ def measure(model: CircuitModel, job: Job, replay_samples: int, state: Path | No
 
 
 def quality(model: CircuitModel, kept: torch.Tensor, scene: Scene, held_out: PromptBatch, job: Job) -> dict[str, float]:
-    """KL divergence on the prompts of the search, and faithfulness on held-out ones."""
+    """KL divergence and faithfulness on the prompts of the search, and faithfulness on held-out ones."""
 
     def evaluator(batch: PromptBatch, objective: Objective, split: str) -> Evaluator:
         return Evaluator([Scene(model, batch, objective, Resample())], split)
 
     own, difference = (evaluator(held_out, one, "test") for one in (job.objective, LogitDifference()))
+    found = evaluator(scene.batch, LogitDifference(), "train")
     return {
+        "faithfulness_where_found": found.faithfulness(found.value(kept)) or 0.0,
         "kl": evaluator(scene.batch, KLDivergence(), "train").value(kept),
         "faithfulness": difference.faithfulness(difference.value(kept)) or 0.0,
         "own_faithfulness": own.faithfulness(own.value(kept)) or 0.0,
