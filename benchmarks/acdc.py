@@ -11,10 +11,10 @@ screening; what is in both lists is compared.
 For every search: its wall time; an edge test's share of it, over one plain transformers forward of the same batch timed
 in the same run; a replay test, as the mean over edges drawn evenly from those that the search tested, each evaluated by
 the replay editor in the circuit as it stood at the end of the search; edges kept; the circuit's KL divergence from the
-full model and its faithfulness on the prompts it was found on; faithfulness on 32 held-out prompts, under the point's
-own objective and under the logit difference. Each search's figures are printed as they come. With `--save` they are
-also appended to a file of JSON lines, and a search under way is saved beside it every minute: the same command, started
-again, goes on from there.
+full model and its faithfulness on the prompts it was found on, and how far the editor's last value of the objective is
+from that of a masked run; faithfulness on 32 held-out prompts, under the point's own objective and under the logit
+difference. Each search's figures are printed as they come. With `--save` they are also appended to a file of JSON
+lines, and a search under way is saved beside it every minute: the same command, started again, goes on from there.
 
 Last, the committed search of `decisions.py`, as `gpt2_decisions`. The last line is one JSON object: `test_in_forwards`,
 `speedup` (over replay), `search_s`, `replay_in_forwards` and the other figures, each by operating point (16 prompts:
@@ -171,6 +171,7 @@ def measure(model: CircuitModel, job: Job, replay_samples: int, state: Path | No
         "edges": int(search.kept.sum()),
         "smallest_gap": search.smallest_gap,
         **{f"{part}_mb": size / 2**20 for part, size in saved.editor.footprint().items() if part != "cone"},
+        "off_a_masked_run": off_a_masked_run(saved.editor, scene),
         **quality(model, search.kept, scene, held_out, job),
     }
     if job.screen is None:
@@ -180,7 +181,13 @@ def measure(model: CircuitModel, job: Job, replay_samples: int, state: Path | No
             "replay_in_forwards": replay / forward,
             "speedup": replay / test,
         }
-    return {name: round(value, 5) for name, value in figures.items()} | {"kept": to_text(search.kept)}
+    return {name: round(value, 7) for name, value in figures.items()} | {"kept": to_text(search.kept)}
+
+
+def off_a_masked_run(editor: IncrementalEditor, scene: Scene) -> float:
+    """How far the editor's value of the circuit it ended with is from a masked run's."""
+    at_the_end = editor.values(torch.zeros(0, editor.graph.prefix(editor.reader), dtype=torch.bool))
+    return abs(float(at_the_end[0]) - Evaluator([scene], "train").value(editor.kept))
 
 
 def quality(model: CircuitModel, kept: torch.Tensor, scene: Scene, held_out: PromptBatch, job: Job) -> dict[str, float]:
