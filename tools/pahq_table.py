@@ -1,18 +1,23 @@
-"""Makes the table of docs/pahq.md: ACDC under each precision beside full-precision ACDC.
+"""Makes the tables of docs/pahq.md: ACDC under each precision beside full-precision ACDC.
 
 Run: python tools/pahq_table.py [--model smollm2-135m] [--prompts 4] [--objective logit_difference] [--thresholds 0.3]
      [--variants ...] [--save rows.jsonl]
+     python tools/pahq_table.py --show rows.jsonl
 
 For every threshold one full-precision search, and one for every variant. Beside each other: edges kept, Jaccard of
-the kept edges, faithfulness of both circuits on 32 held-out prompts, ROC AUC of the scores against full precision's
-circuit, tests repeated in full precision, and quantiles of the error of an effect: |effect - full precision's| over all
-tests of the full-precision search, the circuit edited by *its* decisions throughout, so that one is compared with one.
+the kept edges; faithfulness on 32 held-out prompts, of the circuit and of as many edges as full precision keeps, by
+score; ROC AUC of the scores against full precision's circuit; tests repeated in full precision, and quantiles of the
+error of an effect: |effect - full precision's| over all tests of the full-precision search, the circuit edited by *its*
+decisions throughout, so that one is compared with one. Printed are a JSON object for each search, and in the end, or
+with `--show` from a file of such objects, the tables in Markdown.
 """
 
 import argparse
+import itertools
 import json
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,7 @@ import torch
 from torch import Tensor
 
 from circuitkit import CircuitModel, PromptBatch, specs
-from circuitkit.circuit import Origin
+from circuitkit.circuit import Circuit, Origin
 from circuitkit.engine.ablation import Resample
 from circuitkit.engine.greedy import Search, visits
 from circuitkit.engine.incremental import IncrementalEditor
@@ -33,6 +38,8 @@ from circuitkit.tasks.ioi import IOI
 
 SCOPES = {"attention": "attention", "both": "attention+mlp"}
 AT_ONCE = 128
+QUANTILES = (0.5, 0.99, 1.0)
+SETTING = ("model", "prompts", "objective", "threshold")
 
 
 def variants() -> dict[str, PrecisionPolicy]:
@@ -59,9 +66,11 @@ class Bench:
     def _scenes(self, batch: PromptBatch, policy: PrecisionPolicy | None = None) -> list[Any]:
         return make_scenes(self.model, [batch], self.objective, Resample(), policy)
 
-    def faithfulness(self, kept: Tensor) -> float:
-        """On held-out prompts, in full precision."""
-        return self.evaluator.faithfulness(self.evaluator.value(kept)) or 0.0
+    def faithful(self, search: Search, size: int) -> dict[str, float]:
+        """Faithfulness on held-out prompts, in full precision: of the circuit found, and of the best edges by score."""
+        best = Circuit.from_scores(self.model.graph, search.scores).top(size, absolute=search.absolute)
+        values = {"faithfulness": search.kept, "faithfulness_at_size": best.kept}
+        return {name: self.evaluator.faithfulness(self.evaluator.value(kept)) or 0.0 for name, kept in values.items()}
 
     def search(self, policy: PrecisionPolicy, threshold: float) -> tuple[Search, float]:
         """A search and its seconds."""
@@ -126,7 +135,7 @@ def compared(bench: Bench, full: Search, name: str, policy: PrecisionPolicy) -> 
         "variant": name,
         "edges": int(search.kept.sum()),
         "jaccard": float((search.kept & full.kept).sum() / (search.kept | full.kept).sum()),
-        "faithfulness": bench.faithfulness(search.kept),
+        **bench.faithful(search, int(full.kept.sum())),
         "auc": auc(search.scores, full.kept),
         "seconds": seconds,
         "tests": search.tests,
@@ -139,43 +148,78 @@ def compared(bench: Bench, full: Search, name: str, policy: PrecisionPolicy) -> 
     if "settled" not in name:  # anchored effects are the same, settled or not
         errors = (bench.effects(policy, full) - full.scores).abs()
         errors = errors[full.origin == Origin.TESTED]
-        row |= {f"error_{share}": float(errors.quantile(share)) for share in (0.5, 0.99, 1.0)}
+        row |= {f"error_{share}": float(errors.quantile(share)) for share in QUANTILES}
     return row
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table for every setting."""
+    lines: list[str] = []
+    for key, some in itertools.groupby(rows, key=lambda row: [row[name] for name in SETTING]):
+        model, prompts, objective, threshold = key
+        full, *others = some
+        lines += [
+            "",
+            f"{model}, {prompts} prompts, {objective}, signed {threshold}: full precision keeps {full['edges']} edges "
+            f"after {full['tests']:,} tests; faithfulness {full['faithfulness']:.2f}, by score "
+            f"{full['faithfulness_at_size']:.2f}.",
+            "",
+            "| mode, scope | | edges | Jaccard | faithfulness | by score | ROC AUC | repeated (turned) + audited | "
+            "error: median | 99% | largest |",
+            "|" + "---|" * 11,
+        ]
+        for row in others:
+            mode, scope, kind = row["variant"].split()
+            told = [f"{mode}, {SCOPES[scope].replace('+mlp', ' and MLPs')}", kind, str(row["edges"])]
+            figures = ("jaccard", "faithfulness", "faithfulness_at_size")
+            told += [*(f"{row[name]:.2f}" for name in figures), f"{row['auc']:.4f}", ""]
+            if "doubts_repeated" in row:
+                repeated, turned, audited = (row[f"doubts_{name}"] for name in ("repeated", "turned", "audited"))
+                told[-1] = f"{repeated} ({turned}) + {audited}"
+            told += [f"{row[name]:.2g}" if (name := f"error_{share}") in row else "" for share in QUANTILES]
+            lines.append("| " + " | ".join(told) + " |")
+    return "\n".join(lines)
+
+
+def rows_of(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All searches, one after another."""
+    model = CircuitModel.from_pretrained(arguments.model)
+    model.model.requires_grad_(False)
+    chosen = [name for name in variants() if any(name.startswith(wanted) for wanted in arguments.variants)]
+    for prompts in arguments.prompts:
+        bench = Bench(model, arguments.objective, prompts)
+        for threshold in arguments.thresholds:
+            setting = dict(zip(SETTING, (arguments.model, prompts, arguments.objective, threshold), strict=True))
+            full, seconds = bench.search(FullPrecision(), threshold)
+            size = int(full.kept.sum())
+            counted = {"edges": size, "tests": full.tests, "seconds": seconds, "smallest_gap": full.smallest_gap}
+            yield {**setting, "variant": "full", **counted, **bench.faithful(full, size)}
+            for name in chosen:
+                yield {**setting, **compared(bench, full, name, variants()[name])}
+
+
 def main() -> None:
-    known = variants()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--prompts", type=int, nargs="+", default=[4])
     parser.add_argument("--objective", default="logit_difference")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.3, 0.2])
-    parser.add_argument("--variants", nargs="+", default=list(known), help="names, or the beginnings of names")
+    parser.add_argument("--variants", nargs="+", default=list(variants()), help="names, or the beginnings of names")
     parser.add_argument("--save", type=Path, default=None, help="append rows to a file, a JSON object a line")
+    parser.add_argument("--show", type=Path, default=None, help="search nothing: the tables of such a file")
     arguments = parser.parse_args()
-    model = CircuitModel.from_pretrained(arguments.model)
-    model.model.requires_grad_(False)
-    chosen = [name for name in known if any(name.startswith(wanted) for wanted in arguments.variants)]
-    for prompts in arguments.prompts:
-        bench = Bench(model, arguments.objective, prompts)
-        for threshold in arguments.thresholds:
-            setting = {"model": arguments.model, "prompts": prompts, "objective": arguments.objective}
-            setting["threshold"] = threshold
-            full, seconds = bench.search(FullPrecision(), threshold)
-            row = {"variant": "full", "edges": int(full.kept.sum()), "faithfulness": bench.faithfulness(full.kept)}
-            rows = [{**row, "tests": full.tests, "seconds": seconds, "smallest_gap": full.smallest_gap}]
-            for row in rows:
-                _print({**setting, **row}, arguments.save)
-            for name in chosen:
-                _print({**setting, **compared(bench, full, name, variants()[name])}, arguments.save)
-
-
-def _print(row: dict[str, Any], save: Path | None) -> None:
-    line = json.dumps({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})
-    print(line, flush=True)
-    if save is not None:
-        with save.open("a") as file:
-            file.write(line + "\n")
+    if arguments.show is not None:
+        print(markdown([json.loads(line) for line in arguments.show.read_text().splitlines()]))
+        return
+    rows = []
+    for row in rows_of(arguments):
+        rows.append({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})
+        line = json.dumps(rows[-1])
+        print(line, flush=True)
+        if arguments.save is not None:
+            with arguments.save.open("a") as file:
+                file.write(line + "\n")
+    print(markdown(rows))
 
 
 if __name__ == "__main__":
