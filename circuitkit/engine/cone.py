@@ -24,13 +24,13 @@ class _Readers:
     Attributes:
         index: their numbers within the kind (query heads, key-value readers), rising.
         rows: their rows in the layer's inputs.
-        kept: which changes reach them.
+        reads: which changes they see.
         inputs: their live inputs at the positions, `[n, B, P, D]`.
     """
 
     index: Tensor
     rows: Tensor
-    kept: Reads
+    reads: Reads
     inputs: Tensor
 
 
@@ -117,14 +117,14 @@ class Cone:
         if self._reader in block.readers:
             hit[self._reader - block.readers.start] = True
         if block.kind == "logits":
-            self._logits = self._kept(block, matrix, torch.zeros(1, dtype=torch.long), everywhere=False)
+            self._logits = self._reads(block, matrix, torch.zeros(1, dtype=torch.long), everywhere=False)
         elif block.kind == "mlp":
             writer = graph.mlp(block.layer)
             if hit[0] and state.live[writer]:
                 everywhere = bool(state.everywhere[writer])
                 x = self._positions.take(state.layers[block.layer].mlp_input[None], everywhere)
                 zero = torch.zeros(1, dtype=torch.long)
-                readers = _Readers(zero, zero, self._kept(block, matrix, zero, everywhere), x)
+                readers = _Readers(zero, zero, self._reads(block, matrix, zero, everywhere), x)
                 numbers = torch.tensor([writer])
                 written = self._written(numbers, everywhere)
                 self._steps.append(_MLP(block.layer, everywhere, readers, numbers, written))
@@ -148,7 +148,7 @@ class Cone:
                 return None
             rows = index + offset
             inputs = self._positions.take(state.layers[layer].inputs[rows], everywhere)
-            return _Readers(index, rows, self._kept(block, matrix, rows, everywhere), inputs)
+            return _Readers(index, rows, self._reads(block, matrix, rows, everywhere), inputs)
 
         step = _Attention(
             layer,
@@ -167,8 +167,8 @@ class Cone:
             self._changes(part.writers, part.everywhere)
         self._steps.append(step)
 
-    def _kept(self, block: Block, matrix: Tensor, rows: Tensor, everywhere: bool) -> Reads:
-        """Which changes reach these readers of a block."""
+    def _reads(self, block: Block, matrix: Tensor, rows: Tensor, everywhere: bool) -> Reads:
+        """Which changes these readers of a block see."""
         columns = [writer for writer in self._columns[everywhere] if writer < block.writers]
         kept = matrix[rows][:, [max(writer, 0) for writer in columns]]
         if columns and columns[0] == -1:
@@ -232,7 +232,7 @@ class Cone:
             used += times
             for one, everywhere in readers:
                 if one is not None:
-                    summed = one.kept.edges * self.model.family.width
+                    summed = one.reads.edges * self.model.family.width
                     used += self._positions.count(everywhere) * (len(one.index) * each + summed)
         return used / whole
 
@@ -283,7 +283,7 @@ class Cone:
 
     def _input(self, readers: _Readers, changes: Changes, everywhere: bool) -> Tensor:
         """The readers' inputs under every hypothesis, `[n, J, B, P, D]`."""
-        total = changes.summed(readers.kept, everywhere)
+        total = changes.summed(readers.reads, everywhere)
         live = readers.inputs.unsqueeze(1)
         return total + live if total.requires_grad else total.add_(live)
 

@@ -103,9 +103,9 @@ class MixedWeights:
         self.units = units
         if units is not None:
             self._masters.prefetch(self._soon(units))
-            if units != self._investigated:  # the weights made for the units before lie about in pieces
+            if len(units) == 1 and units != self._investigated:  # a search has come to the next unit
                 self._investigated = units
-                return_free_memory()
+                return_free_memory()  # what was made for the unit before leaves holes
         try:
             yield
         finally:
