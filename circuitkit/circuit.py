@@ -1,6 +1,5 @@
 """A circuit: a score for every edge of a graph, and which edges are kept."""
 
-import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from circuitkit import circuit_files, eap_ig_files
 from circuitkit.circuit_files import Contents
+from circuitkit.connected import grow
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.graph import EdgeGraph
+from circuitkit.graph import EdgeGraph, group_edges, same_edges
 
 _PRUNED = ", pruned"
 
@@ -210,25 +210,7 @@ class Circuit:
             UsageError: there are not so many edges.
         """
         self._check_size(n)
-        graph = self.graph
-        level, writers, readers_of = self._levels(absolute)[1].tolist(), graph.writer_of.tolist(), self._readers_of()
-        kept, joined = torch.zeros_like(self.kept), {graph.logits}
-        heap = [(level[edge], edge) for edge in _numbers(graph.edges(graph.logits))]
-        heapq.heapify(heap)
-        undecided = -1  # the worst level at which one of several equal edges came first, and which is not exhausted
-        for _ in range(n):
-            taken, edge = heapq.heappop(heap)
-            kept[edge] = True
-            if taken > undecided:
-                undecided = -1
-            if heap and heap[0][0] == taken:
-                undecided = max(undecided, taken)
-            # Readers and not nodes: a group's key is read once, whichever of its heads comes first
-            for reader in readers_of[writers[edge]] - joined:
-                joined.add(reader)
-                for candidate in _numbers(graph.edges(reader)):
-                    heapq.heappush(heap, (level[candidate], candidate))
-        tie = bool(heap) and heap[0][0] <= undecided
+        kept, tie = grow(self.graph, self._levels(absolute)[1].tolist(), n)
         return self._select(kept, f"greedy {n} by {_measure(absolute)}{self._precedence()}", tie)
 
     def threshold(self, x: float, absolute: bool = True) -> Self:
@@ -272,14 +254,6 @@ class Circuit:
 
     def _select(self, kept: Tensor, selection: str, tie: bool) -> Self:
         return replace(self, kept=kept, selection=selection, tie=tie)
-
-    def _readers_of(self) -> list[set[int]]:
-        """The readers that feed each writer, `[W]`."""
-        result: list[set[int]] = [set() for _ in range(self.graph.n_writers)]
-        for reader in range(self.graph.n_readers):
-            for owner in self.graph.owners(reader):
-                result[owner].add(reader)
-        return result
 
     # Two circuits
 
@@ -327,7 +301,7 @@ class Circuit:
         graph = replace(self.graph, kv="head")
         if same_edges(graph, self.graph):
             return replace(self, graph=graph)
-        to = _group_edges(graph, self.graph)
+        to = group_edges(graph, self.graph)
         parts = torch.bincount(to, minlength=len(self.graph)).to(self.scores.dtype)
         return replace(self, graph=graph, scores=(self.scores / parts)[to], kept=self.kept[to], origin=self.origin[to])
 
@@ -340,7 +314,7 @@ class Circuit:
         graph = replace(self.graph, kv="group")
         if same_edges(graph, self.graph):
             return replace(self, graph=graph)
-        to = _group_edges(self.graph, graph)
+        to = group_edges(self.graph, graph)
         low, high = (
             torch.zeros(len(graph), dtype=torch.int8).scatter_reduce(0, to, self.origin, how, include_self=False)
             for how in ("amin", "amax")
@@ -421,34 +395,12 @@ class Circuit:
         eap_ig_files.write_eap_ig(Path(path), by_head.graph, by_head.scores, by_head.kept, d_model)
 
 
-def same_edges(one: EdgeGraph, other: EdgeGraph) -> bool:
-    """Whether two graphs have the same edges: without grouped-query attention, `kv` makes no difference."""
-    return (one.layers, one.heads, one.kv_readers, one.parallel, one.mlps) == (
-        other.layers, other.heads, other.kv_readers, other.parallel, other.mlps
-    )  # fmt: skip
-
-
 def _origins(graph: EdgeGraph, origin: Origin | Tensor) -> Tensor:
     return origin if isinstance(origin, Tensor) else torch.full((len(graph),), int(origin), dtype=torch.int8)
 
 
 def _measure(absolute: bool) -> str:
     return "|score|" if absolute else "score"
-
-
-def _numbers(edges: slice) -> range:
-    return range(edges.start, edges.stop)
-
-
-def _group_edges(by_head: EdgeGraph, by_group: EdgeGraph) -> Tensor:
-    """For every edge of the first graph its edge of the second, `[edges]`."""
-    share = by_head.heads // by_group.kv_heads
-    readers = (by_head.reader(index) for index in range(by_head.n_readers))
-    starts = [
-        by_group.edges(by_group.reader_index(kind, layer, head // share if kind in ("k", "v") else head)).start
-        for kind, layer, head in readers
-    ]
-    return torch.tensor(starts)[by_head.reader_of] + by_head.writer_of
 
 
 def _in_file(path: str | Path, error: UsageError) -> CircuitKitError:

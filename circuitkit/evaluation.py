@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from circuitkit import specs
-from circuitkit.circuit import Circuit, same_edges
+from circuitkit.circuit import Circuit
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.masked import MaskedRun
 from circuitkit.engine.scene import Scene, make_scenes
 from circuitkit.errors import UsageError
+from circuitkit.graph import same_edges
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.objective import Objective
 from circuitkit.prompts import PromptBatch

@@ -352,3 +352,21 @@ class EdgeGraph:
                 share = self.heads // self.kv_readers
                 reached[self.heads_of(block.layer)] = q | (k | v).repeat_interleave(share)
         return reached
+
+
+def same_edges(one: EdgeGraph, other: EdgeGraph) -> bool:
+    """Whether two graphs have the same edges: without grouped-query attention, `kv` makes no difference."""
+    return (one.layers, one.heads, one.kv_readers, one.parallel, one.mlps) == (
+        other.layers, other.heads, other.kv_readers, other.parallel, other.mlps
+    )  # fmt: skip
+
+
+def group_edges(by_head: EdgeGraph, by_group: EdgeGraph) -> Tensor:
+    """For every edge of the first graph its edge of the second, `[edges]`."""
+    share = by_head.heads // by_group.kv_heads
+    readers = (by_head.reader(index) for index in range(by_head.n_readers))
+    starts = [
+        by_group.edges(by_group.reader_index(kind, layer, head // share if kind in ("k", "v") else head)).start
+        for kind, layer, head in readers
+    ]
+    return torch.tensor(starts)[by_head.reader_of] + by_head.writer_of

@@ -18,9 +18,9 @@ from test_graph import graphs, paths
 from torch import Tensor
 
 from circuitkit import circuit_files
-from circuitkit.circuit import Circuit, Origin, same_edges
+from circuitkit.circuit import Circuit, Origin
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.graph import EdgeGraph
+from circuitkit.graph import EdgeGraph, same_edges
 
 DATA = Path(__file__).parent / "data" / "eap_ig_gpt2"
 TINY = EdgeGraph(2, 3, 3)

@@ -17,22 +17,18 @@ class Reads:
     """Which changes some readers see.
 
     Args:
-        kept: bool `[n, c]`.
-        like: whose dtype and device the changes have.
+        kept: bool `[n, c]`, on the device of the changes.
 
     Attributes:
-        shape: n and c.
         edges: how many changes are seen, each as often as there are readers that see it.
-        shares: 1 where a reader sees a change, `[n, c]`.
     """
 
-    def __init__(self, kept: Tensor, like: Tensor) -> None:
-        self.shape = kept.shape
-        self.edges = int(kept.sum())
-        self.shares = kept.to(like)
-        self._counts = kept.sum(1).to(like.device)
+    def __init__(self, kept: Tensor) -> None:
+        self.kept = kept
+        self._counts = kept.sum(1)
         self._first = self._counts.cumsum(0) - self._counts
-        self._readers, self._changes = kept.to(like.device).nonzero(as_tuple=True)
+        self._readers, self._changes = kept.nonzero(as_tuple=True)
+        self.edges = len(self._changes)
         self._vectors = 1
         self._bags = self._changes, self._first
 
@@ -76,7 +72,7 @@ class TableOfChanges:
         self._filled = {True: 0, False: 0}
 
     def add(self, outputs: Tensor, written: Tensor | None, everywhere: bool) -> Tensor:
-        """See the base class."""
+        """See `Changes`."""
         change = self._rows(outputs, everywhere)
         if written is None:
             change.copy_(outputs)
@@ -88,11 +84,11 @@ class TableOfChanges:
         return change
 
     def summed(self, reads: Reads, everywhere: bool) -> Tensor:
-        """See the base class."""
+        """See `Changes`."""
         table = self._tables[everywhere]
         which, begins = reads.bags(table[0, ..., 0].numel())
         sums = F.embedding_bag(which, table.view(-1, table.shape[-1]), begins, mode="sum")
-        return sums.view(reads.shape[0], *table.shape[1:])
+        return sums.view(len(reads.kept), *table.shape[1:])
 
     def _rows(self, like: Tensor, everywhere: bool) -> Tensor:
         if everywhere not in self._tables:
@@ -114,7 +110,7 @@ class DifferentiableChanges:
         self._pieces: dict[bool, list[Tensor]] = {True: [], False: []}
 
     def add(self, outputs: Tensor, written: Tensor | None, everywhere: bool) -> Tensor:
-        """See the base class."""
+        """See `Changes`."""
         change = outputs if written is None else outputs - written.unsqueeze(1)
         self._pieces[everywhere].append(change)
         if everywhere:
@@ -122,13 +118,13 @@ class DifferentiableChanges:
         return change
 
     def summed(self, reads: Reads, everywhere: bool) -> Tensor:
-        """See the base class."""
-        pieces, n = self._pieces[everywhere], reads.shape[0]
-        total = pieces[0].new_zeros(n, *pieces[0].shape[1:])
+        """See `Changes`."""
+        pieces = self._pieces[everywhere]
+        total = pieces[0].new_zeros(len(reads.kept), *pieces[0].shape[1:])
         start = 0
         for piece in pieces:
-            shares = reads.shares[:, start : start + len(piece)]
+            kept = reads.kept[:, start : start + len(piece)]
             start += len(piece)
-            if bool(shares.any()):
-                total = total + (shares @ piece[: shares.shape[1]].flatten(1)).view_as(total)
+            if bool(kept.any()):
+                total = total + (kept.to(piece) @ piece[: kept.shape[1]].flatten(1)).view_as(total)
         return total

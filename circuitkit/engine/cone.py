@@ -173,7 +173,7 @@ class Cone:
         kept = matrix[rows][:, [max(writer, 0) for writer in columns]]
         if columns and columns[0] == -1:
             kept[:, 0] = rows + block.readers.start == self._reader
-        return Reads(kept, self.state.differences)
+        return Reads(kept.to(self.state.differences.device))
 
     def _written(self, writers: Tensor, everywhere: bool) -> Tensor:
         """What some writers compute now: their output without its offset, at the positions, `[n, B, P, D]`."""
@@ -271,7 +271,7 @@ class Cone:
             common = shares.amin(0, keepdim=True)
             change = _product(-common, sources).expand(len(removed), -1)
             change = change + _product(common - shares, sources)
-        return change.view(len(removed), *self._sources.shape[1:])[:, :, self._skipped :].contiguous()
+        return change.view(len(removed), *self._sources.shape[1:])[:, :, self._skipped :]
 
     def _run_mlp(self, step: _MLP, changes: Changes, keep: bool) -> None:
         x = self._input(step.readers, changes, step.everywhere)

@@ -38,7 +38,7 @@ def test_both_kinds_agree(data):
         for where, seen in filled.items():
             if seen:
                 kept = torch.rand(data.draw(st.integers(1, 4)), seen, generator=generator) < 0.4
-                reads = Reads(kept, outputs)
+                reads = Reads(kept)
                 assert reads.edges == kept.sum()
                 expected = pieces.summed(reads, where)
                 assert torch.allclose(table.summed(reads, where), expected, rtol=0, atol=1e-12)
@@ -48,7 +48,7 @@ def test_both_kinds_agree(data):
 def test_the_open_readers_change_is_taken_as_it_is():
     change = torch.ones(1, 2, 1, 1, 3)
     table, pieces = TableOfChanges(Last(), {True: 0, False: 1}), DifferentiableChanges(Last())
-    reads = Reads(torch.tensor([[True], [False]]), change)
+    reads = Reads(torch.tensor([[True], [False]]))
     for changes in (table, pieces):
         assert torch.equal(changes.add(change, None, everywhere=False), change)
         assert torch.equal(changes.summed(reads, everywhere=False), torch.cat([change, torch.zeros_like(change)]))
