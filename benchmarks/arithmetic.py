@@ -1,7 +1,8 @@
-"""How much a search computes and holds, from a model's shape alone: what can be said of models that are not here.
+"""How much a search computes and holds, from the shape of a model alone: for models that are too large to run here.
 
-Multiply-adds and bytes are those of the incremental editor (`circuitkit/engine/cone.py`, `live.py`), with every
-affected node computed at all positions from where the prompts part: at most what the editor computes and holds.
+Multiply-adds and bytes are those of the incremental editor (`circuitkit/engine/editors/`: `cone.py`, `live_state.py`),
+with every affected node computed at all positions from the first difference of the prompts on. They are upper bounds of
+what the editor computes and holds.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuitkit.graph import EdgeGraph
+from circuitkit.circuit.graph import EdgeGraph
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Shape:
 
     @property
     def weight_bytes(self) -> int:
-        """Of the layers, the embedding and the unembedding."""
+        """Bytes of the layers, the embedding and the unembedding."""
         layer = 2 * self.width * self.head_width * (self.heads + self.kv_heads) + self.mlp_macs
         return self.itemsize * (self.layers * layer + 2 * self.vocabulary * self.width)
 
@@ -59,7 +60,7 @@ LLAMA_8B = Shape(32, 32, 8, 4096, 128, 14336, 128_256)
 
 @dataclass
 class Cone:
-    """What is behind a reader: multiply-adds of one hypothesis of one prompt, and the writers whose output changes."""
+    """What a removal changes: multiply-adds for one hypothesis and one prompt, and how many writers change."""
 
     macs: int
     writers: int
@@ -75,19 +76,19 @@ def cone(
     positions: int,
     answers: int = 1,
 ) -> Cone:
-    """The cone behind a reader in a circuit.
+    """Count the cone of a reader in a circuit.
 
     Args:
         shape, graph: of the model.
         kept: the circuit, bool `[edges]`; live: its live writers, bool `[W]`.
-        reader: the open one.
-        length: T; positions: how many of them are computed; answers: A, at how many the logits are read.
+        reader: the open reader.
+        length: T; positions: how many of them are computed; answers: A, the positions at which the logits are read.
     """
     affected = torch.zeros(graph.n_writers, dtype=torch.bool)
     head, count, macs = shape.head_width * shape.width, 0, 0
     first = graph.blocks.index(graph.block(reader))
     for block in graph.blocks[first:]:
-        changes = (graph.matrix(kept, block) & affected[: block.writers]).sum(1)  # that each reader sees
+        changes = (graph.matrix(kept, block) & affected[: block.writers]).sum(1)  # how many reach each reader
         if reader in block.readers:
             changes[reader - block.readers.start] += 1
         hit = changes > 0
@@ -113,9 +114,10 @@ def cone(
 def memory_bytes(
     shape: Shape, prompts: int, length: int, positions: int, affected: int, answers: int = 1
 ) -> dict[str, int]:
-    """Bytes of captures (2 W B T D numbers), live state, and one hypothesis's cone of `affected` writers.
+    """Count the bytes of captures (2 W B T D numbers), of live state, and of the cone of one hypothesis.
 
-    A change is held at all its positions and once more at the answers alone.
+    The hypothesis changes `affected` writers. A delta is held at all its positions, and once more at the
+    answer positions alone.
     """
     graph, vector = shape.graph, prompts * length * shape.width
     inputs = shape.layers * (len(graph.attention(0).readers) + 1) * vector

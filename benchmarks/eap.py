@@ -1,13 +1,13 @@
-"""What EAP, EAP-IG and GIM cost beside one plain forward and backward of the same prompts.
+"""What EAP, EAP-IG and GIM cost, relative to one plain forward and backward pass of the same prompts.
 
 Run: python benchmarks/eap.py [--rounds N] [--models gpt2 smollm2] [--smoke]
 
-`gpt2` is GPT-2 small's shape with random weights, 8 prompts of 16 tokens; `smollm2` is SmolLM2-135M (fetched before)
-on 8 prompts of 16 random tokens. Plain: the transformers model's own forward and backward to the token embeddings, no
-gradients of parameters, logits at the answer position only. The methods: everything from the two token sequences to
-the scores; EAP-IG over inputs, 5 steps. The last line is one JSON object, its figures by model: time over plain
-(`ratio` of EAP, `eap_ig_ratio`, `gim_ratio`), seconds (`plain_s`, `eap_s`, ...), and the memory in MiB that a call adds
-at its peak, above model and prompts (`peak_mb` of EAP, `plain_peak_mb`, ...).
+`gpt2` is the shape of GPT-2 small with random weights, `smollm2` is SmolLM2-135M (fetched before); each gets 8 prompts
+of 16 random tokens. Plain: the transformers model's own forward and backward pass to the token embeddings, no gradients
+of parameters, logits at the answer position only. The methods: everything from the two token sequences to the scores;
+EAP-IG over inputs, 5 steps. The last line is one JSON object with figures by model: time relative to plain (`ratio` of
+EAP, `eap_ig_ratio`, `gim_ratio`), seconds (`plain_s`, `eap_s`, ...), and the memory in MiB that a call adds at its
+peak, above model and prompts (`peak_mb` of EAP, `plain_peak_mb`, ...).
 """
 
 import argparse
@@ -19,13 +19,13 @@ import torch
 from timing import interleaved, peak_mb
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from circuitkit.data.objectives import LogitDifference
+from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Resample
-from circuitkit.engine.attribution import attribute
-from circuitkit.engine.reader_gradients import Interpolation
-from circuitkit.engine.scene import Scene
+from circuitkit.engine.attribution.edge_scores import attribute
+from circuitkit.engine.attribution.reader_gradients import Interpolation
+from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.objective import LogitDifference
-from circuitkit.prompts import PromptBatch
 from circuitkit.strategies.gim import GIMRule
 
 INPUTS = Interpolation(slice(0, 1), (0.0, 0.2, 0.4, 0.6, 0.8))
@@ -49,7 +49,7 @@ def prompts(model: CircuitModel, count: int = 8, length: int = 16) -> PromptBatc
 
 
 def plain(model: CircuitModel, batch: PromptBatch) -> None:
-    """Forward, logit difference, backward to the embeddings, by transformers alone."""
+    """Run a forward pass, the logit difference, and a backward pass to the embeddings, with transformers alone."""
     embedded = model.model.get_input_embeddings()(batch.clean).requires_grad_()
     logits = model.model(inputs_embeds=embedded, use_cache=False, logits_to_keep=1).logits[:, -1]
     rows = torch.arange(len(batch))
@@ -58,23 +58,23 @@ def plain(model: CircuitModel, batch: PromptBatch) -> None:
 
 
 def contenders(model: CircuitModel, batch: PromptBatch) -> dict[str, Callable[[], object]]:
-    """What is compared: plain, and methods from token ids to scores."""
+    """List what is compared: plain, and the methods from token ids to scores."""
 
-    def scene() -> Scene:
-        return Scene(model, batch, LogitDifference(), Resample())
+    def prepare() -> PreparedBatch:
+        return PreparedBatch(model, batch, LogitDifference(), Resample())
 
     return {
         "plain": lambda: plain(model, batch),
-        "eap": lambda: attribute(scene()),
-        "eap_ig": lambda: attribute(scene(), interpolations=[INPUTS]),
-        "gim": lambda: attribute(scene(), GIMRule()),
+        "eap": lambda: attribute(prepare()),
+        "eap_ig": lambda: attribute(prepare(), interpolations=[INPUTS]),
+        "gim": lambda: attribute(prepare(), GIMRule()),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--smoke", action="store_true", help="one round on gpt2 only: does it run at all?")
+    parser.add_argument("--smoke", action="store_true", help="check that the script runs: one round on gpt2 only")
     parser.add_argument("--models", nargs="+", choices=["gpt2", "smollm2"], default=["gpt2", "smollm2"])
     arguments = parser.parse_args()
     if arguments.smoke:

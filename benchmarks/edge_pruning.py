@@ -1,48 +1,52 @@
-"""What a training step of edge pruning costs beside one plain forward and backward of the same prompts.
+"""What a training step of edge pruning costs, relative to one plain forward and backward pass of the same prompts.
 
 Run: python benchmarks/edge_pruning.py [--rounds N] [--models gpt2 smollm2] [--prompts 8 32] [--checkpoint] [--smoke]
 
-`gpt2` is GPT-2 small's shape with random weights, `smollm2` SmolLM2-135M (fetched before); prompts of 16 random
-tokens. Plain: the transformers model's own forward and backward to the token embeddings, no gradients of parameters,
-logits at the answer position only. Step: a masked run with every edge's mask in (0, 1), and its gradient in all of
-them. The passes that the steps of a training share (the ablated outputs, and the full model's answers where the
-objective compares with them, as KL here) are `captures`. The last line is one JSON object: `ratio` (time of a step
-over plain, by model and prompts), `step_s`, `plain_s`, `captures_s`, `peak_mb` (memory that a step adds at its peak,
-above model, prompts and captures).
+`gpt2` is the shape of GPT-2 small with random weights, `smollm2` is SmolLM2-135M (fetched before); prompts of 16 random
+tokens. Plain: the transformers model's own forward and backward pass to the token embeddings, no gradients of
+parameters, logits at the answer position only. Step: a masked run with every edge's mask in (0, 1), and its gradient
+with respect to all of them. The passes that the steps of a training share are `captures`: the ablated outputs, and the
+full model's log-probabilities for objectives that compare with them, as KL does here. The last line is one JSON object:
+`ratio` (time of a step relative to plain, by model and prompts), `step_s`, `plain_s`, `captures_s`, `peak_mb` (memory
+that a step adds at its peak, above model, prompts and captures).
 """
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from eap import load, plain, prompts
 from timing import interleaved, peak_mb
 
+from circuitkit.data.objectives import KLDivergence
+from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Resample
-from circuitkit.engine.masked import MaskedRun
-from circuitkit.engine.scene import Scene
+from circuitkit.engine.masked_run import MaskedRun
+from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.objective import KLDivergence
-from circuitkit.prompts import PromptBatch
 
 
-def captured(model: CircuitModel, batch: PromptBatch) -> Scene:
-    """What is computed once for a batch."""
-    scene = Scene(model, batch, KLDivergence(), Resample())
+def prepare(model: CircuitModel, batch: PromptBatch) -> PreparedBatch:
+    """Prepare a batch, and compute everything that is computed once."""
+    prepared = PreparedBatch(model, batch, KLDivergence(), Resample())
     for part in ("context", "embedded", "ablated", "reference"):
-        getattr(scene, part)
-    return scene
+        getattr(prepared, part)
+    return prepared
 
 
 def step(run: MaskedRun, mask: torch.Tensor) -> None:
-    """Forward and backward of one training step, without the gates' own few operations."""
+    """Run the forward and backward pass of one training step, without the few operations of the gates themselves."""
     torch.autograd.grad(run.values(mask).mean(), mask)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="one round of 2 prompts on gpt2 only: does it run at all?")
+    parser.add_argument(
+        "--smoke", action="store_true", help="check that the script runs: one round of 2 prompts on gpt2 only"
+    )
     parser.add_argument("--models", nargs="+", choices=["gpt2", "smollm2"], default=["gpt2", "smollm2"])
     parser.add_argument("--prompts", nargs="+", type=int, default=[8, 32])
     parser.add_argument("--checkpoint", action="store_true", help="compute each layer again in the backward pass")
@@ -56,12 +60,12 @@ def main() -> None:
         model.model.requires_grad_(False)
         for count in arguments.prompts:
             batch = prompts(model, count)
-            run = MaskedRun(captured(model, batch), checkpoint=arguments.checkpoint)
+            run = MaskedRun(prepare(model, batch), checkpoint=arguments.checkpoint)
             mask = torch.rand(1, len(model.graph), generator=torch.Generator().manual_seed(0)).requires_grad_()
-            functions = {
-                "plain": lambda m=model, b=batch: plain(m, b),
-                "step": lambda r=run, m=mask: step(r, m),
-                "captures": lambda m=model, b=batch: captured(m, b),
+            functions: dict[str, Callable[[], object]] = {
+                "plain": partial(plain, model, batch),
+                "step": partial(step, run, mask),
+                "captures": partial(prepare, model, batch),
             }
             label = f"{name}, {count} prompts"
             result["peak_mb"][label] = round(peak_mb(functions["step"]), 1)

@@ -1,11 +1,11 @@
-"""Everything that needs a GPU, in one command: the tests marked `cuda`, then searches on the GPU beside the CPU.
+"""Everything that needs a GPU, in one command: the tests marked `cuda`, then searches on the GPU and on the CPU.
 
 Run: python benchmarks/gpu.py [--smoke]
 
 SmolLM2-135M (fetched before) on IOI, 16 prompts: ACDC at 0.3 and EAP, on the CPU in full precision and on the GPU at
-several precisions. Agreement is the Jaccard index of the edges found (of EAP the 200 strongest) with those found on the
-CPU. The last line is one JSON object: `tests` (pytest's summary), and by run `wall_s`, `peak_mb` and `agreement`.
-`--smoke` takes the toy model, and ends well where there is no GPU.
+several precisions. Agreement is the Jaccard index of the edges found (for EAP the 200 strongest) with those found on
+the CPU. The last line is one JSON object: `tests` (pytest's summary), and by run `wall_s`, `peak_mb` and `agreement`.
+`--smoke` uses the toy model, and succeeds without a GPU.
 """
 
 import argparse
@@ -18,20 +18,21 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from circuitkit.discoverer import Discoverer
-from circuitkit.result import Result
+from circuitkit.config.specs import Spec
+from circuitkit.run.discoverer import Discoverer
+from circuitkit.run.result import Result
 
 ROOT = Path(__file__).parents[1]
-STRATEGIES = {"acdc": {"class_path": "acdc", "init_args": {"threshold": 0.3}}, "eap": "eap"}
-PRECISIONS = {
+STRATEGIES: dict[str, Spec] = {"acdc": {"class_path": "acdc", "init_args": {"threshold": 0.3}}, "eap": "eap"}
+PRECISIONS: dict[str, Spec] = {
     "full": "full",
-    "int8": {"class_path": "per_head", "init_args": {"mode": "int8"}},
-    "nf4 + MLPs": {"class_path": "per_head", "init_args": {"mode": "nf4", "scope": "attention+mlp"}},
+    "int8": {"class_path": "pahq", "init_args": {"mode": "int8"}},
+    "nf4 + MLPs": {"class_path": "pahq", "init_args": {"mode": "nf4", "scope": "attention+mlp"}},
 }
 
 
 def tests() -> str:
-    """Run what is marked `cuda`; pytest's last line."""
+    """Run the tests marked `cuda`; return pytest's last line."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if ran.returncode:
@@ -40,33 +41,33 @@ def tests() -> str:
 
 
 def edges(result: Result) -> torch.Tensor:
-    """Which edges were found, bool `[edges]`: the circuit, or of a ranking the 200 strongest."""
+    """Return the edges that were found, bool `[edges]`: the circuit, or the 200 strongest of a ranking."""
     circuit = result.circuit
     ranking = len(circuit) == len(circuit.graph)
     return circuit.top(min(200, len(circuit))).kept if ranking else circuit.kept
 
 
 def measure(model: str) -> dict[str, dict[str, float]]:
-    """Every strategy on the CPU in full precision, then on the GPU at every precision."""
+    """Run every strategy on the CPU in full precision, then on the GPU at every precision."""
     found: dict[str, dict[str, float]] = {}
     for name, strategy in STRATEGIES.items():
         reference = None
         for device, precision in [("cpu", "full"), *(("cuda", precision) for precision in PRECISIONS)]:
             discoverer = Discoverer(accelerator=device, callbacks=[])
-            result = discoverer.run(strategy, model, "ioi", precision=PRECISIONS[precision], examples=16, sizes=())
-            own = edges(result)
-            reference = own if reference is None else reference
+            result = discoverer.run(model, "ioi", strategy, precision=PRECISIONS[precision], examples=16, sizes=())
+            kept = edges(result)
+            reference = kept if reference is None else reference
             found[f"{name}, {precision}, {device}"] = {
                 "wall_s": round(result.metrics["wall_s"], 3),
                 "peak_mb": round(result.metrics["peak_mb"], 1),
-                "agreement": round(float((own & reference).sum() / (own | reference).sum()), 4),
+                "agreement": round(float((kept & reference).sum() / (kept | reference).sum()), 4),
             }
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="the toy model only: does it run at all?")
+    parser.add_argument("--smoke", action="store_true", help="check that the script runs: the toy model only")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         if not arguments.smoke:

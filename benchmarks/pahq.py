@@ -3,16 +3,16 @@
 Run: python benchmarks/pahq.py [--quick] [--smoke] [--prompts 4]
 
 SmolLM2-135M on IOI (template 0, corruption abc), logit difference, signed threshold 0.3. Unaccelerated ACDC is the
-replay editor in full precision: one masked run, from the open reader's layer on, a test. One thing changes at a time:
-the editor (replay or incremental), or the precision (none, int8, nf4; attention, or attention and MLPs).
+replay editor in full precision: one masked run per test, from the open reader's layer on. One thing changes at a time:
+the editor (replay or incremental), or the precision (full, int8, nf4; attention, or attention and MLPs).
 
-- Incremental searches are run whole. Replay searches take the mean of tests drawn evenly from those that the
-  full-precision search tested, in the circuit as it stood at its end, times the number of tests.
-- Every setting has a process of its own. Its peak is the largest resident size while searching, beyond that of the
-  interpreter with its libraries; loading the model and preparing the policy is reported apart.
+- Incremental searches are run whole. The time of a replay search is the mean time of tests drawn evenly from those that
+  the full-precision search tested, in the circuit that it ended with, times the number of tests.
+- Every variant has a process of its own. Its peak is the largest resident size while searching, beyond that of the
+  interpreter with its libraries; loading the model and preparing the policy are reported separately.
 
-The last line is one JSON object: by setting `time_s`, `time_reduction`, `peak_mb`, `memory_reduction`, `weights_mb`,
-`load_s`, `load_peak_mb`, `jaccard` with full precision's circuit, and what was repeated in full precision.
+The last line is one JSON object: by variant `time_s`, `time_reduction`, `peak_mb`, `memory_reduction`, `weights_mb`,
+`load_s`, `load_peak_mb`, `jaccard` with full precision's circuit, and the counts of rechecks in full precision.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from timing import Peak
 
-SETTINGS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "replay": {"editor": "replay"},
     "incremental": {},
     "replay_int8": {"editor": "replay", "mode": "int8"},
@@ -44,25 +44,26 @@ QUICK = ["replay", "incremental", "incremental_int8", "replay_nf4_mlp", "increme
 THRESHOLD = 0.3
 
 
-def child(setting: dict[str, Any], prompts: int, samples: int, reference: Path) -> dict[str, Any]:
-    """One setting, in this process; the first one (incremental, full precision) leaves its decisions in `reference`."""
-    # Libraries that are imported late are part of what the interpreter holds
+def child(variant: dict[str, Any], prompts: int, samples: int, reference: Path) -> dict[str, Any]:
+    """Run one variant in this process; the first (incremental, full precision) saves its decisions in `reference`."""
+    # Imported before the start, since libraries that are imported late are no part of the search
     import bitsandbytes  # noqa: F401
     import transformers.models.llama.modeling_llama
     import transformers.models.llama.tokenization_llama  # noqa: F401
 
     from circuitkit import CircuitModel
+    from circuitkit.circuit.score_source import ScoreSource
+    from circuitkit.data.objectives import LogitDifference
     from circuitkit.engine.ablation import Resample
-    from circuitkit.engine.greedy import Search
-    from circuitkit.engine.scene import Scene
-    from circuitkit.objective import LogitDifference
-    from circuitkit.precision.per_head import PerHeadQuantization
-    from circuitkit.precision.policy import FullPrecision
+    from circuitkit.engine.prepared_batch import PreparedBatch
+    from circuitkit.engine.search.greedy import GreedySearch
+    from circuitkit.precision.base import FullPrecision
+    from circuitkit.precision.pahq import PAHQ
     from circuitkit.strategies.base import EDITORS
     from circuitkit.tasks.ioi import IOI
 
-    editor = EDITORS[setting.pop("editor", "incremental")]
-    policy = PerHeadQuantization(**setting) if setting else FullPrecision()
+    editor = EDITORS[variant.pop("editor", "incremental")]
+    policy = PAHQ(**variant) if variant else FullPrecision()
     with Peak() as peak:
         started = time.perf_counter()
         model = CircuitModel.from_pretrained("smollm2-135m")
@@ -71,29 +72,30 @@ def child(setting: dict[str, Any], prompts: int, samples: int, reference: Path) 
         policy.prepare(model)
         load_s, load_peak = time.perf_counter() - started, peak.so_far()
         peak.restart()
-        scene = Scene(model, batch, LogitDifference(), Resample(), policy)
+        prepared = PreparedBatch(model, batch, LogitDifference(), Resample(), policy)
         started = time.perf_counter()
         if editor is EDITORS["replay"]:
-            known = torch.load(reference, weights_only=True)
-            figures = replayed(editor([scene], known["kept"]), known["tested"], samples)
+            decisions = torch.load(reference, weights_only=True)
+            figures = replay_figures(editor([prepared], decisions["kept"]), decisions["tested"], samples)
         else:
-            search = Search(editor([scene]), THRESHOLD)
+            search = GreedySearch(editor([prepared]), THRESHOLD)
             search.run()
             figures = {"time_s": time.perf_counter() - started, "tests": search.tests, "edges": int(search.kept.sum())}
-            if search.doubts is not None:
-                figures |= search.doubts.counted() | search.doubts.report(policy.advice())
+            if search.rechecks is not None:
+                figures |= search.rechecks.counts() | search.rechecks.report(policy.advice())
             if not reference.exists():
-                torch.save({"kept": search.kept, "tested": search.origin.eq(1).nonzero()[:, 0]}, reference)
-            both = torch.load(reference, weights_only=True)["kept"]
-            figures["jaccard"] = float((search.kept & both).sum() / (search.kept | both).sum())
+                tested = search.score_sources.eq(ScoreSource.TESTED).nonzero()[:, 0]
+                torch.save({"kept": search.kept, "tested": tested}, reference)
+            full = torch.load(reference, weights_only=True)["kept"]
+            figures["jaccard"] = float((search.kept & full).sum() / (search.kept | full).sum())
         figures |= {"peak_mb": peak.so_far(), "load_s": load_s, "load_peak_mb": load_peak}
         figures["weights_mb"] = weights_mb(model, policy.footprint())
         policy.close()
     return figures
 
 
-def replayed(editor: Any, tested: torch.Tensor, samples: int) -> dict[str, Any]:
-    """The time of a whole search by replay, from a sample of its tests."""
+def replay_figures(editor: Any, tested: torch.Tensor, samples: int) -> dict[str, Any]:
+    """Estimate the time of a whole search by replay from a sample of its tests."""
     graph, seconds = editor.graph, 0.0
     chosen = tested[torch.linspace(0, len(tested) - 1, samples).long()].tolist()
     for edge in reversed(chosen):
@@ -108,25 +110,29 @@ def replayed(editor: Any, tested: torch.Tensor, samples: int) -> dict[str, Any]:
 
 
 def weights_mb(model: Any, footprint: dict[str, int]) -> float:
-    """Weights held in memory: full precision's own, or what the policy says."""
-    whole = sum(parameter.numel() * parameter.element_size() for parameter in model.model.parameters())
-    return (footprint["high"] + footprint["low"] if footprint else whole) / 2**20
+    """Return the size of the weights in memory: the model's own, or what the policy reports."""
+    full = sum(parameter.numel() * parameter.element_size() for parameter in model.model.parameters())
+    return (footprint["high"] + footprint["low"] if footprint else full) / 2**20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)} alone, 20 replayed tests each")
-    parser.add_argument("--smoke", action="store_true", help="incremental alone, in full precision and int8")
+    parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}, with 20 tests by replay each")
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="check that the script runs: only incremental, in full precision and in int8",
+    )
     parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--child", nargs=2, metavar=("SETTING", "REFERENCE"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=2, metavar=("VARIANT", "REFERENCE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     samples = 20 if arguments.quick else 60
     if arguments.child:
         name, reference = arguments.child
-        print(json.dumps(child(dict(SETTINGS[name]), arguments.prompts, samples, Path(reference))))
+        print(json.dumps(child(dict(VARIANTS[name]), arguments.prompts, samples, Path(reference))))
         return
-    chosen = ["incremental", "incremental_int8"] if arguments.smoke else QUICK if arguments.quick else list(SETTINGS)
-    chosen.sort(key=lambda name: name != "incremental")  # whose decisions the others are held against
+    chosen = ["incremental", "incremental_int8"] if arguments.smoke else QUICK if arguments.quick else list(VARIANTS)
+    chosen.sort(key=lambda name: name != "incremental")  # the others are compared with its decisions
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen:

@@ -1,4 +1,4 @@
-"""Times and memory of things compared in one run."""
+"""Time and memory of functions that are compared in one run."""
 
 import ctypes
 import gc
@@ -13,7 +13,10 @@ from circuitkit import CircuitModel, PromptBatch
 
 
 def interleaved(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, measured in turn so that a busy moment hits all alike; one round warms up."""
+    """Return the median seconds of each, measured in turn so that load on the machine affects all alike.
+
+    One round more is run first, as a warm-up.
+    """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for round_ in range(rounds + 1):
         for name, function in functions.items():
@@ -25,7 +28,7 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int) -> dict
 
 
 def forward_seconds(model: CircuitModel, batch: PromptBatch) -> float:
-    """One plain transformers forward, logits at the last position only."""
+    """Time one plain transformers forward pass, logits at the last position only."""
 
     def run() -> None:
         with torch.no_grad():
@@ -35,8 +38,8 @@ def forward_seconds(model: CircuitModel, batch: PromptBatch) -> float:
 
 
 def peak_mb(function: Callable[[], object]) -> float:
-    """MiB that a call adds to the process's resident memory at its peak (Linux)."""
-    function()  # what is allocated once and kept is not counted
+    """Return the MiB that a call adds to the process's resident memory at its peak (Linux)."""
+    function()  # so that memory which is allocated once and kept does not count
     with Peak() as peak:
         function()
         return peak.so_far()
@@ -54,13 +57,13 @@ class Peak:
         pass
 
     def restart(self) -> None:
-        """Forget what was; freed memory that the C library has kept is given back first."""
+        """Reset the peak; memory that the C library has kept after it was freed is returned first."""
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
 
     def so_far(self) -> float:
-        """The peak since entry or restart."""
+        """Return the peak since entry or restart."""
         return (_status("VmHWM") - self._before) / 1024
 
 

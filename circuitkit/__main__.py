@@ -2,7 +2,7 @@
 
 import sys
 
-from circuitkit.cli import main
+from circuitkit.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,8 +1,8 @@
-"""The exceptions: every error a user can cause is one of these."""
+"""Exceptions for the errors that a user can cause and fix."""
 
 
 class CircuitKitError(Exception):
-    """Something the user can put right.
+    """An error that the user can fix.
 
     Args:
         problem: one sentence that says what was wrong and quotes the value.

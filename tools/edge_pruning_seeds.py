@@ -1,9 +1,9 @@
-"""Edge pruning beside EAP on the toy model: three sparsities, five seeds, equal numbers of connected edges.
+"""Edge pruning and EAP on the toy model: three sparsities, five seeds, equal numbers of connected edges.
 
     OMP_NUM_THREADS=1 python tools/edge_pruning_seeds.py [--seeds 5] [--targets 0.7 0.85 0.95]
 
-Faithfulness is that of 32 held-out prompts of the seed; EAP's circuit has as many connected edges or a few more. The
-agreement of the seeds' circuits is the mean Jaccard of their edges over all pairs.
+Faithfulness is measured on 32 held-out prompts of the seed. EAP's circuit has as many connected edges or a few more.
+The agreement of the seeds' circuits is the mean Jaccard index of their edges over all pairs.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import itertools
 import statistics
 
 from circuitkit import Circuit, CircuitModel, evaluate
-from circuitkit.discoverer import Discoverer
+from circuitkit.run.discoverer import Discoverer
 from circuitkit.strategies.edge_pruning import EdgePruning
 
 
@@ -21,7 +21,7 @@ def faithfulness(model: CircuitModel, circuit: Circuit, seed: int) -> float:
 
 
 def at_least(scored: Circuit, edges: int) -> Circuit:
-    """The smallest circuit of the ranking that has so many connected edges."""
+    """Return the smallest circuit of the ranking that has at least so many connected edges."""
     return next(one for n in range(len(scored.graph)) if len(one := scored.top(n).prune()) >= edges)
 
 
@@ -35,8 +35,8 @@ def main() -> None:
     rows: dict[float, list[tuple[float, float]]] = {target: [] for target in arguments.targets}
     for seed in range(arguments.seeds):
         discoverer = Discoverer("cpu", callbacks=[], seed=seed)
-        scored = discoverer.run("eap", toy, "ioi", sizes=[]).circuit
-        circuits = discoverer.run(EdgePruning(targets=arguments.targets), toy, "ioi", sizes=[]).circuits
+        scored = discoverer.run(toy, "ioi", "eap", sizes=[]).circuit
+        circuits = discoverer.run(toy, "ioi", EdgePruning(target=arguments.targets), sizes=[]).circuits
         for target, circuit in zip(arguments.targets, circuits, strict=True):
             of_eap = at_least(scored, len(circuit))
             pair = faithfulness(toy, circuit, seed), faithfulness(toy, of_eap, seed)

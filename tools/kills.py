@@ -1,12 +1,12 @@
-"""Kill discoveries at random moments, resume them, and compare what they find with runs that nobody disturbed.
+"""Kill discoveries at random moments, resume them, and compare what they find with undisturbed runs.
 
     OMP_NUM_THREADS=1 python tools/kills.py [--kills 100] [--seed 0]
 
 Each run is an ACDC search on the toy model in a process of its own, started with `resume`. At a random moment between
-the start of its search and the end of the process it is sent SIGKILL, as by `kill -9`; then it is started again, and
-killed again one to five times in all, until it is let through. Its circuits, scores, their origins, and what the search
-counted must equal those of an undisturbed run bit for bit. The last line says how many kills fell, and how many runs
-they made; a difference ends the script with status 1.
+the start of its search and the end of the process it is sent SIGKILL, as by `kill -9`, and then started again. After
+one to five kills it runs to its end. Its circuits, scores, their sources, and the counts of the search must equal those
+of an undisturbed run bit for bit. The last line has the number of kills and of runs; a difference ends the script with
+status 1.
 
 Processes are forked from a server that has imported everything, so that a kill takes a second or two.
 """
@@ -26,50 +26,61 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from circuitkit.discoverer import Discoverer
-from circuitkit.result import Result
+from circuitkit.run.discoverer import Discoverer
+from circuitkit.run.result import Result
 from circuitkit.strategies import base
 
 SPECS: list[dict[str, Any]] = [
-    {"thresholds": [0.05, 0.3], "absolute": True, "try_whole_reader": True},
-    {"thresholds": [0.1, 0.02], "absolute": True, "screen": 0.25},
+    {"threshold": [0.05, 0.3], "absolute": True, "try_whole_reader": True},
+    {"threshold": [0.1, 0.02], "absolute": True, "screen": 0.25},
     {"threshold": 0.05, "order": "shuffle"},
 ]
 MOST_KILLS = 5
-"""Of one run."""
-COUNTED = ("edges_tested", "readers_tested", "joint_tests", "hypotheses", "hypotheses_wasted", "gradients")
-COUNTED = (*COUNTED, "forward_equivalents", "smallest_gap", "captures_mb", "live_mb", "cone_mb")
+"""The largest number of kills of one run."""
+COUNTS = (
+    "edges_tested",
+    "readers_tested",
+    "joint_tests",
+    "hypotheses",
+    "hypotheses_wasted",
+    "gradients",
+    "forward_equivalents",
+    "smallest_gap",
+    "captures_mb",
+    "live_mb",
+    "cone_mb",
+)
 
 
 class Started:
-    """A callback that says when the search begins."""
+    """A callback that sends a message when the search begins."""
 
-    def __init__(self, to: Connection) -> None:
-        self.to = to
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def on_discovery_start(self, run: base.Discovery) -> None:
-        self.to.send("started")
+        self._connection.send("started")
 
 
-def discover(folder: Path, spec: dict[str, Any], to: Connection) -> None:
-    """One process: start, or go on with, the run in a folder."""
+def discover(folder: Path, spec: dict[str, Any], connection: Connection) -> None:
+    """Start or resume the run in a folder; the work of one process."""
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
     base.SECONDS_BETWEEN_CHECKPOINTS = 0.0
-    discoverer = Discoverer("cpu", callbacks=[Started(to)], memory_budget="1GB")
-    discoverer.run({"class_path": "acdc", "init_args": spec}, "toy", "ioi", examples=6, out=folder, resume=True)
+    discoverer = Discoverer("cpu", callbacks=[Started(connection)], memory_budget="1GB")
+    discoverer.run("toy", "ioi", {"class_path": "acdc", "init_args": spec}, examples=6, out=folder, resume=True)
 
 
 def attempt(context: ForkServerContext, folder: Path, spec: dict[str, Any], delay: float | None) -> tuple[int, float]:
-    """Start a run and kill it `delay` seconds after its search began; None: let it through.
+    """Start a run, and kill it `delay` seconds after its search began; with None it runs to its end.
 
     Returns:
         The exit status (negative: the signal), and the seconds from the start of the search to the end.
     """
-    heard, said = context.Pipe(duplex=False)
-    process = context.Process(target=discover, args=(folder, spec, said))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=discover, args=(folder, spec, sender))
     process.start()
-    wait([heard, process.sentinel])
+    wait([receiver, process.sentinel])
     begun = time.perf_counter()
     process.join(delay)
     if process.exitcode is None:
@@ -80,19 +91,19 @@ def attempt(context: ForkServerContext, folder: Path, spec: dict[str, Any], dela
 
 
 def differences(found: Result, whole: Result) -> list[str]:
-    """What is not equal bit for bit."""
-    names = [name for name in COUNTED if found.metrics.get(name) != whole.metrics.get(name)]
+    """List what is not equal bit for bit."""
+    names = [name for name in COUNTS if found.metrics.get(name) != whole.metrics.get(name)]
     if len(found.circuits) != len(whole.circuits):
         return [*names, "the number of circuits"]
     for number, (one, other) in enumerate(zip(found.circuits, whole.circuits, strict=True)):
-        for part in ("scores", "kept", "origin"):
+        for part in ("scores", "kept", "score_sources"):
             if not torch.equal(getattr(one, part), getattr(other, part)):
                 names.append(f"{part} of circuit {number}")
     return names
 
 
 def undisturbed(context: ForkServerContext, home: Path) -> list[tuple[Result, float]]:
-    """The results of runs that are let through, and the seconds that they take."""
+    """Run every search to its end; return the results, and the seconds that they take."""
     wholes = []
     for number, spec in enumerate(SPECS):
         status, seconds = attempt(context, home / f"whole_{number}", spec, None)
@@ -107,25 +118,25 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    chance = random.Random(arguments.seed)
+    generator = random.Random(arguments.seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["circuitkit.discoverer", "circuitkit.strategies.acdc", "circuitkit.tasks.ioi"])
+    context.set_forkserver_preload(["circuitkit.run.discoverer", "circuitkit.strategies.acdc", "circuitkit.tasks.ioi"])
     kills = runs = too_late = 0
     with tempfile.TemporaryDirectory() as home:
         wholes = undisturbed(context, Path(home))
         while kills < arguments.kills:
             which = runs % len(SPECS)
             whole, seconds = wholes[which]
-            folder, wanted, fell = Path(home) / f"run_{runs}", chance.randint(1, MOST_KILLS), 0
+            folder, wanted, done = Path(home) / f"run_{runs}", generator.randint(1, MOST_KILLS), 0
             status = -signal.SIGKILL
             while status == -signal.SIGKILL:
-                last = fell == wanted or kills + fell == arguments.kills
-                status, _ = attempt(context, folder, SPECS[which], None if last else chance.uniform(0, seconds))
-                fell += status == -signal.SIGKILL
+                last = done == wanted or kills + done == arguments.kills
+                status, _ = attempt(context, folder, SPECS[which], None if last else generator.uniform(0, seconds))
+                done += status == -signal.SIGKILL
                 too_late += status == 0 and not last
             found = differences(Result.load(folder), whole) if status == 0 else [f"it failed with status {status}"]
-            kills, runs = kills + fell, runs + 1
-            print(f"run {runs}: killed {fell} times; {', '.join(found) or 'equal'}; {kills} kills so far", flush=True)
+            kills, runs = kills + done, runs + 1
+            print(f"run {runs}: killed {done} times; {', '.join(found) or 'equal'}; {kills} kills so far", flush=True)
             if found:
                 sys.exit(f"Run {runs} (seed {arguments.seed}) differs: {', '.join(found)}.")
     print(f"{kills} kills in {runs} runs ({too_late} more came after the end): every run equal bit for bit")

@@ -4,11 +4,13 @@
 
 It has 3 layers of 4 heads and MLPs, width 64 (161,600 parameters, 0.65 MB in float32), and a word-level tokenizer of
 116 words that cover all fifteen IOI templates. It is trained on the *train* split of `IOI` (seed 0), about 4 minutes on
-one core, and measured on 4,000 prompts of the *test* split, whose pairs of names it has never seen. The committed
-weights: the answer's logit is above the subject's on 100%, and the largest of all on 99.95%; mean logit difference 5.5
-(standard deviation 0.9), on `abc` twins 0.0 (1.1), on `swap` twins -5.5 (0.9).
+one core, and measured on 4,000 prompts of the *test* split, whose pairs of names do not occur in training. With the
+committed weights, the answer's logit is above the subject's on 100% of the prompts, and the largest of all on 99.95%.
+The mean logit difference is 5.5 (standard deviation 0.9); on `abc` corrupted prompts 0.0 (1.1), on `swap` ones -5.5
+(0.9).
 
-Nothing is read but this package, and the same seed gives the same weights on the same machine with the same versions.
+The script reads nothing but this package. The same seed gives the same weights on the same machine with the same
+versions.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from circuitkit.prompts import PromptBatch
+from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.tasks.ioi import IOI, NAMES, OBJECTS, PLACES, TEMPLATES
 
 TOY_NAMES = NAMES[:34] + NAMES[66:92]  # men's and women's
@@ -48,7 +50,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
-    """The model before training."""
+    """Make the model before training."""
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(tokenizer),
@@ -68,36 +70,41 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
 
 
 def logits_of(model: GPT2LMHeadModel, batch: PromptBatch) -> Tensor:
-    """Logits of the clean and of the corrupted prompts, `[2, B, T, V]`; positions are given for the left padding."""
+    """Compute the logits of the clean and of the corrupted prompts, `[2, B, T, V]`.
+
+    Positions are passed explicitly, because of the left padding.
+    """
     ids, mask, positions = (
         torch.cat(two) for two in ((batch.clean, batch.corrupted), (batch.mask,) * 2, (batch.positions,) * 2)
     )
     logits = model(ids, attention_mask=mask.long(), position_ids=positions, use_cache=False).logits
-    return logits.unflatten(0, (2, len(batch)))
+    both: Tensor = logits.unflatten(0, (2, len(batch)))
+    return both
 
 
 def loss_of(model: GPT2LMHeadModel, batch: PromptBatch, names: Tensor) -> Tensor:
-    """How badly the answers are predicted, and with less weight every other token, in nats.
+    """Compute the loss in nats: cross-entropy of the answers and, with less weight, of all other tokens.
 
-    A corrupted prompt, which repeats no name, is to be continued by either of its first two names alike. A tenth of
-    the weight goes to all `names` alike: it keeps the logit difference finite, and near 0 between names that the
-    prompt does not mention.
+    The targets of a corrupted prompt, which repeats no name, are its first two names, with equal weights. A tenth of
+    the weight goes to all `names`, with equal weights: it keeps the logit difference finite, and close to 0 between
+    names that the prompt does not mention.
     """
     answer, wrong = batch.answers[:, 0], batch.wrong_answers[:, 0]  # [B, 1]
-    first = [(batch.clean == name).long().argmax(-1, keepdim=True) for name in (answer, wrong)]  # first mentions
-    named = torch.cat([batch.corrupted.gather(-1, position) for position in first], -1)  # [B, 2]
-    of_clean, of_twin = logits_of(model, batch).log_softmax(-1)
+    first = [(batch.clean == name).long().argmax(-1, keepdim=True) for name in (answer, wrong)]  # positions
+    mentioned = torch.cat([batch.corrupted.gather(-1, position) for position in first], -1)  # [B, 2]
+    clean, corrupted = logits_of(model, batch).log_softmax(-1)
     losses = [
-        -(0.9 * last.gather(-1, wanted).mean() + 0.1 * last[:, names].mean())
-        for last, wanted in ((of_clean[:, -1], answer), (of_twin[:, -1], named))
+        -(0.9 * last.gather(-1, targets).mean() + 0.1 * last[:, names].mean())
+        for last, targets in ((clean[:, -1], answer), (corrupted[:, -1], mentioned))
     ]
-    following = of_clean[:, :-1].gather(-1, batch.clean[:, 1:, None])[..., 0]  # [B, T-1]
+    following = clean[:, :-1].gather(-1, batch.clean[:, 1:, None])[..., 0]  # [B, T-1]
     text = -following[batch.mask[:, :-1]].mean()
-    return losses[0] + 0.5 * losses[1] + 0.1 * text
+    loss: Tensor = losses[0] + 0.5 * losses[1] + 0.1 * text
+    return loss
 
 
 def train(model: GPT2LMHeadModel, batch: PromptBatch, names: Tensor, steps: int, size: int = 64) -> None:
-    """AdamW over `steps` random batches of `size` pairs, with a warm-up and a cosine decay."""
+    """Train by AdamW on `steps` random batches of `size` pairs, with a warm-up and a cosine decay."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.6)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
@@ -115,8 +122,11 @@ def train(model: GPT2LMHeadModel, batch: PromptBatch, names: Tensor, steps: int,
 
 @torch.no_grad()
 def measure(model: GPT2LMHeadModel, batch: PromptBatch) -> dict[str, float]:
-    """Accuracies and logit differences on clean prompts; `corrupted_` likewise, for the same two names."""
-    found = {}
+    """Measure accuracy and logit difference on clean prompts, and (`corrupted_...`) on corrupted ones.
+
+    Answer and wrong answer are those of the clean prompt in both cases.
+    """
+    found: dict[str, float] = {}
     answer, wrong = batch.answers[:, 0], batch.wrong_answers[:, 0]  # [B, 1]
     for prefix, logits in zip(("", "corrupted_"), logits_of(model, batch)[:, :, -1], strict=True):
         difference = logits.gather(-1, answer) - logits.gather(-1, wrong)
@@ -138,7 +148,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000, help="of training")
     arguments = parser.parse_args()
 
-    torch.set_num_threads(1)  # so that sums are taken in the same order on every machine of a kind
+    torch.set_num_threads(1)  # so that sums are taken in the same order everywhere
     torch.manual_seed(arguments.seed)
     tokenizer = make_tokenizer()
     vocabulary = tokenizer.get_vocab()

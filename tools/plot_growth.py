@@ -3,7 +3,7 @@
     python benchmarks/growth.py --save growth.jsonl | tee growth.txt
     python tools/plot_growth.py growth.txt [--out docs/figures/growth.svg]
 
-Needs the extra `docs` (matplotlib). The file's last line is the benchmark's JSON object.
+Needs the extra `tools` (matplotlib). The file's last line is the benchmark's JSON object.
 """
 
 import argparse
@@ -17,50 +17,52 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-MEASURED, TOLD = "#1f5fa8", "#c4541b"
+MEASURED, ESTIMATED = "#1f5fa8", "#c4541b"
 PARTS = {"captures": "captures", "live": "live state", "cone": "cone of one hypothesis"}
 
 
 def series(found: dict[str, Any], name: str) -> tuple[list[int], list[float]]:
-    """Sizes and a figure of each, rising."""
+    """Return the sizes in rising order, and a figure of each."""
     sizes = sorted(map(int, found))
     return sizes, [found[str(size)][name] for size in sizes]
 
 
 def test_panel(axes: Axes, found: dict[str, Any]) -> None:
-    """An edge test over depth, with the extrapolation."""
+    """Plot an edge test over depth, with the extrapolation."""
     axes.loglog(*series(found["layers"], "test_in_forwards"), "o-", color=MEASURED, label="measured")
     axes.loglog(*series(found["layers"], "arithmetic_in_forwards"), ":", color=MEASURED, label="multiply-adds")
-    axes.plot(32, found["extrapolation"]["test_in_forwards"], "D", mfc="none", color=TOLD, label="8B, extrapolated")
+    axes.plot(
+        32, found["extrapolation"]["test_in_forwards"], "D", mfc="none", color=ESTIMATED, label="8B, extrapolated"
+    )
     axes.set(title="One edge test", xlabel="layers", ylabel="plain forwards")
 
 
 def search_panel(axes: Axes, found: dict[str, Any]) -> None:
-    """A whole search over depth, with the extrapolation."""
+    """Plot a whole search over depth, with the extrapolation."""
     axes.loglog(*series(found["layers"], "search_s"), "o-", color=MEASURED, label="summed up from timed tests")
     axes.plot(
-        32, 3600 * found["extrapolation"]["search_h"], "D", mfc="none", color=TOLD, label="8B, extrapolated, here"
+        32, 3600 * found["extrapolation"]["search_h"], "D", mfc="none", color=ESTIMATED, label="8B, extrapolated, here"
     )
     axes.set(title="A whole search", xlabel="layers", ylabel="seconds")
 
 
 def prompts_panel(axes: Axes, found: dict[str, Any]) -> None:
-    """An edge test over prompts."""
+    """Plot an edge test over prompts."""
     axes.loglog(*series(found["prompts"], "value_s"), "o-", color=MEASURED, label="an edge test")
     axes.loglog(*series(found["prompts"], "forward_s"), "s--", color="grey", label="a plain forward")
     axes.set(title=f"{max(map(int, found['layers']))} layers, more prompts", xlabel="prompts", ylabel="seconds")
 
 
 def memory_panel(axes: Axes, found: dict[str, Any]) -> None:
-    """Memory by part over depth, with the extrapolation."""
+    """Plot memory by part over depth, with the extrapolation."""
     for (part, name), style in zip(PARTS.items(), ("o-", "s--", "^:"), strict=True):
         axes.loglog(*series(found["layers"], f"{part}_mb"), style, color=MEASURED, label=name)
-        axes.plot(32, found["extrapolation"][f"{part}_mb"], style[0], mfc="none", color=TOLD)
+        axes.plot(32, found["extrapolation"][f"{part}_mb"], style[0], mfc="none", color=ESTIMATED)
     axes.set(title="Memory (hollow: 8B, extrapolated)", xlabel="layers", ylabel="MB")
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    """All panels into a file."""
+    """Draw all panels into a file."""
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "svg.hashsalt": "growth"})
     figure, panels = plt.subplots(2, 2, figsize=(8, 6), layout="constrained")
     for panel, axes in zip((test_panel, search_panel, prompts_panel, memory_panel), panels.flat, strict=True):

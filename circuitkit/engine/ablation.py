@@ -1,4 +1,4 @@
-"""What a removed edge carries instead of its writer's output: the ablated output, õ_w."""
+"""Ablation: what a removed edge carries instead of its writer's output, the ablated output õ_w."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -7,44 +7,44 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.capture import capture
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel, Context
-from circuitkit.prompts import PromptBatch
 
 
 class Ablation(ABC):
-    """Gives every writer's ablated output on a batch."""
+    """Computes every writer's ablated output on a batch."""
 
     def fit(self, model: CircuitModel, reference: Iterable[PromptBatch]) -> None:
-        """Learn from reference prompts (the train split); most ablations need nothing."""
+        """Fit to reference prompts (the train split); by default, do nothing."""
 
     @abstractmethod
     def outputs(self, model: CircuitModel, batch: PromptBatch, context: Context) -> Tensor:
-        """Ablated outputs, `[W, B, T, D]` or what broadcasts to it."""
+        """Compute ablated outputs, `[W, B, T, D]` or a shape that broadcasts to it."""
 
-    def starts(self, batch: PromptBatch) -> int:
-        """The first position at which a clean and an ablated output can differ."""
+    def first_changed_position(self, batch: PromptBatch) -> int:
+        """Return the first position at which a clean and an ablated output can differ."""
         return 0
 
 
 class Resample(Ablation):
     """The writer's output on the corrupted prompt."""
 
-    def starts(self, batch: PromptBatch) -> int:
-        """Where the first pair parts: before, both runs are the same (attention looks back only)."""
-        return int(batch.parts_at.min())
+    def first_changed_position(self, batch: PromptBatch) -> int:
+        """Return where the first pair differs: before that, both runs are the same (attention is causal)."""
+        return int(batch.first_difference.min())
 
     def outputs(self, model: CircuitModel, batch: PromptBatch, context: Context) -> Tensor:
-        """Outputs of the corrupted run, `[W, B, T, D]`."""
+        """Compute the outputs of the corrupted run, `[W, B, T, D]`."""
         return capture(model, model.embed(batch.corrupted), context)
 
 
 class Zero(Ablation):
-    """Nothing."""
+    """Zero instead of the writer's output."""
 
     def outputs(self, model: CircuitModel, batch: PromptBatch, context: Context) -> Tensor:
-        """Zeros, `[W, 1, 1, D]`."""
+        """Return zeros, `[W, 1, 1, D]`."""
         zero = torch.zeros(1, dtype=model.dtype, device=model.device)
         return zero.expand(model.graph.n_writers, 1, 1, model.family.width)
 
@@ -53,8 +53,8 @@ class Mean(Ablation):
     """The writer's mean output over the corrupted prompts of the reference set.
 
     Args:
-        positions: `"each"`: a mean for every position, for prompts of one length; `"pooled"`: one mean over all
-            positions that are not padding; `"auto"`: each where all prompts have one length, else pooled.
+        positions: `"each"`: a mean per position, for prompts of one length; `"pooled"`: one mean over all positions
+            that are not padding; `"auto"`: `"each"` if all prompts have one length, otherwise `"pooled"`.
     """
 
     def __init__(self, positions: Literal["auto", "each", "pooled"] = "auto") -> None:
@@ -65,7 +65,7 @@ class Mean(Ablation):
         self._each: Tensor | None = None
 
     def fit(self, model: CircuitModel, reference: Iterable[PromptBatch]) -> None:
-        """Average over the reference prompts.
+        """Average the outputs over the reference prompts.
 
         Raises:
             UsageError: `positions="each"`, and the prompts have several lengths.
@@ -84,12 +84,12 @@ class Mean(Ablation):
         if pooled is None:
             raise UsageError("The mean ablation has no reference prompts.", "Give a train split that is not empty.")
         if self.positions == "each" and not one_length:
-            raise UsageError("positions='each', and the prompts have several lengths.", "Choose 'auto' or 'pooled'.")
+            raise UsageError("positions='each' needs prompts of one length.", "Choose 'auto' or 'pooled'.")
         self._pooled = (pooled / tokens).to(model.dtype)[:, None, None]
         self._each = (each / prompts).to(model.dtype)[:, None] if one_length and each is not None else None
 
     def outputs(self, model: CircuitModel, batch: PromptBatch, context: Context) -> Tensor:
-        """Means, `[W, 1, T, D]` or `[W, 1, 1, D]`.
+        """Return means, `[W, 1, T, D]` or `[W, 1, 1, D]`.
 
         Raises:
             UsageError: `positions="each"`, and the batch has another length than the reference prompts.
@@ -99,7 +99,7 @@ class Mean(Ablation):
         fits = self._each is not None and not batch.padded and self._each.shape[2] == batch.length
         if self.positions == "each" and not fits:
             raise UsageError(
-                "positions='each', and the batch's prompts are not as long as the reference prompts.",
+                "positions='each' needs prompts that are as long as the reference prompts.",
                 "Choose 'auto' or 'pooled'.",
             )
         return self._each if fits and self.positions != "pooled" and self._each is not None else self._pooled

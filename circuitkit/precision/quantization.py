@@ -1,12 +1,12 @@
 """Low-precision matrices, by bitsandbytes.
 
-`int8` has a scale a row, as in LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339); `nf4` (Dettmers et al. 2023, arXiv
-2305.14314) and `fp4` have a scale for every block of 64 values. No row and no block reaches from one matrix into the
-next. `bf16` is a plain cast.
+`int8` has one scale per row, as in LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339). `nf4` (Dettmers et al. 2023,
+arXiv 2305.14314) and `fp4` have one scale per block of 64 values. No scale is shared by two matrices. `bf16` is a plain
+cast.
 
 Relative error of a Gaussian matrix, in the Frobenius norm: bf16 0.2%, int8 0.6%, nf4 9%, fp4 12%.
 
-Quantization runs on the CPU whatever the device, so that the low weights are the same bits everywhere (and on CUDA
+Quantization always runs on the CPU, so that the low-precision weights are the same bits on every device (on CUDA,
 bitsandbytes would round to float16 before it rounds to int8).
 """
 
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 Mode = Literal["int8", "nf4", "fp4", "bf16"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 BLOCK = 64
-"""How many values share a scale in 4 bits."""
+"""The number of values that share a scale in 4 bits."""
 
 
 class LowMatrices(Protocol):
@@ -29,19 +29,19 @@ class LowMatrices(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, scales included."""
+        """Return the bytes held, scales included."""
 
-    def dequantised(self) -> Tensor:
-        """New tensors `[n, rows, columns]` in the dtype they came in, all in one call."""
+    def dequantize(self) -> Tensor:
+        """Make new tensors `[n, rows, columns]` in the original dtype, all in one call."""
 
 
-def quantised(matrices: Tensor, mode: Mode, device: torch.device) -> LowMatrices:
+def quantize(matrices: Tensor, mode: Mode, device: torch.device) -> LowMatrices:
     """Round matrices to low precision.
 
     Args:
         matrices: `[n, rows, columns]` on the CPU.
-        mode: which precision.
-        device: where they are to be kept and dequantised.
+        mode: the precision.
+        device: where to keep and dequantize them.
     """
     if mode == "bf16":
         return _BFloat16(matrices, device)
@@ -56,7 +56,7 @@ class _BFloat16:
         self._dtype = matrices.dtype
         self.nbytes = self._values.nbytes
 
-    def dequantised(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         return self._values.to(self._dtype, copy=True)
 
 
@@ -67,13 +67,13 @@ class _Int8Rows:
         self._codes, self._scales = codes.to(device), scales.to(device)
         self.nbytes = self._codes.nbytes + self._scales.nbytes
 
-    def dequantised(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         rows: Tensor = _bitsandbytes().int8_vectorwise_dequant(self._codes, self._scales)
         return rows.to(self._dtype).view(self._shape)
 
 
 class _FourBitBlocks:
-    """Each matrix is padded with zeros to whole blocks, which changes no scale."""
+    """Each matrix is padded with zeros to whole blocks, which does not change any scale."""
 
     def __init__(self, matrices: Tensor, mode: Mode, device: torch.device) -> None:
         self._shape, self._dtype = matrices.shape, matrices.dtype
@@ -85,7 +85,7 @@ class _FourBitBlocks:
         self._packed = packed.to(device)
         self.nbytes = self._packed.nbytes + self._state.absmax.nbytes
 
-    def dequantised(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         blocks: Tensor = _bitsandbytes().dequantize_4bit(self._packed, self._state)
         count, rows, columns = self._shape
         flat = blocks.to(self._dtype).view(count, -1)[:, : rows * columns]
@@ -95,10 +95,10 @@ class _FourBitBlocks:
 
 @cache
 def _bitsandbytes() -> Any:
-    """`bitsandbytes.functional`; imported late, as that takes seconds."""
+    """`bitsandbytes.functional`; imported when first needed, since that takes seconds."""
     logger = logging.getLogger("bitsandbytes")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of an optional kernel that is not used here
+    logger.setLevel(logging.ERROR)  # it warns about an optional kernel that is not used here
     try:
         import bitsandbytes.functional
     finally:

@@ -1,13 +1,13 @@
 """Units of precision: the smallest parts of a model that can be in full precision while the rest is not.
 
 A unit is a key-value group of a layer: its query heads' `q` and `o`, and the group's own `k` and `v`. The heads of a
-group share keys and values, which cannot have two precisions at once without being computed twice; without grouped
-queries a unit is one head. An MLP is a unit too.
+group share keys and values, which cannot have two precisions at once without being computed twice. Without
+grouped-query attention a unit is one head. An MLP is a unit too.
 """
 
 from typing import Literal, NamedTuple
 
-from circuitkit.graph import EdgeGraph
+from circuitkit.circuit.graph import EdgeGraph
 
 
 class Unit(NamedTuple):
@@ -19,7 +19,7 @@ class Unit(NamedTuple):
 
 
 def unit_of(graph: EdgeGraph, reader: int) -> Unit | None:
-    """The unit that a reader feeds; None for the logits."""
+    """Return the unit that a reader feeds; None for the logits."""
     kind, layer, head = graph.reader(reader)
     if kind == "logits":
         return None
@@ -30,7 +30,7 @@ def unit_of(graph: EdgeGraph, reader: int) -> Unit | None:
 
 
 def writers_of(graph: EdgeGraph, unit: Unit) -> slice:
-    """The numbers of the writers that a unit is."""
+    """Return the numbers of a unit's writers."""
     if unit.kind == "mlp":
         return slice(graph.mlp(unit.layer), graph.mlp(unit.layer) + 1)
     share = graph.heads // graph.kv_heads
@@ -38,7 +38,7 @@ def writers_of(graph: EdgeGraph, unit: Unit) -> slice:
 
 
 def unit_after(graph: EdgeGraph, unit: Unit, mlps: bool) -> Unit | None:
-    """The unit that a search from the logits backwards comes to next; `mlps`: whether these are units."""
+    """Return the next unit in a search from the logits backwards; `mlps`: whether MLPs are units."""
     if unit.kind == "mlp":
         return Unit("attention", unit.layer, graph.kv_heads - 1)
     if unit.group > 0:

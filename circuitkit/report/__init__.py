@@ -1,1 +1,8 @@
-"""Results, shown: reads what runs and comparisons left, and computes nothing of its own."""
+"""Results as text and tables. Only formats the output of runs and comparisons: nothing is measured here.
+
+Read `summary` first: the text that printing a result shows.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

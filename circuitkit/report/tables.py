@@ -10,26 +10,26 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from circuitkit.summary import figure, seconds
+from circuitkit.report.summary import format_figure, format_seconds
 
 Row = Mapping[str, Any]
 
 _COLUMNS = 4
-"""Circuit sizes shown beside each other; all are in `results.csv`."""
+"""Maximum number of circuit sizes in a table; `results.csv` has all."""
 _FEWEST = 5
-"""Edges of the smallest circuit shown."""
+"""Minimum number of edges of a circuit size in a table."""
 _NARROWEST = 18
-"""Characters that the strategies' names have at least; they break over lines, figures do not."""
+"""Minimum width of the column of names, in characters; names may wrap, figures may not."""
 _CAPTION = """\
-1 is the full model, 0 everything ablated. Own: the edges the method chose itself.
-x%, n: the n edges of largest score in size. Time and memory: of the discovery.
+1 is the full model, 0 the ablated one. Own: the edges that the method chose itself.
+x%, n: the top n edges by |score|. Time and peak MB are those of the discovery.
 CPR: area under the curve over all sizes, ranked by signed score (1 is good).
-CMD: area between the curve and 1, ranked by size of score (0 is good).
+CMD: area between the curve and 1, ranked by absolute score (0 is good).
 """
 
 
 def comparison_tables(rows: Sequence[Row]) -> list[Group]:
-    """A table for each model and task, a line for each strategy, precision and setting, means over the seeds."""
+    """Make one table per model and task: one line per strategy, precision and operating point, averaged over seeds."""
 
     def place(row: Row) -> tuple[str, str]:
         return row["model"], row["task"]
@@ -52,14 +52,14 @@ def _comparison_table(model: str, task: str, rows: Sequence[Row]) -> Group:
         table.add_column(name, justify="right", no_wrap=True)
     lines: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        lines.setdefault((row["strategy"], row["precision"], row["setting"]), []).append(row)
+        lines.setdefault((row["strategy"], row["precision"], row["operating_point"]), []).append(row)
     costed: set[tuple[str, str]] = set()
-    # The control last; `sorted` leaves the others in their order
-    for (strategy, precision, setting), line in sorted(lines.items(), key=lambda item: _is_control(item[1])):
+    # The control comes last; `sorted` is stable, so the others keep their order
+    for (strategy, precision, operating_point), line in sorted(lines.items(), key=lambda item: _is_control(item[1])):
         own = [row for row in line if row["ranking"] == "own"]
-        name = escape(f"{strategy}, {setting}" if own else strategy)
+        name = escape(f"{strategy}, {operating_point}" if own else strategy)
         cells = _cells(line, own, sizes)
-        if (strategy, precision) in costed:  # the settings of one search cost what stands on its first line
+        if (strategy, precision) in costed:  # one search, several operating points: cost on the first line
             cells[-2:] = ["", ""]
         costed.add((strategy, precision))
         table.add_row(name, *([escape(precision)] if several else []), *cells)
@@ -80,17 +80,17 @@ def _cells(line: Sequence[Row], own: Sequence[Row], sizes: Iterable[float]) -> l
     wall, peak = (_mean(row[name] for row in line) for name in ("wall_s", "peak_mb"))
     return [
         "" if edges is None else f"{edges:,.0f}",
-        figure(faithful),
-        *map(figure, at_size),
-        figure(_mean(row["cpr"] for row in line)),
-        figure(_mean(row["cmd"] for row in line)),
-        "" if wall is None else seconds(wall),
+        format_figure(faithful),
+        *map(format_figure, at_size),
+        format_figure(_mean(row["cpr"] for row in line)),
+        format_figure(_mean(row["cmd"] for row in line)),
+        "" if wall is None else format_seconds(wall),
         "" if peak is None else f"{peak:,.0f}",
     ]
 
 
 def evaluation_table(evaluation: Mapping[str, Any], title: str) -> Group:
-    """Every size of an evaluation (its `to_dict`), both rankings beside the random control."""
+    """Make a table of an evaluation (its `to_dict`): one line per size, both rankings and the random control."""
     table = Table(box=SIMPLE_HEAD, padding=0)
     for name in ("edges", "of all", "signed", "absolute", "random"):
         table.add_column(name, justify="right")
@@ -100,21 +100,21 @@ def evaluation_table(evaluation: Mapping[str, Any], title: str) -> Group:
     own = [points.pop("own") for points in curves.values() if "own" in points]
     for fraction, points in curves.items():
         if points:
-            values = [figure(points[ranking]["faithfulness"]) for ranking in ("signed", "absolute", "random")]
+            values = [format_figure(points[ranking]["faithfulness"]) for ranking in ("signed", "absolute", "random")]
             table.add_row(f"{points['signed']['edges_asked']:,}", f"{100 * fraction:.4g}%", *values)
-    said = [f"the circuit's own {point['edges']:,} edges: {figure(point['faithfulness'])}" for point in own]
+    said = [f"the circuit's own {point['edges']:,} edges: {format_figure(point['faithfulness'])}" for point in own]
     head = f"[bold]{escape(title)}[/]\nFaithfulness on {evaluation['prompts']} prompts ({evaluation['split']})"
     return Group("; ".join([head, *said]), table, _areas(evaluation))
 
 
 def _areas(evaluation: Mapping[str, Any]) -> str:
-    parts = [f"CPR {figure(evaluation['cpr'])} (random {figure(evaluation['random_cpr'])})"]
-    parts.append(f"CMD {figure(evaluation['cmd'])} (random {figure(evaluation['random_cmd'])})")
+    parts = [f"CPR {format_figure(evaluation['cpr'])} (random {format_figure(evaluation['random_cpr'])})"]
+    parts.append(f"CMD {format_figure(evaluation['cmd'])} (random {format_figure(evaluation['random_cmd'])})")
     return ", ".join(parts)
 
 
 def _shown_sizes(rows: Sequence[Row], count: int) -> dict[float, int]:
-    """A few fractions, evenly spread, with their number of edges: without the full model and near-empty circuits."""
+    """Choose evenly spread fractions, with their number of edges, except the full model and near-empty circuits."""
     asked = {row["fraction"]: row["edges_asked"] for row in rows if row["ranking"] == "absolute"}
     sizes = sorted(size for size, edges in asked.items() if edges >= _FEWEST and size < 1) or sorted(asked)
     if len(sizes) > count:

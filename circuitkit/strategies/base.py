@@ -1,8 +1,9 @@
-"""What a discovery method is, and what a run gives it."""
+"""The base class of discovery methods, and the tools that a run gives them."""
 
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,22 +12,23 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from circuitkit.circuit import Circuit
+from circuitkit.circuit.circuit import Circuit
+from circuitkit.data.objectives import Objective
+from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
-from circuitkit.engine.attribution import attribute
-from circuitkit.engine.editor import Editor
-from circuitkit.engine.incremental import IncrementalEditor
-from circuitkit.engine.masked import MaskedRun
-from circuitkit.engine.reader_gradients import CLEAN_RUN, Interpolation
-from circuitkit.engine.replay import ReplayEditor
-from circuitkit.engine.scene import Scene, make_scenes
+from circuitkit.engine.attribution.edge_scores import attribute
+from circuitkit.engine.attribution.reader_gradients import CLEAN_RUN, Interpolation
+from circuitkit.engine.editors.base import Editor
+from circuitkit.engine.editors.incremental import IncrementalEditor
+from circuitkit.engine.editors.replay import ReplayEditor
+from circuitkit.engine.masked_run import MaskedRun
+from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches
+from circuitkit.engine.search.cost_estimate import CostEstimate
+from circuitkit.errors import UsageError
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
 from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.objective import Objective
-from circuitkit.precision.policy import FullPrecision, PrecisionPolicy
-from circuitkit.preflight import Estimate
-from circuitkit.prompts import PromptBatch
-from circuitkit.state_files import load_state, save_state
+from circuitkit.precision.base import FullPrecision, PrecisionPolicy
+from circuitkit.storage.state import load_state, save_state
 
 SECONDS_BETWEEN_CHECKPOINTS = 1.0
 EditorKind = Literal["incremental", "replay"]
@@ -36,19 +38,56 @@ EDITORS: dict[EditorKind, type[IncrementalEditor] | type[ReplayEditor]] = {
 }
 
 
+def as_list(name: str, given: float | Sequence[float], accepts: Callable[[float], bool], advice: str) -> list[float]:
+    """List the operating points of a strategy (thresholds, targets, ...), given as one number or several.
+
+    Args:
+        name: of the argument.
+        given: its value.
+        accepts: whether a finite number is in range.
+        advice: what to give instead, for the error message.
+
+    Raises:
+        UsageError: there is no value, or one is not a finite number in range.
+    """
+    values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not values:
+        raise UsageError(f"{name} is empty.", advice)
+    for value in values:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise UsageError(f"{name}={value!r} is not a finite number.", advice)
+        if not accepts(value):
+            raise UsageError(f"{name}={value!r} is out of range.", advice)
+    return values
+
+
+def refuse_zero_gradient(objective: Objective, method: str) -> None:
+    """Refuse the objective if its gradient is zero at the full model, for a method that takes gradients only there.
+
+    Raises:
+        UsageError: the gradient is zero.
+    """
+    if objective.zero_at_full_model:
+        raise UsageError(
+            f"{method} with the objective {type(objective).__name__} would score every edge zero: "
+            "its gradient vanishes at the full model.",
+            "Choose logit_difference, or a strategy that also takes gradients at other points than the full model.",
+        )
+
+
 @dataclass
 class Discovery:
-    """Everything a run gives a strategy.
+    """Everything that a run gives a strategy.
 
     Attributes:
         model: under the run's precision policy.
         batches: the prompts of the train split, on the model's device.
-        objective: one value an example, lower is better.
+        objective: one value per prompt, lower is better.
         ablation: what a removed edge carries; already fitted.
-        policy: the precision policy. A strategy need not know it: editors and attribution tell it what they look at.
-        fabric: launches, seeds, logs and calls the callbacks.
+        policy: the precision policy. Strategies rarely need it: editors and attribution tell it what they investigate.
+        fabric: launches, seeds, logs, and calls the callbacks.
         generator: seeded by the run; the only source of randomness a strategy should use.
-        metrics: what `log` was given; part of the result.
+        metrics: the figures given to `log`; part of the result.
         memory_budget: bytes for the engine's largest buffers; None: half of what is free.
         checkpoint_file: where `checkpoint` saves; None: nowhere.
     """
@@ -67,12 +106,12 @@ class Discovery:
 
     @property
     def prompts(self) -> int:
-        """How many prompts there are in all batches."""
+        """Return the number of prompts in all batches."""
         return sum(map(len, self.batches))
 
-    def scenes(self) -> list[Scene]:
-        """The prompts made ready for the engine, in batches that fit into memory."""
-        return make_scenes(self.model, self.batches, self.objective, self.ablation, self.policy, self.memory_budget)
+    def prepared_batches(self) -> list[PreparedBatch]:
+        """Prepare the prompts for the engine, in batches that fit into memory."""
+        return prepare_batches(self.model, self.batches, self.objective, self.ablation, self.policy, self.memory_budget)
 
     def attribution(
         self,
@@ -80,49 +119,49 @@ class Discovery:
         interpolations: Sequence[Interpolation] = (CLEAN_RUN,),
         own_writers: bool = False,
     ) -> Tensor:
-        """First-order effect of removing each edge, mean over prompts, float64 `[edges]` on the CPU.
+        """Estimate the effect of removing each edge to first order, mean over prompts, float64 `[edges]` on the CPU.
 
         Args:
-            rule: what the backward follows.
-            interpolations: the runs that gradients are averaged over; by default the clean run alone.
-            own_writers: the gradients of an interpolation count for the edges out of its writers only.
+            rule: the backward rule of the gradients.
+            interpolations: the runs over which gradients are averaged; by default the clean run alone.
+            own_writers: use the gradients of an interpolation only for the edges out of its writers.
         """
         total = torch.zeros(len(self.model.graph), dtype=torch.float64)
         done = 0
-        for scene in self.scenes():
-            total += attribute(scene, rule, interpolations, own_writers, self.memory_budget).double().cpu()
-            done += len(scene.batch)
+        for prepared in self.prepared_batches():
+            total += attribute(prepared, rule, interpolations, own_writers, self.memory_budget).double().cpu()
+            done += len(prepared.batch)
             self.report(done, self.prompts, "prompts")
         return total / self.prompts
 
     def editor(self, kept: Tensor | None = None, kind: EditorKind = "incremental") -> Editor:
-        """A circuit under edit, with the values of every removal.
+        """Make an editor: a circuit under edit, with the objective's value for removals.
 
         Args:
             kept: the starting circuit, bool `[edges]`; by default the full model.
             kind: `"incremental"`, or the reference, `"replay"`.
         """
-        return EDITORS[kind](self.scenes(), kept, self.memory_budget)
+        return EDITORS[kind](self.prepared_batches(), kept, self.memory_budget)
 
-    def masked_runs(
-        self, batches: Sequence[PromptBatch] | None = None, *, checkpoint: bool = False
-    ) -> list[MaskedRun]:
-        """Equation (1) for each batch of prompts, with gradients in the masks where autograd is on.
+    def masked_runs(self, batches: Sequence[PromptBatch] | None = None, *, checkpoint: bool = False) -> list[MaskedRun]:
+        """Make a masked run (equation (1)) per batch of prompts; it is differentiable in the masks.
 
         Args:
-            batches: other batches than the run's, such as the same prompts in smaller ones.
+            batches: to use instead of the run's, such as the same prompts in smaller batches.
             checkpoint: compute each layer again in the backward pass instead of keeping it: less memory, more time.
         """
         prompts = self.batches if batches is None else batches
-        scenes = make_scenes(self.model, prompts, self.objective, self.ablation, self.policy, self.memory_budget)
-        return [MaskedRun(scene, rotate=True, checkpoint=checkpoint) for scene in scenes]
+        prepared_batches = prepare_batches(
+            self.model, prompts, self.objective, self.ablation, self.policy, self.memory_budget
+        )
+        return [MaskedRun(prepared, rotate=True, checkpoint=checkpoint) for prepared in prepared_batches]
 
     def report(self, done: int, total: int, unit: str, **shown: Any) -> None:
-        """Tell callbacks how far the run is: `done` of `total` units, and figures to show beside it."""
+        """Report progress to the callbacks: `done` of `total` units, and figures to show with them."""
         self.fabric.call("on_progress", self, done, total, unit, shown)
 
     def checkpoint(self, strategy: "DiscoveryStrategy") -> None:
-        """Save the strategy's state, so that a run that is killed can go on from here; at most once a second."""
+        """Save the strategy's state, so that a killed run can resume from here; at most once per second."""
         if self.checkpoint_file is None or time.monotonic() - self._saved < SECONDS_BETWEEN_CHECKPOINTS:
             return
         state = {
@@ -136,17 +175,17 @@ class Discovery:
         self._saved = time.monotonic()
 
     def restore(self, strategy: "DiscoveryStrategy") -> None:
-        """Go on from what `checkpoint` saved, if it did."""
+        """Resume from the state that `checkpoint` saved, if there is one."""
         if self.checkpoint_file is None or not self.checkpoint_file.exists():
             return
         state = load_state(self.checkpoint_file)
-        # The same batches, or the last bits would differ
+        # With other batches, the last bits would differ
         self.metrics, self.memory_budget = state["metrics"], state["memory_budget"]
         self.generator.set_state(state["generator"])
         strategy.load_state_dict(state["strategy"])
 
     def log(self, **values: Any) -> None:
-        """Put figures into the result's metrics; numbers also go to the loggers."""
+        """Add figures to the result's metrics; numbers also go to the loggers."""
         self.metrics.update(values)
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         if numbers:
@@ -156,41 +195,42 @@ class Discovery:
 class DiscoveryStrategy(ABC):
     """Finds the edges of a model that a task needs.
 
-    A subclass implements `discover`; its constructor arguments are its configuration: typed, documented, and
-    validated there. It is registered by an entry point in the group `circuitkit.strategies`.
+    A subclass implements `discover`. Its constructor arguments are its configuration: typed, documented, and validated
+    in the constructor. It is registered by an entry point in the group `circuitkit.strategies`.
     """
 
     @abstractmethod
     def discover(self, run: Discovery) -> Circuit | Sequence[Circuit]:
-        """Find the circuit, or several: one a threshold or target.
+        """Find one circuit, or several: one per threshold or target.
 
         Args:
             run: model, prompts, objective, and the engine's tools.
 
         Returns:
-            Circuits on `run.model.graph`. A method that only scores keeps every edge; sizes come from ranking.
+            Circuits on `run.model.graph`. A method that only scores edges keeps all of them; users choose a size by
+            ranking.
         """
 
     def setup(self, run: Discovery) -> None:
-        """Called before `discover`; the place to refuse what cannot work."""
+        """Prepare for `discover`; raise an error here if the strategy cannot work with this run."""
 
     def teardown(self, run: Discovery) -> None:
-        """Called after `discover`, also after an exception."""
+        """Clean up after `discover`, also if it raised an exception."""
 
-    def preflight(self, run: Discovery) -> Estimate:
-        """What `discover` would hold and take on the prompts of `run`; by default that is not known.
+    def estimate_cost(self, run: Discovery) -> CostEstimate:
+        """Estimate the memory and time of `discover` on the prompts of `run`; by default there is no estimate.
 
-        A dry run calls it instead, with a few of the prompts, and scales what it says to all of them.
+        A dry run calls it with a few of the prompts, and scales the result to all of them.
         """
-        return Estimate()
+        return CostEstimate()
 
     def state_dict(self) -> dict[str, Any]:
-        """What it takes to go on after an interruption: tensors and plain values; see `Discovery.checkpoint`."""
+        """Return the state needed to resume: tensors and plain values; see `Discovery.checkpoint`."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Called before `discover` with what `state_dict` gave, in a run that is resumed."""
+        """Load a saved state, before `discover` in a resumed run."""
 
     def default_precision(self) -> PrecisionPolicy:
-        """The policy of a run that names none."""
+        """Return the policy to use in a run whose config names none."""
         return FullPrecision()

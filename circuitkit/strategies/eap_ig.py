@@ -2,74 +2,82 @@
 
 from typing import Literal, get_args
 
-from circuitkit.circuit import Circuit, Origin
-from circuitkit.engine.reader_gradients import Interpolation, writer_groups
+from circuitkit.circuit.circuit import Circuit
+from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.engine.attribution.reader_gradients import Interpolation, writer_groups
 from circuitkit.errors import UsageError
-from circuitkit.graph import EdgeGraph
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
-from circuitkit.strategies.eap import refuse_vanishing
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient
 
 Over = Literal["inputs", "activations", "clean-corrupted"]
-Points = Literal["code", "paper"]
+Endpoint = Literal["corrupted", "clean"]
 
 
 class EAPIG(DiscoveryStrategy):
     """Edge attribution patching with integrated gradients (Hanna et al. 2024, arXiv 2403.17806).
 
     score(w -> r) = (õ_w - o_w) . mean of dL/dx_r over runs, summed over positions, mean over prompts. The difference is
-    that of the clean run throughout. With n steps, and e the token embeddings, the runs are
+    always that of the clean run. With n steps and token embeddings e, the runs are
 
-    - `over="inputs"`: those from the embeddings ẽ + k/n (e - ẽ), nothing else being changed. With n large, the scores
-      of the edges out of `input` add up to the objective's change from e to ẽ.
+    - `over="inputs"`: from the embeddings ẽ + k/n (e - ẽ); nothing else is changed. For large n, the scores of the
+      edges out of `input` add up to the objective's change from e to ẽ.
     - `over="activations"`: clean runs in which one group of writers (`input`; the heads of a layer; an MLP) writes
       õ_w + k/n (o_w - õ_w) for k = 1..n, each group in turn; the gradient at every reader is the mean over all groups
       and steps.
-    - `over="clean-corrupted"`: the two from e and from ẽ.
+    - `over="clean-corrupted"`: two runs, from e and from ẽ.
 
-    With the ablation *resample*, ẽ are the corrupted prompt's embeddings, and õ the corrupted run's outputs. It scores;
-    the circuit keeps every edge, and sizes come from ranking.
+    With the ablation *resample*, ẽ are the corrupted prompt's embeddings, and õ the corrupted run's outputs. It only
+    scores edges: the circuit keeps all of them; choose a size by ranking.
 
     Args:
-        over: what is interpolated.
-        steps: n; `clean-corrupted` always takes its two runs.
-        points: over inputs, `"code"` takes k = 0..n-1, as the authors' code does, `"paper"` k = 1..n.
-        own_writers: over activations, the gradients of a group's runs score the edges out of that group only, instead
-            of every edge as in the authors' code.
+        over: the activations to interpolate.
+        steps: n; `clean-corrupted` always has its two runs.
+        endpoint: with `over="inputs"`, the end of the path that has a run: `"corrupted"` takes k = 0..n-1, as the
+            authors' code does, `"clean"` k = 1..n, as the paper does.
+        own_writers: with `over="activations"`, use the gradients of a group's runs only for the edges out of that
+            group; the authors' code uses them for every edge.
+
+    Raises:
+        UsageError: an argument is out of its range, or has no effect with this `over`.
     """
 
     def __init__(
-        self, over: Over = "inputs", steps: int = 5, points: Points = "code", own_writers: bool = False
+        self, over: Over = "inputs", steps: int = 5, endpoint: Endpoint = "corrupted", own_writers: bool = False
     ) -> None:
         if over not in get_args(Over):
             raise UsageError(f"over={over!r} is unknown.", "Choose 'inputs', 'activations' or 'clean-corrupted'.")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise UsageError(f"steps={steps!r} is not a positive whole number.", "Give one such as 5.")
-        if points not in get_args(Points):
-            raise UsageError(f"points={points!r} is unknown.", "Choose 'code' or 'paper'.")
-        if points != "code" and over != "inputs":
-            raise UsageError(f"points={points!r} means nothing over {over}.", "Leave it out, or choose over='inputs'.")
+        if endpoint not in get_args(Endpoint):
+            raise UsageError(f"endpoint={endpoint!r} is unknown.", "Choose 'corrupted' or 'clean'.")
+        if endpoint != "corrupted" and over != "inputs":
+            raise UsageError(
+                f"endpoint={endpoint!r} has no effect with over={over!r}.", "Leave it out, or choose over='inputs'."
+            )
         if own_writers and over != "activations":
-            raise UsageError(f"own_writers means nothing over {over}.", "Leave it out, or choose over='activations'.")
+            raise UsageError(
+                f"own_writers has no effect with over={over!r}.", "Leave it out, or choose over='activations'."
+            )
         self.over = over
         self.steps = steps
-        self.points = points
+        self.endpoint = endpoint
         self.own_writers = own_writers
 
     def setup(self, run: Discovery) -> None:
-        """Refuse an objective whose gradient vanishes in every run."""
-        if all(share == 1 for one in self._interpolations(run.model.graph) for share in one.shares):
-            refuse_vanishing(run.objective, "EAP-IG at the clean run alone")
+        """Refuse an objective whose gradient is zero in every run."""
+        if all(alpha == 1 for one in self._interpolations(run.model.graph) for alpha in one.alphas):
+            refuse_zero_gradient(run.objective, "EAP-IG at the clean run alone")
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""
         interpolations = self._interpolations(run.model.graph)
         scores = run.attribution(interpolations=interpolations, own_writers=self.own_writers)
-        return Circuit.from_scores(run.model.graph, scores, origin=Origin.ESTIMATED)
+        return Circuit.from_scores(run.model.graph, scores, score_sources=ScoreSource.ESTIMATED)
 
     def _interpolations(self, graph: EdgeGraph) -> list[Interpolation]:
         inputs, *_ = groups = writer_groups(graph)
         if self.over == "clean-corrupted":
             return [Interpolation(inputs, (0.0, 1.0))]
-        first = 0 if self.over == "inputs" and self.points == "code" else 1
-        shares = tuple(step / self.steps for step in range(first, first + self.steps))
-        return [Interpolation(group, shares) for group in (groups if self.over == "activations" else [inputs])]
+        first = 0 if self.over == "inputs" and self.endpoint == "corrupted" else 1
+        alphas = tuple(step / self.steps for step in range(first, first + self.steps))
+        return [Interpolation(group, alphas) for group in (groups if self.over == "activations" else [inputs])]

@@ -1,4 +1,4 @@
-"""Edge pruning: gates on all edges at once, trained until only the wanted number of them is open."""
+"""Edge pruning: gates on all edges, trained until only a given fraction of them is open."""
 
 import math
 from collections.abc import Sequence
@@ -7,52 +7,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from circuitkit.circuit import Circuit, Origin
-from circuitkit.engine.masked import MaskedRun
+from circuitkit.circuit.circuit import Circuit
+from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.errors import UsageError
-from circuitkit.graph import EdgeGraph
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
-from circuitkit.strategies.gates import Gates
-from circuitkit.strategies.training import GateTraining, check_batches, check_options, train, training_runs
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy, as_list
+from circuitkit.strategies.gate_training.hard_concrete import Gates
+from circuitkit.strategies.gate_training.trainer import GateTraining, check_batches, check_options, train, training_runs
 
-MULTIPLIER_WAY = 4800.0
+MULTIPLIER_TRAVEL = 4800.0
+"""The default learning rate of the multipliers times the number of steps: the distance that they can travel."""
 
 
 class EdgePruning(DiscoveryStrategy):
     """Edge pruning (Bhaskar et al. 2024, arXiv 2406.16778).
 
-    Every edge has a hard-concrete gate m, and its reader sees m o + (1 - m) õ. With s the sparsity expected of the
-    gates and t the target, which rises from 0, the loss is
+    Every edge has a hard-concrete gate m, and its reader gets m o + (1 - m) õ. With the expected sparsity s of the
+    gates and the target t, which rises from 0, the loss is
 
         objective / span + l1 (s - t) + l2 (s - t)^2,
 
-    minimised over the gates and maximised over l1 and l2, which start at 0. In the end one threshold over all
-    gates decides. The circuit has the target's number of edges, counting only what is connected: see `rounded`.
+    minimized over the gates and maximized over l1 and l2, which start at 0. At the end one threshold over all gates
+    chooses the circuit: it has the target's number of edges, counting only connected ones (see `round_to_size`).
 
-    The paper's objective is `kl`, which is the one to choose: trained on a logit difference, gates find edges that make
-    it larger than the full model's. Here it is the run's. Other departures from the paper: s is exact (the expected L0
-    norm) instead of that of the sample, so that its gradient reaches gates that are wide open; the objective's unit
-    is its span between the full and the ablated model; gates of writers count in s instead of having a target of
-    their own; no weight decay.
+    Use the objective `kl`, as the paper does: with a logit difference, the gates find edges that make it larger than
+    the full model's.
+
+    Departures from the paper: s follows from the expected L0 norm instead of the sample, so that its gradient reaches
+    gates that are wide open; the objective is divided by its span between the full and the ablated model; gates of
+    writers count in s instead of having their own target; there is no weight decay.
 
     Args:
-        target: the part of the edges to remove; 0.9 unless given.
-        targets: several, one training and one circuit each, instead of `target`.
-        writer_gates: also gates that mix a writer's output with its ablated one before anyone reads it. Without,
-            there are none.
-        batch_size: prompts a step; 32 in the paper.
+        target: the fraction of the edges to remove; several values give one training and one circuit each.
+        writer_gates: add a gate per writer that mixes its output with its ablated output for all readers.
+        batch_size: prompts per step; 32 in the paper.
         learning_rate: AdamW's for the gates: 0.1 (ours; the paper's 0.8 needs its 3,000 steps). It rises over the
             first `warm_up` of the steps and falls linearly to 0.
-        multiplier_learning_rate: AdamW's for l1 and l2: 4800 / `max_steps` unless given (ours: how far they can come
-            in all is what matters; the paper's 0.8 comes to 2,400). It rises likewise and stays.
-        start: log-alpha of every gate at first: 2 (ours; at the paper's 10 a gate has practically no gradient).
-        warm_up: the part of the steps over which the learning rates rise: 1/15, as in the paper (200 of 3,000).
-        rise: the part of the steps over which the target rises linearly: 0.6 (ours, to leave time to settle; 5/6 in
-            the paper).
+        multiplier_learning_rate: AdamW's for l1 and l2; by default 4800 / `max_steps` (ours: the distance that they can
+            travel in all steps matters, which is 0.8 x 3,000 = 2,400 in the paper). It rises likewise, then stays
+            constant.
+        start: initial log-alpha of every gate: 2 (ours; at the paper's 10 a gate has practically no gradient).
+        warm_up: the fraction of the steps over which the learning rates rise: 1/15, as in the paper (200 of 3,000).
+        target_ramp: the fraction of the steps over which the target rises linearly: 0.6 (ours, to leave time to settle;
+            5/6 in the paper).
         checkpoint: compute each layer again in the backward pass instead of keeping it: less memory, more time.
-        trainer: options of `lightning.Trainer`: `max_steps` (1,000 unless given: ours, for small models; 3,000 in the
+        trainer: options of `lightning.Trainer`: `max_steps` (by default 1,000: ours, for small models; 3,000 in the
             paper), `gradient_clip_val` (1.0, as in the paper), `accumulate_grad_batches`, `logger`, `callbacks`,
-            `enable_progress_bar`, ... What the run decides (device, precision) is not among them. Objects may be
+            `enable_progress_bar`, ... The run's own choices (device, precision) are not among them. Objects may be
             mappings of `class_path` and `init_args`.
 
     Raises:
@@ -61,50 +63,46 @@ class EdgePruning(DiscoveryStrategy):
 
     def __init__(
         self,
-        target: float | None = None,
-        targets: Sequence[float] | None = None,
+        target: float | Sequence[float] = 0.9,
         writer_gates: bool = False,
         batch_size: int = 32,
         learning_rate: float = 0.1,
         multiplier_learning_rate: float | None = None,
         start: float = 2.0,
         warm_up: float = 1 / 15,
-        rise: float = 0.6,
+        target_ramp: float = 0.6,
         checkpoint: bool = False,
         trainer: dict[str, Any] | None = None,
     ) -> None:
-        if target is not None and targets is not None:
-            raise UsageError("Both target and targets are given.", "Give one of them.")
-        if targets is not None and not targets:
-            raise UsageError("targets is empty.", "Give at least one, or leave it out.")
-        self.targets = list(targets) if targets is not None else [0.9 if target is None else target]
-        for value in self.targets:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-                raise UsageError(f"The target {value!r} is not between 0 and 1.", "Give a sparsity such as 0.9.")
+        self._targets = as_list("target", target, lambda value: 0 < value < 1, "Give a sparsity between 0 and 1.")
         check_batches(batch_size, learning_rate)
         if multiplier_learning_rate is not None and not 0 < multiplier_learning_rate < math.inf:
-            raise UsageError(f"multiplier_learning_rate={multiplier_learning_rate!r}.", "Give one such as 8.")
+            raise UsageError(
+                f"multiplier_learning_rate={multiplier_learning_rate!r} is not a positive number.",
+                "Give one such as 8.",
+            )
         if not math.isfinite(start):
             raise UsageError(f"start={start!r} is not a finite number.", "Give a log-alpha such as 2.")
-        for name, part in (("warm_up", warm_up), ("rise", rise)):
+        for name, part in (("warm_up", warm_up), ("target_ramp", target_ramp)):
             if not 0 <= part <= 1:
-                raise UsageError(f"{name}={part!r} is not between 0 and 1.", "Give a part of the steps such as 0.5.")
+                raise UsageError(f"{name}={part!r} is not between 0 and 1.", "Give a fraction such as 0.5.")
+        self.target = target
         self.writer_gates = writer_gates
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.multiplier_learning_rate = multiplier_learning_rate
         self.start = start
         self.warm_up = warm_up
-        self.rise = rise
+        self.target_ramp = target_ramp
         self.checkpoint = checkpoint
         self.trainer = trainer
         self._options = check_options(trainer, max_steps=1000)
 
     def discover(self, run: Discovery) -> list[Circuit]:
-        """One training a target, each from the full model."""
+        """Train once per target, each time from the full model."""
         run.checkpoint(self)
         runs = training_runs(run, self.batch_size, self.checkpoint)
-        return [self._discover(run, runs, float(target), number) for number, target in enumerate(self.targets, 1)]
+        return [self._discover(run, runs, float(target), number) for number, target in enumerate(self._targets, 1)]
 
     def _discover(self, run: Discovery, runs: Sequence[MaskedRun], target: float, number: int) -> Circuit:
         graph = run.model.graph
@@ -114,17 +112,17 @@ class EdgePruning(DiscoveryStrategy):
         module = _Pruning(self, gates, runs, run.generator.initial_seed(), target)
         train(module, run, self._options, f"target_{number}")
         scores, wanted = gates.scores(), round((1 - target) * len(graph))
-        kept = rounded(graph, scores, wanted)
+        kept = round_to_size(graph, scores, wanted)
         run.log(
             steps=run.metrics.get("steps", 0) + module.max_steps,
             expected_sparsity=[*run.metrics.get("expected_sparsity", []), module.sparsity().item()],
         )
-        origin = torch.full((len(graph),), int(Origin.GIVEN), dtype=torch.int8)
-        return Circuit(graph, scores, kept, origin, selection=f"target {target:g}, connected edges counted")
+        score_sources = torch.full((len(graph),), int(ScoreSource.GIVEN), dtype=torch.int8)
+        return Circuit(graph, scores, kept, score_sources, selection=f"target {target:g}, connected edges counted")
 
 
 class _Pruning(GateTraining):
-    """The Lagrangian."""
+    """The training of edge pruning: objective plus Lagrangian."""
 
     def __init__(
         self, strategy: EdgePruning, gates: Gates, runs: Sequence[MaskedRun], seed: int, target: float
@@ -135,13 +133,13 @@ class _Pruning(GateTraining):
         self._target = target
 
     def penalty(self) -> Tensor:
-        """l1 (s - t) + l2 (s - t)^2."""
-        risen = self.global_step / max(self._settings.rise * self.max_steps, 1)
+        """Compute l1 (s - t) + l2 (s - t)^2."""
+        risen = self.global_step / max(self._settings.target_ramp * self.max_steps, 1)
         gap = self.sparsity() - self._target * min(risen, 1.0)
         return self.multipliers[0] * gap + self.multipliers[1] * gap.square()
 
     def configure_optimizers(self) -> Any:
-        """Descent for the gates, ascent for the multipliers."""
+        """Set up descent for the gates, ascent for the multipliers."""
         warm_up = max(self._settings.warm_up * self.max_steps, 1)
 
         def rising(step: int) -> float:
@@ -150,7 +148,7 @@ class _Pruning(GateTraining):
         def falling(step: int) -> float:
             return min(rising(step), (self.max_steps - step) / max(self.max_steps - warm_up, 1))
 
-        rate = self._settings.multiplier_learning_rate or MULTIPLIER_WAY / self.max_steps
+        rate = self._settings.multiplier_learning_rate or MULTIPLIER_TRAVEL / self.max_steps
         optimizer = torch.optim.AdamW(
             [
                 {"params": [self.gates.log_alpha], "lr": self._settings.learning_rate},
@@ -162,24 +160,23 @@ class _Pruning(GateTraining):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def rounded(graph: EdgeGraph, scores: Tensor, wanted: int) -> Tensor:
-    """The best edges, `wanted` of them, counting only what is connected to `input` and to the logits.
+def round_to_size(graph: EdgeGraph, scores: Tensor, wanted: int) -> Tensor:
+    """Choose the best edges, `wanted` of them, counting only edges connected to `input` and to the logits.
 
-    One threshold for all edges, as low as it may be with no more than `wanted` edges left when what is not connected
-    is dropped. Where the next edge would connect several at once, and too many, the best of those that are connected
-    without it make up the number.
+    First, take the lowest threshold over all edges that leaves at most `wanted` edges after dropping unconnected ones.
+    If the next edge would connect too many at once, add the best single edges from a reached writer to a live reader.
 
     Args:
-        graph: the edges.
+        graph: of the edges.
         scores: `[edges]`.
         wanted: how many edges to keep.
 
     Returns:
-        bool `[edges]`; fewer than `wanted` only where every further edge alone would not be connected.
+        bool `[edges]`; fewer than `wanted` only if no further single edge would be connected.
     """
     ranking = Circuit.from_scores(graph, scores)
     low, high = 0, len(graph)
-    while low < high:  # what is connected grows with the number of edges
+    while low < high:  # the number of connected edges grows with the number of edges
         middle = (low + high + 1) // 2
         low, high = (middle, high) if len(ranking.top(middle).prune()) <= wanted else (low, middle - 1)
     kept = ranking.top(low).prune().kept

@@ -1,4 +1,4 @@
-"""GIM: edge attribution patching with another backward rule."""
+"""GIM: edge attribution patching with a different backward rule."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,60 +7,58 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from circuitkit.circuit import Circuit, Origin
+from circuitkit.circuit.circuit import Circuit
+from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.models.attention import Kind
 from circuitkit.models.backward_rule import BackwardRule
 from circuitkit.models.norm import Norm
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
-from circuitkit.strategies.eap import refuse_vanishing
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient
 
 TEMPERATURE = 2.0
-Q_SCALE, K_SCALE, V_SCALE = 0.25, 0.25, 0.5
+SCALES = {"q": 0.25, "k": 0.25, "v": 0.5}
 
 
 class GIM(DiscoveryStrategy):
-    """Gradient interaction modifications (Edin et al. 2025, arXiv 2505.17630) as a way to score edges.
+    """Gradient interaction modifications (Edin et al. 2025, arXiv 2505.17630) applied to edges.
 
-    EAP's scores, with gradients by `GIMRule`. It scores; the circuit keeps every edge, and sizes come from ranking.
+    EAP's scores, with gradients by `GIMRule`. It only scores edges: the circuit keeps all of them; choose a size by
+    ranking.
     """
 
     def setup(self, run: Discovery) -> None:
         """Refuse an objective whose gradient vanishes at the full model."""
-        refuse_vanishing(run.objective, "GIM")
+        refuse_zero_gradient(run.objective, "GIM")
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""
-        return Circuit.from_scores(run.model.graph, run.attribution(GIMRule()), origin=Origin.ESTIMATED)
+        return Circuit.from_scores(run.model.graph, run.attribution(GIMRule()), score_sources=ScoreSource.ESTIMATED)
 
 
 class GIMRule(BackwardRule):
     """GIM's gradients; the values are the model's own.
 
-    - The scale of every norm is a constant, that of heads' and of the final norm too; a LayerNorm's subtraction of the
-      mean keeps its gradient.
+    - The scale of every norm is a constant, including the norms of heads and the final norm; a LayerNorm's subtraction
+      of the mean keeps its gradient.
     - The gradient at attention scores s is p * (g - sum(g p)) with p = softmax(s / 2), where g is the gradient at the
-      pattern: the softmax's own formula with a softer pattern, and no factor 1/2 besides.
+      pattern. This is the softmax's own formula with a softer pattern, without the factor 1/2 of its chain rule.
     - Gradients at queries, keys and values are multiplied by 1/4, 1/4 and 1/2.
     """
 
     def norm(self, norm: Norm) -> Norm:
-        """The norm with a constant scale."""
+        """Treat the scale of a norm as a constant in the backward pass."""
         return replace(norm, frozen=True)
 
     def softmax(self, scores: Tensor) -> Tensor:
-        """The softmax, with a softer pattern's gradient."""
+        """Compute the softmax, with the gradient of a softer pattern."""
         return _apply(_SofterGradient, scores, TEMPERATURE)
 
-    def projected(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same, with scaled gradients."""
-        return (
-            _apply(_ScaledGradient, q, Q_SCALE),
-            _apply(_ScaledGradient, k, K_SCALE),
-            _apply(_ScaledGradient, v, V_SCALE),
-        )
+    def projected(self, kind: Kind, x: Tensor) -> Tensor:
+        """Scale the gradients of queries, keys or values."""
+        return _apply(_ScaledGradient, x, SCALES[kind])
 
 
 class _SofterGradient(torch.autograd.Function):
-    """Softmax; its gradient is that at scores / temperature."""
+    """Softmax, with the gradient of the softmax of scores / temperature."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, temperature: float) -> Tensor:
@@ -77,7 +75,7 @@ class _SofterGradient(torch.autograd.Function):
 
 
 class _ScaledGradient(torch.autograd.Function):
-    """The same; its gradient is scaled."""
+    """Identity, with a scaled gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:

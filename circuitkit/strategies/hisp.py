@@ -1,55 +1,58 @@
-"""Head importance: how much the objective of each prompt leans on a head or an MLP."""
+"""HISP: edge scores from the importance of heads and MLPs."""
 
 import torch
 from torch import Tensor
 
-from circuitkit.circuit import Circuit, Origin
-from circuitkit.engine.attribution import attribute_writers
-from circuitkit.graph import EdgeGraph
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
-from circuitkit.strategies.eap import refuse_vanishing
+from circuitkit.circuit.circuit import Circuit
+from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.engine.attribution.edge_scores import attribute_writers
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient
 
 
 class HISP(DiscoveryStrategy):
-    """Head importance score for pruning (Michel et al. 2019, arXiv 1905.10650), spread from nodes to edges.
+    """Head importance score for pruning (Michel et al. 2019, arXiv 1905.10650), extended from nodes to edges.
 
-    A writer's importance is the sum over prompts of |(õ_w - o_w) . dL/do_w|, the dot product over positions too, divided
-    by the Euclidean length of its layer's importances (heads and MLP together). With the ablation *zero* that is
-    the authors' |dL/dmask| at mask 1; with another, a mask that mixes in the ablated output instead of nothing.
+    A writer's importance is the sum over prompts of |(õ_w - o_w) . dL/do_w|, where the dot product includes positions,
+    divided by the L2 norm of its layer's importances (heads and MLP together). With the ablation *zero* this is the
+    authors' |dL/dmask| at mask 1; with another ablation, the mask mixes in the ablated output instead of zero.
 
-    An edge is there when both its ends are: its score is the lesser of its writer's importance and that of what its
-    reader feeds (the most important head of a shared key or value). `input` and `logits` are always there: they have
-    1, more than which no node can have. All edges between two nodes score alike, so that a cut by size often falls
-    inside a tie. Scores have no sign. It scores; the circuit keeps every edge, and sizes come from ranking.
+    An edge's score is the minimum of the importances of its two nodes: its writer, and the node that its reader feeds
+    (for a shared key or value, the most important of its heads). `input` and `logits` have importance 1, the largest
+    possible. All edges between two nodes have the same score, so that a cut by size often falls inside a tie. Scores
+    are not signed. It only scores edges: the circuit keeps all of them; choose a size by ranking.
     """
 
     def setup(self, run: Discovery) -> None:
-        """Refuse an objective whose gradient vanishes at the full model."""
-        refuse_vanishing(run.objective, "HISP")
+        """Refuse an objective whose gradient is zero at the full model."""
+        refuse_zero_gradient(run.objective, "HISP")
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every writer, and from them every edge."""
         graph = run.model.graph
         importance = torch.zeros(graph.n_writers, dtype=torch.float64)
         done = 0
-        for scene in run.scenes():
-            importance += attribute_writers(scene).abs().sum(1).double().cpu()
-            done += len(scene.batch)
+        for prepared in run.prepared_batches():
+            importance += attribute_writers(prepared).abs().sum(1).double().cpu()
+            done += len(prepared.batch)
             run.report(done, run.prompts, "prompts")
-        scores = edge_scores(graph, normalised(graph, importance))
-        return Circuit.from_scores(graph, scores, origin=Origin.ESTIMATED)
+        scores = edge_scores(graph, normalize_by_layer(graph, importance))
+        return Circuit.from_scores(graph, scores, score_sources=ScoreSource.ESTIMATED)
 
 
-def normalised(graph: EdgeGraph, importance: Tensor) -> Tensor:
-    """Importances `[W]` divided by the length of those of their layer; 1 for `input`."""
+def normalize_by_layer(graph: EdgeGraph, importance: Tensor) -> Tensor:
+    """Divide importances `[W]` by the L2 norm of their layer's; 1 for `input`."""
     by_layer = importance[1:].unflatten(0, (graph.layers, -1))
     lengths = torch.linalg.vector_norm(by_layer, dim=1, keepdim=True)
-    by_layer = by_layer / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)  # 0 where a layer has none
+    by_layer = by_layer / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)  # 0 if all of a layer's are 0
     return torch.cat([importance.new_ones(1), by_layer.flatten()])
 
 
 def edge_scores(graph: EdgeGraph, nodes: Tensor) -> Tensor:
-    """The lesser score of each edge's two ends, `[edges]`, from the writers' `[W]`."""
+    """Take the minimum of the scores of each edge's two nodes, `[edges]`, from the writers' scores `[W]`."""
     logits = nodes.new_ones(())
-    fed = [max((nodes[writer] for writer in graph.owners(reader)), default=logits) for reader in range(graph.n_readers)]
+    fed = [
+        max((nodes[writer] for writer in graph.writers_fed_by(reader)), default=logits)
+        for reader in range(graph.n_readers)
+    ]
     return torch.minimum(nodes[graph.writer_of], torch.stack(fed)[graph.reader_of])

@@ -2,12 +2,12 @@
 
 import torch
 
-from circuitkit.circuit import Circuit
+from circuitkit.circuit.circuit import Circuit
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
 
 
 class RandomEdges(DiscoveryStrategy):
-    """Scores every edge with a random number in [0, 1): what any method must beat."""
+    """Scores every edge with a random number in [0, 1): the baseline that any method must beat."""
 
     def discover(self, run: Discovery) -> Circuit:
         """Draw the scores."""

@@ -1,0 +1,8 @@
+"""Tasks: where prompts come from, one file per task.
+
+Read `base` first (the interface), then `ioi` for prompts from templates or `prompt_file` for prompts from a file.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""What a task is: something that makes prompts for a model's tokenizer."""
+"""The base class of tasks, which make prompts for a model's tokenizer."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal, get_args
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
-from circuitkit.prompts import PromptBatch
 
 if TYPE_CHECKING:  # a task can be used and written without loading the model code
     from circuitkit.models.circuit_model import CircuitModel
@@ -19,33 +19,34 @@ _MEASURED = 32
 
 
 class Task(ABC):
-    """A behaviour, shown by pairs of clean and corrupted prompts.
+    """A behavior, shown by pairs of clean and corrupted prompts.
 
-    A subclass's constructor arguments are its configuration: typed, documented, validated there.
+    A subclass's constructor arguments are its configuration: typed, documented, validated in the
+    constructor.
     """
 
     @abstractmethod
     def prompts(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, examples: int, seed: int) -> PromptBatch:
-        """At most `examples` pairs of one split, the same for the same arguments.
+        """Make at most `examples` pairs of one split, the same for the same arguments.
 
-        The splits of one seed share no prompt. Words are filtered to what is one token for this tokenizer.
+        The splits of one seed share no prompt. Only words that are one token for this tokenizer are used.
 
         Raises:
             UsageError: the task needs a tokenizer and there is none, or too few words or prompts are left.
         """
 
     def preview(self, model: "CircuitModel", examples: int = 3, seed: int = 0) -> str:
-        """Pairs of the train split token by token, and how well the model does the task.
+        """Show pairs of the train split token by token, and how well the model does the task.
 
         Args:
             model: whose tokenizer makes the prompts and whose answers are measured.
-            examples: how many pairs are shown; the measurement takes at least 32, where the task has them.
+            examples: how many pairs to show; the measurement uses at least 32, if the task has them.
             seed: of the prompts.
 
         Returns:
-            Text of several lines. *Right* means that the best of the answers has a larger logit than the best of
-            the wrong answers (without wrong answers: than every other token); the logit difference is that of
-            the means, as in the objective `logit_difference`.
+            Several lines of text. *Right* means that the best answer has a larger logit than the best wrong answer
+            (or than every other token, if there are no wrong answers); the logit difference is that of the means,
+            as in the objective `logit_difference`.
 
         Raises:
             UsageError: as `prompts`.
@@ -57,8 +58,8 @@ class Task(ABC):
         return "\n\n".join([*shown, _measure(batch, logits)])
 
 
-def needed_tokenizer(tokenizer: PreTrainedTokenizerBase | None, task: Task) -> PreTrainedTokenizerBase:
-    """The tokenizer, for a task that cannot do without.
+def require_tokenizer(tokenizer: PreTrainedTokenizerBase | None, task: Task) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, for a task that needs one.
 
     Raises:
         UsageError: there is none.
@@ -72,7 +73,7 @@ def needed_tokenizer(tokenizer: PreTrainedTokenizerBase | None, task: Task) -> P
 
 
 def check_request(split: str, examples: int) -> None:
-    """Refuse arguments of `Task.prompts` that no task can serve.
+    """Refuse arguments of `Task.prompts` that are wrong for every task.
 
     Raises:
         UsageError: an unknown split, or no examples.
@@ -80,11 +81,11 @@ def check_request(split: str, examples: int) -> None:
     if split not in get_args(Split):
         raise UsageError(f"There is no split {split!r}.", f"Choose one of {', '.join(get_args(Split))}.")
     if examples < 1:
-        raise UsageError(f"Prompts were asked for with examples={examples}.", "Ask for at least one.")
+        raise UsageError(f"examples={examples} is not a positive number.", "Ask for at least one.")
 
 
 def continuation(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str = "to") -> int | None:
-    """The token with which `text` continues `prompt`; None where that is not exactly one known token."""
+    """Return the token with which `text` continues `prompt`; None if it is not exactly one known token."""
     before = tokenizer.encode(prompt, add_special_tokens=False)
     both = tokenizer.encode(prompt + text, add_special_tokens=False)
     if both[:-1] != before or both[-1] == tokenizer.unk_token_id:
@@ -93,7 +94,7 @@ def continuation(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str = "t
 
 
 def _pair(batch: PromptBatch, row: int, tokenizer: PreTrainedTokenizerBase | None) -> str:
-    """One pair in aligned columns, wrapped; `^` under tokens that differ."""
+    """Show one pair in aligned columns, wrapped, with `^` under tokens that differ."""
     real = batch.mask[row]
     clean, corrupted = batch.clean[row][real].tolist(), batch.corrupted[row][real].tolist()
     lines = [f"Pair {row + 1}: {len(clean)} tokens (· is a space)"]
@@ -131,7 +132,7 @@ def _set(tokens: Tensor, tokenizer: PreTrainedTokenizerBase | None, most: int = 
 
 
 def _measure(batch: PromptBatch, logits: Tensor) -> str:
-    """Accuracy and mean logit difference of `[B, A, V]` logits at the answer positions, as one line."""
+    """Describe accuracy and mean logit difference of logits `[B, A, V]` at the answer positions, in one line."""
     asked = batch.answer_positions.to(logits.device) >= 0
     answers, wrong = batch.answers.to(logits.device), batch.wrong_answers.to(logits.device)
     right = logits.gather(-1, answers.clamp(min=0))
@@ -141,7 +142,7 @@ def _measure(batch: PromptBatch, logits: Tensor) -> str:
         difference = (_mean(right, answers >= 0) - _mean(other, wrong >= 0))[asked].mean().item()
         said = f"mean logit difference {difference:.2f}"
     else:
-        # The answers themselves are taken out, so that "other" means every other token.
+        # Exclude the answers, so that "other" means every other token.
         columns = torch.where(answers >= 0, answers, logits.shape[-1])
         padded = torch.nn.functional.pad(logits, (0, 1)).scatter(-1, columns, -torch.inf)
         best_other = padded[..., :-1].amax(-1)

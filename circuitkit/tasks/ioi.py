@@ -1,15 +1,15 @@
 """Indirect object identification: "Then, Mary and John went to the store. John gave a drink to" -> " Mary".
 
-Wang et al. 2022, "Interpretability in the Wild" (arXiv 2211.00593). Two people are named, one of them (the subject)
-again; the other (the indirect object) is the answer.
+Wang et al. 2022, "Interpretability in the Wild" (arXiv 2211.00593). The prompt names two people, and one of
+them (the subject) again; the other (the indirect object) is the answer.
 
 How prompts are drawn:
-1. Names, places and objects that are one token with their leading space are kept, and of the fifteen templates
-   those without a word that the tokenizer does not know.
-2. All unordered pairs of names are shuffled by the seed and dealt out: half to train, a quarter to validation, a
-   quarter to test. No two splits of one seed therefore share a prompt, whatever their templates and objects.
-3. Templates in random order, each in both orders of the names, take turns; each draws, without repeating itself, who
-   of a pair is the subject, a place and an object.
+1. Keep the names, places and objects that are one token with their leading space, and those of the fifteen templates
+   that have no word unknown to the tokenizer.
+2. Shuffle all unordered pairs of names by the seed, and divide them: half to train, a quarter to validation, a quarter
+   to test. So no two splits of one seed share a prompt, for any templates and objects.
+3. Use the templates in random order, each in both orders of the names, in turn. For each prompt draw which name of the
+   pair is the subject, a place and an object, without repetition within a template.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ from typing import Any, Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
+from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
-from circuitkit.prompts import PromptBatch
-from circuitkit.tasks.base import Split, Task, check_request, continuation, needed_tokenizer
+from circuitkit.tasks.base import Split, Task, check_request, continuation, require_tokenizer
 
 Corruption = Literal["abc", "swap"]
 Order = Literal["abba", "baba", "both"]
 
-# The shapes of Wang et al., appendix E.
+# The templates of Wang et al., appendix E.
 TEMPLATES = (
     "Then, {first} and {second} went to the {place}. {subject} gave a {object} to",
     "Then, {first} and {second} had a lot of fun at the {place}. {subject} gave a {object} to",
@@ -53,18 +53,18 @@ NAMES = tuple(
     Patricia Jennifer Linda Elizabeth Barbara Susan Jessica Sarah Karen Lisa Nancy Margaret Sandra Ashley Kimberly
     Emily Donna Michelle Carol Amanda Melissa Deborah Stephanie Rebecca Laura Sharon Amy Angela Anna Emma Nicole
     Samantha Katherine Christine Helen Rachel Maria Heather Diane Julie Victoria Kelly Lauren Ruth Martha Alice Jane
-    Kate Lucy Rose Claire Sophie Charlotte Grace""".split()  # noqa: SIM905 - a list literal would take a line a name
+    Kate Lucy Rose Claire Sophie Charlotte Grace""".split()  # noqa: SIM905 - a list literal would take one line per name
 )
 PLACES = ("store", "garden", "restaurant", "school", "hospital", "office", "house", "station")
 OBJECTS = ("ring", "kiss", "bone", "basketball", "computer", "necklace", "drink", "snack")
 
-# With eight names there are 28 pairs, and seven in the smallest split; an `abc` twin needs five names.
+# With eight names there are 28 pairs, and seven in the smallest split; a prompt and its `abc` version need five names.
 _NEEDED = {"names": 8, "places": 2, "objects": 2}
 
 
 @dataclass(frozen=True)
 class _Words:
-    """What the tokenizer at hand knows: words that are one token each, and templates without an unknown word."""
+    """The words that are one token each for the tokenizer, and the templates without an unknown word."""
 
     names: list[str]
     places: list[str]
@@ -74,7 +74,7 @@ class _Words:
 
 @dataclass(frozen=True)
 class _Frame:
-    """A template in one order of the names, as the sequence of all ways to fill it."""
+    """A template in one order of the names, as the sequence of all ways to fill it in."""
 
     template: str
     subject_first: bool
@@ -83,7 +83,7 @@ class _Frame:
 
     @property
     def _sizes(self) -> tuple[int, int]:
-        """How many places and objects there are to choose from: one where the template names none."""
+        """Return the numbers of places and objects to choose from: 1 if the template has none."""
         return (
             len(self.words.places) if "{place}" in self.template else 1,
             len(self.words.objects) if "{object}" in self.template else 1,
@@ -94,17 +94,17 @@ class _Frame:
         return len(self.pairs) * 2 * places * objects
 
     def __getitem__(self, index: int) -> tuple[str, str, str, str]:
-        """Answer, subject, place and object number `index`."""
+        """Return answer, subject, place and object of the way number `index` to fill in the template."""
         places, objects = self._sizes
         index, thing = divmod(index, objects)
         index, place = divmod(index, places)
-        index, turned = divmod(index, 2)
+        index, swapped = divmod(index, 2)
         one, other = self.pairs[index]
-        answer, subject = (other, one) if turned else (one, other)
+        answer, subject = (other, one) if swapped else (one, other)
         return answer, subject, self.words.places[place], self.words.objects[thing]
 
     def render(self, answer: str, subject: str, again: str, place: str, thing: str) -> str:
-        """The prompt; `again` is the name that comes last, the subject's own or another."""
+        """Fill in the prompt; `again` is the name that comes last, the subject's own or another."""
         first, second = (subject, answer) if self.subject_first else (answer, subject)
         return self.template.format(first=first, second=second, subject=again, place=place, object=thing)
 
@@ -121,9 +121,9 @@ class IOI(Task):
     """Indirect object identification (Wang et al. 2022).
 
     Args:
-        corruption: the corrupted twin. `abc` has three other names in the three places, so that it says nothing
-            about either answer; `swap` has the other of the two names as subject, so that the answer is the other.
-        order: which name comes first. `abba` the answer, `baba` the subject, `both` as often one as the other.
+        corruption: how the corrupted prompt differs. `abc`: three other names, so that it contains neither answer;
+            `swap`: the other of the two names is the subject, so that the answer is the other one.
+        order: which name comes first. `abba`: the answer; `baba`: the subject; `both`: each equally often.
         template: the number of one of the fifteen `TEMPLATES`, or None for all. The prompts of one template all have
             the same number of tokens.
 
@@ -144,9 +144,9 @@ class IOI(Task):
         self.template = template
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, examples: int, seed: int) -> PromptBatch:
-        """At most `examples` pairs of one split, fewer only where there are no more; see the module and `Task`."""
+        """Make at most `examples` pairs of one split, fewer only if there are no more; see the module and `Task`."""
         check_request(split, examples)
-        tokenizer = needed_tokenizer(tokenizer, self)
+        tokenizer = require_tokenizer(tokenizer, self)
         words = self._words(tokenizer)
         pairs = _deal(words.names, seed)[split]
         drawn = list(islice(self._draw(words, pairs, examples, Random(f"ioi {split} {seed}")), examples))
@@ -173,7 +173,7 @@ class IOI(Task):
         found = {kind: len(left) for kind, left in kept.items()}
         if any(found[kind] < needed for kind, needed in _NEEDED.items()):
             raise UsageError(
-                f"IOI finds {_listed(found)} that are one token for this tokenizer, and needs {_listed(_NEEDED)}.",
+                f"IOI finds {_in_words(found)} that are one token for this tokenizer, and needs {_in_words(_NEEDED)}.",
                 "Use a model with a larger vocabulary, or prompts of your own: the task prompt_file.",
             )
         words = _Words(kept["names"], kept["places"], kept["objects"], [])
@@ -193,7 +193,7 @@ class IOI(Task):
         return words
 
     def _draw(self, words: _Words, pairs: list[tuple[str, str]], examples: int, rng: Random) -> Iterator[_Example]:
-        """Examples, the frames taking turns, until the pairs are used up in all of them."""
+        """Yield examples from the frames in turn, until all frames are used up."""
         orders = {"abba": [False], "baba": [True], "both": [False, True]}[self.order]
         templates = rng.sample(words.templates, len(words.templates))
         frames = [_Frame(template, first, pairs, words) for template in templates for first in orders]
@@ -203,16 +203,16 @@ class IOI(Task):
                 if index is None:  # this frame is used up
                     continue
                 answer, subject, place, thing = frame[index]
-                twin: tuple[str, str, str] | None = (answer, subject, answer)
+                replacement: tuple[str, str, str] | None = (answer, subject, answer)
                 if self.corruption == "abc":
-                    twin = _others({answer, subject}, words.names, pairs, rng)
-                if twin is not None:
+                    replacement = _others({answer, subject}, words.names, pairs, rng)
+                if replacement is not None:
                     clean = frame.render(answer, subject, subject, place, thing)
-                    yield _Example(clean, frame.render(*twin, place, thing), answer, subject)
+                    yield _Example(clean, frame.render(*replacement, place, thing), answer, subject)
 
 
 def _deal(names: list[str], seed: int) -> dict[str, list[tuple[str, str]]]:
-    """All unordered pairs of names by split."""
+    """Divide all unordered pairs of names among the splits."""
     pairs = list(combinations(names, 2))
     Random(f"ioi pairs {seed}").shuffle(pairs)
     quarter = len(pairs) // 4
@@ -222,9 +222,9 @@ def _deal(names: list[str], seed: int) -> dict[str, list[tuple[str, str]]]:
 def _others(
     taken: set[str], names: list[str], pairs: list[tuple[str, str]], rng: Random
 ) -> tuple[str, str, str] | None:
-    """Three names that are not `taken`, the first two a pair of the same split: splits share no twin either.
+    """Draw three names that are not `taken`; the first two are a pair of the split, so that splits share no prompt.
 
-    None where every pair of the split has a name that is taken: possible with the fewest names, if hardly likely.
+    Returns None if every pair of the split has a taken name, which can happen only with very few names.
     """
     start = rng.randrange(len(pairs))
     for step in range(len(pairs)):
@@ -235,7 +235,7 @@ def _others(
     return None
 
 
-def _listed(counts: dict[str, int]) -> str:
-    """`{"names": 8, "places": 2}` -> "8 names and 2 places"."""
+def _in_words(counts: dict[str, int]) -> str:
+    """Write `{"names": 8, "places": 2}` as "8 names and 2 places"."""
     *most, last = [f"{count} {kind}" for kind, count in counts.items()]
     return f"{', '.join(most)} and {last}"

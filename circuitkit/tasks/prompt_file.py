@@ -1,20 +1,20 @@
-"""Prompts from a file: CSV with a header, or JSONL with one object a line, in UTF-8.
+"""Prompts from a file: CSV with a header, or JSONL with one object per line, in UTF-8.
 
 Columns (others are ignored):
 
-- `clean`, `corrupted`: the two prompts as text, of the same number of tokens.
-- what continues the clean prompt, in one of three forms; where a file has several, the first counts:
-    1. `answer`, `wrong_answer`: text, taken as it stands: an answer's leading space belongs to it. Where some answer
-       of the file is not one token then, all those that are given without a leading space get one.
-    2. `correct_idx`, `incorrect_idx` (as in EAP-IG): token ids of the tokenizer that is used here.
-    3. `label` (as in EAP-IG's greater-than): a number of two digits. Answers are all larger two-digit numbers, wrong
-       answers that number and all smaller ones; each is two digits without a space, and one token.
+- `clean`, `corrupted`: the two prompts as text, with the same number of tokens.
+- the answers, in one of three forms; if a file has several, the first is used:
+    1. `answer`, `wrong_answer`: text; a leading space is part of the answer. If some answer of the file is not one
+       token, all answers without a leading space get one.
+    2. `correct_idx`, `incorrect_idx` (as in EAP-IG): token ids of the model's tokenizer.
+    3. `label` (as in EAP-IG's greater-than): a two-digit number. Answers are all larger two-digit numbers, wrong
+       answers that number and all smaller ones; each must be one token of two digits without a space.
 - `split` (optional): `train`, `validation` or `test`.
 
-In forms 1 and 2 an answer may be a set: a list in JSONL, and for ids in CSV too (`"[262, 257]"`).
+In forms 1 and 2 an answer may be a set: a list in JSONL; for ids, also a list in CSV (`"[262, 257]"`).
 
 Without `split`, the rows are shuffled by the seed: half are train, a quarter validation, a quarter test. Rows with the
-same clean prompt stay together, so that no two splits share one.
+same clean prompt stay in one split, so that no two splits share a prompt.
 """
 
 import csv
@@ -27,9 +27,9 @@ from typing import Any, get_args
 
 from transformers import PreTrainedTokenizerBase
 
+from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
-from circuitkit.prompts import PromptBatch
-from circuitkit.tasks.base import Split, Task, check_request, continuation, needed_tokenizer
+from circuitkit.tasks.base import Split, Task, check_request, continuation, require_tokenizer
 
 _PROMPTS = ("clean", "corrupted")
 _TEXT = ("answer", "wrong_answer")
@@ -45,7 +45,7 @@ class _Row:
     """One pair.
 
     Attributes:
-        where: what a message calls it.
+        where: its row and file, for error messages.
         values: its cells by column.
     """
 
@@ -54,15 +54,15 @@ class _Row:
 
 
 class PromptFile(Task):
-    """Your own prompts, from a file; the module says which columns.
+    """Your own prompts, from a file; `circuitkit.tasks.prompt_file` describes its columns.
 
     Args:
         path: a `.csv` or `.jsonl` file.
 
     Raises:
         UsageError: the file cannot be read, is empty or malformed, lacks a column, or has a cell that cannot be used.
-            What only a tokenizer can tell (an answer that is not one token, pairs of unequal length) is refused by
-            `prompts`.
+            `prompts` raises errors that depend on the tokenizer (an answer that is not one token, pairs of unequal
+            length).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -86,13 +86,13 @@ class PromptFile(Task):
             self._check_splits()
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, examples: int, seed: int) -> PromptBatch:
-        """At most `examples` pairs of one split in an order of the seed; see the module and `Task`.
+        """Make at most `examples` pairs of one split, ordered by the seed; see the module and `Task`.
 
         Raises:
             UsageError: the split has no rows, a pair's lengths differ, or an answer is not one token.
         """
         check_request(split, examples)
-        tokenizer = needed_tokenizer(tokenizer, self)
+        tokenizer = require_tokenizer(tokenizer, self)
         rows = self._of_split(split, seed)[:examples]
         if not rows:
             raise UsageError(
@@ -105,14 +105,14 @@ class PromptFile(Task):
                 raise UsageError(
                     f"{row.where} has {len(one)} clean and {len(other)} corrupted tokens: "
                     f"{row.values['clean']!r} and {row.values['corrupted']!r}.",
-                    "Reword one so that both have as many.",
+                    "Reword one prompt so that both have the same number.",
                 )
         answers, wrong_answers = self._answers(rows, tokenizer)
         pad = tokenizer.pad_token_id
         return PromptBatch.from_ids(clean, corrupted, answers, wrong_answers, pad_id=pad if isinstance(pad, int) else 0)
 
     def _check(self, row: _Row) -> None:
-        """Refuse a row that no tokenizer could make a pair of."""
+        """Refuse a row that is wrong for every tokenizer."""
         for name in (*_PROMPTS, *self._form, *(["split"] if self._has_splits else [])):
             if row.values.get(name) in (None, "", []):
                 raise UsageError(f"{row.where} has no {name!r}.", "Fill it in, or remove the row.")
@@ -120,7 +120,7 @@ class PromptFile(Task):
             if not isinstance(row.values[name], str):
                 raise UsageError(f"{row.where} has {row.values[name]!r} as {name!r}.", "Write the prompt as text.")
         for name in self._form:
-            _parsed(row, name)
+            _parse(row, name)
 
     def _check_splits(self) -> None:
         seen: dict[str, tuple[str, _Row]] = {}
@@ -146,19 +146,19 @@ class PromptFile(Task):
             groups.setdefault(row.values["clean"], []).append(row)
         shuffled = list(groups.values())
         rng.shuffle(shuffled)
-        # What cannot be halved goes to train, then to test: few rows should still make a search and a measurement.
+        # Round train up, then test, so that even two rows allow a search and a measurement
         train = (len(shuffled) + 1) // 2
         test = (len(shuffled) - train + 1) // 2
         parts = {"train": slice(train), "test": slice(train, train + test), "validation": slice(train + test, None)}
         return [row for group in shuffled[parts[split]] for row in group]
 
     def _answers(self, rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase) -> tuple[Tokens, Tokens]:
-        """Token ids of answers and wrong answers, one list a row."""
+        """Return token ids of answers and wrong answers, one list per row."""
         if self._form == _YEAR:
             years = _year_tokens(tokenizer)
-            labels = [_parsed(row, "label")[0] for row in rows]
+            labels = [_parse(row, "label")[0] for row in rows]
             return [years[label + 1 :] for label in labels], [years[: label + 1] for label in labels]
-        right, wrong = ([_parsed(row, name) for row in rows] for name in self._form)
+        right, wrong = ([_parse(row, name) for row in rows] for name in self._form)
         if self._form == _IDS:
             for row, tokens in zip([*rows, *rows], [*right, *wrong], strict=True):
                 _check_ids(row, tokens, tokenizer)
@@ -171,10 +171,10 @@ class PromptFile(Task):
         return ids(right), ids(wrong)
 
     def _tokens_of_texts(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-        """The token of every answer in the file: all rows count, so that every split reads an answer alike."""
+        """Find the token of every answer in the whole file, so that an answer has the same token in every split."""
         first_row: dict[str, _Row] = {}
         for row in self._rows:
-            for text in (text for name in self._form for text in _parsed(row, name)):
+            for text in (text for name in self._form for text in _parse(row, name)):
                 first_row.setdefault(text, row)
         tokens = {text: continuation(tokenizer, text, prompt="\n") for text in first_row}
         if None in tokens.values():
@@ -198,8 +198,8 @@ def _check_ids(row: _Row, tokens: list[int], tokenizer: PreTrainedTokenizerBase)
             )
 
 
-def _parsed(row: _Row, name: str) -> list[Any]:
-    """An answer's cell as a list: of texts, of token ids, or of one year.
+def _parse(row: _Row, name: str) -> list[Any]:
+    """Parse an answer's cell as a list: of texts, of token ids, or of one year.
 
     Raises:
         UsageError: it is something else.
@@ -231,7 +231,7 @@ def _year_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         token = continuation(tokenizer, f"{year:02d}", prompt="\n")
         if token is None:
             raise UsageError(
-                f"The digits '{year:02d}' are not one token for this tokenizer, and a label stands for such numbers.",
+                f"The digits '{year:02d}' are not one token for this tokenizer, and labels need such tokens.",
                 "Use a tokenizer that has them (GPT-2's), or give answer and wrong_answer as text.",
             )
         tokens.append(token)
@@ -239,10 +239,10 @@ def _year_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _read(path: Path) -> list[_Row]:
-    """The rows of a file.
+    """Read the rows of a file.
 
     Raises:
-        UsageError: it is not there, has another suffix, is empty, or cannot be parsed.
+        UsageError: it is missing, has another suffix, is empty, or cannot be parsed.
     """
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
     reader = readers.get(path.suffix.lower())
@@ -292,11 +292,11 @@ def _read_jsonl(path: Path) -> Iterator[_Row]:
                 values = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise UsageError(
-                    f"Line {line_number} of {str(path)!r} is not JSON: {error}.", "Write one object a line."
+                    f"Line {line_number} of {str(path)!r} is not JSON: {error}.", "Write one object per line."
                 ) from error
             if not isinstance(values, dict):
                 raise UsageError(
                     f"Line {line_number} of {str(path)!r} is not a JSON object: {line.strip()[:60]!r}.",
-                    "Write one object a line.",
+                    "Write one object per line.",
                 )
             yield _Row(f"Row {number} (line {line_number}) of {str(path)!r}", values)

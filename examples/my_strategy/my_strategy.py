@@ -7,16 +7,14 @@ circuitkit discover --model toy --task ioi --strategy late_layers --strategy.dec
 
 import torch
 
-from circuitkit import Circuit, DiscoveryStrategy
-from circuitkit.errors import UsageError
-from circuitkit.strategies.base import Discovery
+from circuitkit import Circuit, Discovery, DiscoveryStrategy, UsageError
 
 
 class LateLayers(DiscoveryStrategy):
-    """First-order effects, smaller by a factor for every layer between the reader and the logits.
+    """First-order effects, multiplied by a factor for each layer between the reader and the logits.
 
     Args:
-        decay: the factor, in (0, 1]; 1 is EAP.
+        decay: the factor, in (0, 1]; 1 gives EAP's scores.
         keep: fraction of the edges that the circuit keeps.
     """
 
@@ -28,7 +26,7 @@ class LateLayers(DiscoveryStrategy):
         self.keep = keep
 
     def discover(self, run: Discovery) -> Circuit:
-        """Score every edge, and keep the best."""
+        """Score every edge, and keep those of largest absolute score."""
         graph = run.model.graph
         layers = torch.tensor([graph.reader(index).layer for index in range(graph.n_readers)])
         distance = (graph.layers - layers)[graph.reader_of]

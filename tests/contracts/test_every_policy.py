@@ -1,4 +1,4 @@
-"""What every precision policy must do, on every family: those that are registered, and a stranger's."""
+"""What every precision policy must do on every family: the registered ones, and one from outside the package."""
 
 import inspect
 import itertools
@@ -9,18 +9,18 @@ from types import SimpleNamespace
 import bitsandbytes.functional as bnb
 import pytest
 import torch
-from policies import all_weights, expected, prepared, same
-from tiny import VARIANTS, random_batch, tiny
+from support.tiny import VARIANTS, random_batch, tiny
+from support.weights import all_weights, expected, prepared, same
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from circuitkit import registry
+from circuitkit.config import registry
+from circuitkit.data.objectives import LogitDifference
 from circuitkit.engine.ablation import Resample
-from circuitkit.engine.attribution import attribute
-from circuitkit.engine.scene import Scene
-from circuitkit.objective import LogitDifference
-from circuitkit.precision.per_head import PerHeadQuantization, UniformQuantization
-from circuitkit.precision.policy import FullPrecision, PrecisionPolicy
+from circuitkit.engine.attribution.edge_scores import attribute
+from circuitkit.engine.prepared_batch import PreparedBatch
+from circuitkit.precision.base import FullPrecision, PrecisionPolicy
+from circuitkit.precision.pahq import PAHQ, AllLowPrecision
 
 MODES = ("int8", "nf4", "fp4", "bf16")
 SCOPES = ("attention", "attention+mlp")
@@ -28,8 +28,8 @@ ERROR = {"int8": 0.02, "nf4": 0.2, "fp4": 0.25, "bf16": 0.01}
 """Allowed size of a product's error, relative to the product."""
 
 
-class HalvedOutputs(PrecisionPolicy):
-    """A stranger's policy: what heads write passes through float16, but for the first layer's."""
+class HalfPrecisionOutputs(PrecisionPolicy):
+    """A policy from outside: W_O rounded to float16 in all layers but the first."""
 
     def prepare(self, model):
         self.model, self.before, self.everything = model, model.weights, False
@@ -57,7 +57,7 @@ class HalvedOutputs(PrecisionPolicy):
         finally:
             self.everything = before
 
-    def lowered(self):
+    def low_precision_writers(self):
         graph = self.model.graph
         lowered = torch.zeros(graph.n_writers, dtype=torch.bool)
         for layer in range(1, graph.layers):
@@ -66,14 +66,18 @@ class HalvedOutputs(PrecisionPolicy):
 
 
 def every_policy():
-    yield pytest.param(HalvedOutputs, id="stranger")
-    for name in registry.names("policies"):
-        kind = registry.load("policies", name)
+    yield pytest.param(HalfPrecisionOutputs, id="outside")
+    for name in registry.names("precision"):
+        kind = registry.load("precision", name)
         if "mode" in inspect.signature(kind).parameters:
             for mode, scope in itertools.product(MODES, SCOPES):
                 yield pytest.param(partial(kind, mode, scope), id=f"{name}-{mode}-{scope}")
         else:
             yield pytest.param(kind, id=name)
+
+
+def test_the_policies_of_the_package_are_among_those_tested():
+    assert {"full", "pahq", "all_low"} <= set(registry.names("precision"))
 
 
 every_family = pytest.mark.parametrize("variant", sorted(VARIANTS))
@@ -82,7 +86,7 @@ quantizing = pytest.mark.parametrize(
     "make",
     [
         pytest.param(partial(kind, mode, "attention+mlp"), id=f"{kind.__name__}-{mode}")
-        for kind in (PerHeadQuantization, UniformQuantization)
+        for kind in (PAHQ, AllLowPrecision)
         for mode in MODES
     ],
 )
@@ -90,29 +94,32 @@ quantizing = pytest.mark.parametrize(
 
 @every_family
 @all_policies
-def test_weights_are_what_lowered_says(make, variant):
+def test_weights_agree_with_low_precision_writers(make, variant):
     for kv in ("group", "head"):
         model = tiny(variant, kv=kv)
         graph, full = model.graph, all_weights(model)
         with prepared(make(), model) as policy:
             low = all_weights(model)
             assert all(weight.isfinite().all() for weight in low.values())
-            at_rest = policy.lowered()
+            at_rest = policy.low_precision_writers()
             assert same(low, full) or at_rest is not None
             assert all(low[key].shape == full[key].shape and low[key].dtype == full[key].dtype for key in full)
             with policy.full():
                 assert same(all_weights(model), full)
-                assert at_rest is None or not policy.lowered().any()
+                assert at_rest is None or not policy.low_precision_writers().any()
             for reader in range(graph.n_readers):
                 with policy.investigate([reader]):
-                    lowered = policy.lowered()
+                    lowered = policy.low_precision_writers()
                     if lowered is None:
-                        assert at_rest is None and same(all_weights(model), full)
+                        assert at_rest is None
+                        assert same(all_weights(model), full)
                         continue
-                    assert lowered.dtype == torch.bool and lowered.shape == (graph.n_writers,) and not lowered[0]
+                    assert lowered.dtype == torch.bool
+                    assert lowered.shape == (graph.n_writers,)
+                    assert not lowered[0]
                     assert same(all_weights(model), expected(model, lowered, full, low))
-                    if policy.varies:
-                        assert not lowered[list(graph.owners(reader))].any()
+                    if policy.depends_on_reader:
+                        assert not lowered[list(graph.writers_fed_by(reader))].any()
                     else:
                         assert torch.equal(lowered, at_rest)
             assert same(all_weights(model), low)
@@ -160,7 +167,7 @@ def test_every_reader_is_in_one_group(make, variant):
 
 @every_family
 @all_policies
-def test_closing_gives_everything_back(make, variant):
+def test_closing_restores_everything(make, variant):
     model = tiny(variant)
     first = next(model.model.parameters())
     first.requires_grad_(False)
@@ -175,7 +182,8 @@ def test_closing_gives_everything_back(make, variant):
         for name, parameter in model.model.named_parameters():
             same_object, values, stride, requires_grad = before[name]
             assert parameter is same_object
-            assert torch.equal(parameter, values) and parameter.dtype == values.dtype
+            assert torch.equal(parameter, values)
+            assert parameter.dtype == values.dtype
             assert (parameter.stride(), parameter.requires_grad) == (stride, requires_grad)
         assert torch.equal(model.model(batch.clean).logits, logits)
         assert same(all_weights(model), full)
@@ -185,9 +193,9 @@ def test_closing_gives_everything_back(make, variant):
 @all_policies
 def test_effects_are_finite_and_full_precision_changes_no_bit(make, variant):
     model, batch = tiny(variant), random_batch()
-    plain = attribute(Scene(model, batch, LogitDifference(), Resample()))
+    plain = attribute(PreparedBatch(model, batch, LogitDifference(), Resample()))
     with prepared(make(), model) as policy:
-        effects = attribute(Scene(model, batch, LogitDifference(), Resample(), policy))
+        effects = attribute(PreparedBatch(model, batch, LogitDifference(), Resample(), policy))
         with policy.full():
             streams = [stream for *_, stream in model.run(model.embed(batch.clean), model.context(batch))]
     assert effects.isfinite().all()
@@ -197,11 +205,11 @@ def test_effects_are_finite_and_full_precision_changes_no_bit(make, variant):
     assert torch.allclose(torch.stack(streams), torch.stack(expected_streams), atol=1e-12)
 
 
-# What quantizing policies promise besides
+# What quantizing policies must do further
 
 
 def by_bitsandbytes(matrix: Tensor, mode: str) -> Tensor:
-    """One matrix, rounded alone."""
+    """Round one matrix alone."""
     single = matrix.float().contiguous()
     if mode == "bf16":
         return matrix.to(torch.bfloat16).to(matrix.dtype)
@@ -214,7 +222,7 @@ def by_bitsandbytes(matrix: Tensor, mode: str) -> Tensor:
 
 @every_family
 @quantizing
-def test_low_weights_are_bitsandbytes_own_of_each_head(make, variant):
+def test_low_weights_are_those_of_bitsandbytes_head_by_head(make, variant):
     model = tiny(variant)
     full = all_weights(model)
     with prepared(make(), model) as policy:
@@ -234,17 +242,19 @@ def test_low_weights_are_bitsandbytes_own_of_each_head(make, variant):
 @every_family
 @quantizing
 def test_products_are_within_the_modes_error(make, variant):
-    """Of square and other matrices alike: a layout read transposed would be far off."""
+    """Square matrices too: if one were read transposed, its products would be far off."""
     model = tiny(variant)
     graph = model.graph
     torch.manual_seed(0)
     x = torch.randn(1, 50, 3, model.family.width, dtype=torch.float64)
-    gathered = torch.randn(graph.heads, 50, 3, model.family.head_width, dtype=torch.float64)
+    z = torch.randn(graph.heads, 50, 3, model.family.head_width, dtype=torch.float64)
 
     def products():
         for layer in range(graph.layers):
-            yield from model.project(layer, x)
-            yield model.write(layer, gathered)
+            attention = model.attention(layer)
+            for kind in ("q", "k", "v"):
+                yield attention.project(kind, x)
+            yield attention.project_out(z)
             yield model.mlp(layer, x[0])
 
     expected_products = list(products())
@@ -255,13 +265,13 @@ def test_products_are_within_the_modes_error(make, variant):
 
 @every_family
 @quantizing
-def test_weights_in_memory_become_fewer(make, variant):
+def test_fewer_bytes_of_weights_are_in_memory(make, variant):
     model = tiny(variant)
     before = sum(p.nbytes for p in model.model.parameters())
     with prepared(make(), model) as policy:
         held = policy.footprint()
-        assert held["high"] == before - held["masters"] == sum(p.nbytes for p in model.model.parameters())
-        assert 0 < held["low"] < held["masters"] / (2 if policy.mode == "bf16" else 3)
+        assert held["high"] == before - held["full"] == sum(p.nbytes for p in model.model.parameters())
+        assert 0 < held["low"] < held["full"] / (2 if policy.mode == "bf16" else 3)
     assert policy.footprint() == {}
 
 
@@ -269,7 +279,7 @@ def test_weights_in_memory_become_fewer(make, variant):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_family
 @quantizing
-def test_on_cuda_as_on_the_cpu(make, variant):
+def test_weights_on_cuda_equal_those_on_the_cpu(make, variant):
     model = tiny(variant, dtype=torch.float32)
     with prepared(make(), model):
         low = all_weights(model)
@@ -280,7 +290,7 @@ def test_on_cuda_as_on_the_cpu(make, variant):
         assert all(torch.allclose(weight.cpu(), low[key]) for key, weight in all_weights(model).items())
         for reader in reversed(range(graph.n_readers)):
             with policy.investigate([reader]):
-                wanted = expected(model, policy.lowered(), full, low)
+                wanted = expected(model, policy.low_precision_writers(), full, low)
                 for key, weight in all_weights(model).items():
                     assert torch.allclose(weight.cpu(), wanted[key])
         with policy.full():

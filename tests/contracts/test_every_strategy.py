@@ -1,35 +1,43 @@
-"""What every strategy must do, under every policy: those that are registered, and one from outside the package."""
+"""What every strategy must do under every policy: the registered ones, and one from outside the package."""
 
 import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import random_batch, tiny
+from support.tiny import random_batch, tiny
+from support.weights import all_weights, prepared, same
 
-from circuitkit import CircuitModel, registry
-from circuitkit.circuit import Circuit
-from circuitkit.discoverer import Discoverer
-from circuitkit.evaluation import Evaluator
-from circuitkit.precision.per_head import PerHeadQuantization
-from circuitkit.precision.policy import PrecisionPolicy
-from circuitkit.result import Result
+import circuitkit
+from circuitkit import CircuitModel
+from circuitkit.circuit.circuit import Circuit
+from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.config import registry
+from circuitkit.evaluation.evaluator import Evaluator
+from circuitkit.precision.base import FullPrecision
+from circuitkit.precision.pahq import PAHQ
+from circuitkit.run.discoverer import Discoverer
+from circuitkit.run.result import Result
+
+pytestmark = pytest.mark.filterwarnings("ignore:This precision cannot decide")
 
 DECIDES = {"acdc", "pahq_acdc", "edge_pruning", "subnetwork_probing", "late_layers"}
-"""Whose circuit is their own; the others only score."""
+"""The strategies that choose edges; the others keep every edge."""
 ARGUMENTS = {
     "acdc": {"threshold": 0.02, "absolute": True},
     "pahq_acdc": {"threshold": 0.02, "absolute": True},
-    "edge_pruning": {"targets": [0.5], "trainer": {"max_steps": 6}},
-    "subnetwork_probing": {"strength": 100.0, "learning_rate": 3.0, "trainer": {"max_steps": 6}},
+    "edge_pruning": {"target": [0.5], "trainer": {"max_steps": 6}},
+    "subnetwork_probing": {"l0_weight": 100.0, "learning_rate": 3.0, "trainer": {"max_steps": 6}},
     "eap_ig": {"steps": 2},
 }
-"""Small enough for a test; the others as they come."""
+"""Small enough for a test; the other strategies have their defaults."""
+RESUMES = {"acdc", "pahq_acdc", "edge_pruning", "subnetwork_probing"}
+"""The strategies that continue an interrupted run from its saved state; the others start again."""
 FAMILIES = ("gpt2", "gpt_neox", "llama_biased", "qwen3")
 
 
 def outside():
-    """The class of `examples/my_strategy`."""
+    """Load the class of `examples/my_strategy`."""
     file = Path(__file__).parents[2] / "examples" / "my_strategy" / "my_strategy.py"
     spec = importlib.util.spec_from_file_location("my_strategy", file)
     module = importlib.util.module_from_spec(spec)
@@ -46,14 +54,14 @@ def make(name):
 
 
 def policies():
-    found = {name: registry.load("policies", name) for name in registry.names("policies")}
-    return {**found, "nf4, MLPs too": lambda: PerHeadQuantization("nf4", "attention+mlp")}
+    found = {name: registry.load("precision", name) for name in registry.names("precision")}
+    return {**found, "nf4, MLPs too": lambda: PAHQ("nf4", "attention+mlp")}
 
 
 def run(name, model, policy=None, callbacks=(), **more):
     discoverer = Discoverer("cpu", callbacks=list(callbacks), seed=more.pop("seed", 3))
     task = more.pop("task", None) or random_batch(lengths=(6, 7, 5, 7))
-    return discoverer.run(make(name), model, task, precision=policy, sizes=(), examples=4, **more)
+    return discoverer.run(model, task, make(name), precision=policy, sizes=(), examples=4, **more)
 
 
 def state_of(model):
@@ -67,7 +75,11 @@ def same_state(one, other):
     )
 
 
-@pytest.mark.filterwarnings("ignore:This precision cannot decide")
+def test_the_strategies_and_policies_of_the_package_are_among_those_tested():
+    assert DECIDES | set(ARGUMENTS) | RESUMES | {"eap", "edge_patching", "gim", "hisp", "random_edges"} <= set(NAMES)
+    assert {"full", "pahq", "all_low"} <= set(policies())
+
+
 @pytest.mark.parametrize("policy", policies())
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", NAMES)
@@ -75,9 +87,11 @@ def test_it_scores_every_edge_under_every_policy(name, family, policy):
     model = tiny(family, dtype=torch.float32)
     before, hooks = state_of(model), sum(len(m._forward_hooks) for m in model.model.modules())
     circuit = run(name, model, policies()[policy]()).circuit
-    assert circuit.scores.shape == (len(model.graph),) and bool(torch.isfinite(circuit.scores).all())
+    assert circuit.scores.shape == (len(model.graph),)
+    assert bool(torch.isfinite(circuit.scores).all())
     assert bool((~circuit.kept).any()) == (name in DECIDES)
-    assert same_state(before, state_of(model)) and type(model.weights).__name__ == "ModuleWeights"
+    assert same_state(before, state_of(model))
+    assert type(model.weights).__name__ == "ModuleWeights"
     assert sum(len(m._forward_hooks) for m in model.model.modules()) == hooks
 
 
@@ -93,15 +107,79 @@ def test_it_runs_on_the_toy_model_under_every_policy(name, policy):
 def test_the_same_seed_gives_the_same_result_and_nothing_global_changes(name):
     model, random = tiny("llama", dtype=torch.float32), torch.get_rng_state()
     one, other = (run(name, model).circuit for _ in range(2))
-    assert torch.equal(one.scores, other.scores) and torch.equal(one.kept, other.kept)
-    assert torch.equal(torch.get_rng_state(), random) and torch.is_grad_enabled()
+    assert torch.equal(one.scores, other.scores)
+    assert torch.equal(one.kept, other.kept)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.is_grad_enabled()
     assert torch.get_default_dtype() == torch.float32
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "pahq_acdc"])  # whose default is another policy
-def test_full_precision_and_no_policy_are_bit_identical(name):
-    model = tiny("gpt2", dtype=torch.float32)
-    assert torch.equal(run(name, model).circuit.scores, run(name, model, PrecisionPolicy()).circuit.scores)
+class Recorder(FullPrecision):
+    """Full precision that records the calls it gets."""
+
+    def __init__(self):
+        self.calls = []
+
+    def prepare(self, model):
+        self.calls.append("prepare")
+
+    def close(self):
+        self.calls.append("close")
+
+    def investigate(self, readers):
+        self.calls.append(frozenset(readers))
+        return super().investigate(readers)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_full_precision_by_name_and_by_object_are_bit_identical(name):
+    model, recorder = tiny("gpt2", dtype=torch.float32), Recorder()
+    named, recorded = run(name, model, "full").circuit, run(name, model, recorder).circuit
+    assert torch.equal(named.scores, recorded.scores)
+    assert torch.equal(named.kept, recorded.kept)
+    first, *between, last = recorder.calls
+    assert (first, last) == ("prepare", "close")
+    assert not {"prepare", "close"} & set(between)
+    if name == "random_edges":
+        assert not between
+    elif name not in ("acdc", "pahq_acdc"):  # which do not test readers that are dead by then
+        assert set().union(*between) == set(range(model.graph.n_readers))
+    else:
+        assert set().union(*between) == set(named.graph.reader_of[named.score_sources == ScoreSource.TESTED].tolist())
+    if name != "pahq_acdc":  # whose own policy is another
+        own = run(name, model).circuit
+        assert torch.equal(named.scores, own.scores)
+        assert torch.equal(named.kept, own.kept)
+
+
+def rounded_to_bfloat16(model):
+    """Round every parameter, in place, to values that bfloat16 can hold."""
+    with torch.no_grad():
+        for parameter in model.model.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16).to(parameter.dtype))
+    return model
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama_biased"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_policy_that_rounds_nothing_makes_no_difference(name, family):
+    """All that a policy adds (readers investigated in turn, anchors, rechecks) cancels out."""
+    model, policy = rounded_to_bfloat16(tiny(family)), PAHQ("bf16", "attention+mlp")
+    full = all_weights(model)
+    with prepared(policy, model):
+        assert same(all_weights(model), full)
+    expected, found = (run(name, model, precision).circuit for precision in ("full", policy))
+    assert torch.allclose(found.scores, expected.scores, rtol=0, atol=1e-12)
+    assert torch.equal(found.kept, expected.kept)
+    assert torch.equal(found.score_sources, expected.score_sources)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "random_edges"])  # which computes nothing
+def test_a_policy_that_rounds_makes_a_difference(name):
+    """The counterpart of the test above: without it, a policy that is never in effect would pass."""
+    model = tiny("gpt_neox")
+    full, low = (run(name, model, precision).circuit for precision in ("full", PAHQ("bf16", "attention+mlp")))
+    assert (full.scores - low.scores).abs().max() > 1e-9
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,61 +187,75 @@ def test_what_is_saved_is_loaded(name, tmp_path):
     model = tiny("llama", dtype=torch.float32)
     found = run(name, model, out=tmp_path / "run")
     loaded = Result.load(tmp_path / "run").circuit
-    assert loaded == found.circuit and isinstance(loaded, Circuit)
+    assert loaded == found.circuit
+    assert isinstance(loaded, Circuit)
 
 
 class Interrupting:
-    """Interrupts at the n-th report of progress, as Ctrl-C would."""
+    """Counts reports of progress, and interrupts at one of them, as Ctrl-C would."""
 
-    def __init__(self, at):
-        self.left = at
+    def __init__(self, at=None):
+        self.seen, self.at = 0, at
+
+    def on_discovery_start(self, run):
+        if self.at == 0:
+            raise KeyboardInterrupt
 
     def on_progress(self, run, done, total, unit, shown):
-        self.left -= 1
-        if self.left == 0:
+        self.seen += 1
+        if self.seen == self.at:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("at", [1, 4])
 @pytest.mark.parametrize("name", NAMES)
-def test_an_interrupted_run_goes_on_to_the_same_result(name, at, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_to_the_same_result(name, tmp_path, monkeypatch):
+    """Interrupted at the start, and at the first, a middle and the last report."""
     monkeypatch.setattr("circuitkit.strategies.base.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    model = tiny("llama", dtype=torch.float32)
-    before, whole = state_of(model), run(name, model)
-    try:
-        run(name, model, out=tmp_path / "run", callbacks=[Interrupting(at)])
-    except KeyboardInterrupt:
-        assert not (tmp_path / "run" / "result.json").exists()
-    resumed = run(name, model, out=tmp_path / "run", resume=True)
-    assert torch.equal(resumed.circuit.scores, whole.circuit.scores)
-    assert torch.equal(resumed.circuit.kept, whole.circuit.kept)
+    model, undisturbed = tiny("llama", dtype=torch.float32), Interrupting()
+    before, whole = state_of(model), run(name, model, callbacks=[undisturbed])
+    reports = undisturbed.seen
+    assert (reports == 0) == (name == "random_edges")
+    for at in sorted({0, min(1, reports), (reports + 1) // 2, reports}):
+        folder = tmp_path / str(at)
+        with pytest.raises(KeyboardInterrupt):
+            run(name, model, out=folder, callbacks=[Interrupting(at)])
+        assert not (folder / "result.json").exists()
+        assert same_state(before, state_of(model))
+        counter = Interrupting()
+        resumed = run(name, model, out=folder, resume=True, callbacks=[counter])
+        assert torch.equal(resumed.circuit.scores, whole.circuit.scores)
+        assert torch.equal(resumed.circuit.kept, whole.circuit.kept)
+        saved = max(at - 1, 0) if name in RESUMES else 0  # a report comes before its state is saved
+        assert counter.seen == reports - saved
     assert same_state(before, state_of(model))
 
 
-def test_a_strategy_of_a_strangers_composes_with_what_investigates():
-    """Its scores are anchored quantization's, without a word about precision in it."""
+def test_a_strategy_from_outside_runs_under_a_policy_that_investigates():
+    """Its scores are those under anchored quantization, though it knows nothing of precision."""
     model = tiny("llama", dtype=torch.float32)
-    full, low = (run("late_layers", model, policy).circuit.scores for policy in (None, PerHeadQuantization("nf4")))
+    full, low = (run("late_layers", model, policy).circuit.scores for policy in (None, PAHQ("nf4")))
     assert not torch.equal(full, low)
     assert torch.nn.functional.cosine_similarity(full, low, dim=0) > 0.9
 
 
 def test_evaluation_is_in_full_precision():
-    model = tiny("llama", dtype=torch.float32)
+    model, batch = tiny("llama", dtype=torch.float32), random_batch()
     seen = []
 
-    class Watching(PerHeadQuantization):
+    class Watching(PAHQ):
         def close(self):
             super().close()
             seen.append(type(model.weights).__name__)
 
-    original = Evaluator.__init__
-
-    def watched(self, *arguments, **more):
-        seen.append("evaluated")
-        original(self, *arguments, **more)
+    class Watched(Evaluator):
+        def __init__(self, *arguments, **more):
+            seen.append("evaluated")
+            super().__init__(*arguments, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Evaluator, "__init__", watched)
-        Discoverer("cpu", callbacks=[]).run("eap", model, random_batch(), precision=Watching("nf4"), examples=4)
+        patch.setattr("circuitkit.run.discoverer.Evaluator", Watched)
+        result = Discoverer("cpu", callbacks=[]).run(model, batch, "eap", precision=Watching("nf4"), examples=4)
+    (found,) = result.evaluations
+    sizes = [point.fraction for point in found.curve("absolute")]
+    assert found == circuitkit.evaluate(model, result.circuit, batch, sizes=sizes)
     assert seen == ["ModuleWeights", "evaluated"]

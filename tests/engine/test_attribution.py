@@ -7,28 +7,28 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow import SlowModel
-from test_masked import ABLATIONS, scene_of
-from tiny import VARIANTS, random_batch, tiny, tiny_hf
+from support.prepared import ABLATIONS, prepare
+from support.slow import SlowModel
+from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 
+from circuitkit.data.objectives import AnswerLogProbability, LogitDifference, ProbabilityDifference
 from circuitkit.engine import memory
 from circuitkit.engine.ablation import Mean, Resample
-from circuitkit.engine.attribution import attribute, attribute_writers
-from circuitkit.engine.masked import MaskedRun
-from circuitkit.engine.reader_gradients import CLEAN_RUN, Interpolation, ReaderGradients, writer_groups
-from circuitkit.engine.scene import Scene, bytes_per_run
+from circuitkit.engine.attribution.edge_scores import attribute, attribute_writers
+from circuitkit.engine.attribution.reader_gradients import CLEAN_RUN, Interpolation, ReaderGradients, writer_groups
+from circuitkit.engine.masked_run import MaskedRun
+from circuitkit.engine.prepared_batch import PreparedBatch, bytes_per_run
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.models.family import ModuleWeights
-from circuitkit.objective import AnswerLogProbability, LogitDifference, ProbabilityDifference
-from circuitkit.precision.policy import PrecisionPolicy
+from circuitkit.models.weights import ModuleWeights
+from circuitkit.precision.base import PrecisionPolicy
 
 OBJECTIVES = [LogitDifference, ProbabilityDifference, AnswerLogProbability]
 
 
-def by_autograd(scene: Scene) -> torch.Tensor:
-    mask = torch.ones(1, len(scene.model.graph), dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(MaskedRun(scene).values(mask).sum(), mask)
+def by_autograd(prepared: PreparedBatch) -> torch.Tensor:
+    mask = torch.ones(1, len(prepared.model.graph), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(MaskedRun(prepared).values(mask).sum(), mask)
     return -slope[0]
 
 
@@ -36,8 +36,8 @@ def by_autograd(scene: Scene) -> torch.Tensor:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kv", ["group", "head"])
 def test_scores_are_the_gradients_of_the_masked_run(variant, ablation, kv):
-    scene = scene_of(tiny(variant, kv=kv), random_batch(positions=2, answers=2), ablation)
-    scores, expected = attribute(scene), by_autograd(scene)
+    prepared = prepare(tiny(variant, kv=kv), random_batch(positions=2, answers=2), ablation)
+    scores, expected = attribute(prepared), by_autograd(prepared)
     assert (scores - expected).abs().max() <= 1e-10 * expected.abs().max()
     assert expected.abs().max() > 1e-3
 
@@ -50,17 +50,17 @@ def test_scores_are_the_gradients_of_the_masked_run(variant, ablation, kv):
     st.integers(0, 10**6),
 )
 def test_on_random_prompts_and_objectives(variant, objective, lengths, seed):
-    scene = scene_of(tiny(variant, seed % 5), random_batch(seed, tuple(lengths)), objective=objective)
-    scores, expected = attribute(scene), by_autograd(scene)
+    prepared = prepare(tiny(variant, seed % 5), random_batch(seed, tuple(lengths)), objective=objective)
+    scores, expected = attribute(prepared), by_autograd(prepared)
     assert (scores - expected).abs().max() <= 1e-10 * expected.abs().max().clamp(min=1e-3)  # all 0 for equal prompts
 
 
 def test_a_small_difference_has_the_effect_that_was_estimated():
     """The definition: a corrupted run close to the clean one changes the objective by the score."""
     model, batch = tiny("qwen3"), random_batch()
-    scene = scene_of(model, batch)
-    scores = attribute(scene)
-    run = MaskedRun(scene)
+    prepared = prepare(model, batch)
+    scores = attribute(prepared)
+    run = MaskedRun(prepared)
     eps = 1e-6
     for edge in range(0, len(model.graph), 7):
         mask = torch.ones(1, len(model.graph), dtype=torch.float64)
@@ -70,7 +70,7 @@ def test_a_small_difference_has_the_effect_that_was_estimated():
         assert measured == pytest.approx(float(scores[edge]), rel=1e-3, abs=1e-5)
 
 
-def test_the_policy_is_told_what_is_looked_at_and_its_groups_are_put_together():
+def test_the_policy_is_told_what_is_investigated_and_its_groups_are_combined():
     model, batch = tiny("llama"), random_batch()
     graph, asked = model.graph, []
 
@@ -83,11 +83,11 @@ def test_the_policy_is_told_what_is_looked_at_and_its_groups_are_put_together():
             asked.append(list(readers))
             return super().investigate(readers)
 
-    plain = scene_of(model, batch)
-    grouped = Scene(model, batch, plain.objective, plain.ablation, TwoGroups())
+    plain = prepare(model, batch)
+    grouped = PreparedBatch(model, batch, plain.objective, plain.ablation, TwoGroups())
     assert torch.equal(attribute(plain), attribute(grouped))
-    looked_at = [readers for readers in asked if readers]  # captures are made while nothing is
-    assert looked_at == [list(range(0, graph.n_readers, 2)), list(range(1, graph.n_readers, 2))]
+    investigated = [readers for readers in asked if readers]  # captures are made while nothing is
+    assert investigated == [list(range(0, graph.n_readers, 2)), list(range(1, graph.n_readers, 2))]
 
 
 @settings(max_examples=12, deadline=None)
@@ -99,22 +99,22 @@ def test_the_policy_is_told_what_is_looked_at_and_its_groups_are_put_together():
     st.lists(st.floats(0, 1), min_size=1, max_size=3),
     st.integers(0, 10**6),
 )
-def test_interpolated_runs_equal_plain_loops_over_runs_and_edges(variant, kv, ablation, own_writers, shares, seed):
+def test_interpolated_runs_equal_plain_loops_over_runs_and_edges(variant, kv, ablation, own_writers, alphas, seed):
     hf = tiny_hf(variant, seed % 5)
     model = CircuitModel.from_model(hf, kv=kv)
-    scene = scene_of(model, random_batch(seed, lengths=(4, 5)), ablation)
+    prepared = prepare(model, random_batch(seed, lengths=(4, 5)), ablation)
     groups = writer_groups(model.graph)[seed % 3 :: 2]
-    interpolations = [Interpolation(group, tuple(shares)) for group in groups]
-    found = attribute(scene, interpolations=interpolations, own_writers=own_writers)
-    expected = slow_attribution(SlowModel(hf, kv), scene, interpolations, own_writers)
+    interpolations = [Interpolation(group, tuple(alphas)) for group in groups]
+    found = attribute(prepared, interpolations=interpolations, own_writers=own_writers)
+    expected = slow_attribution(SlowModel(hf, kv), prepared, interpolations, own_writers)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1)  # transformers' float32 norms
 
 
-def slow_attribution(slow, scene, interpolations, own_writers):
+def slow_attribution(slow, prepared, interpolations, own_writers):
     """A run at a time, the gradient of an edge at a time."""
-    batch = scene.batch
+    batch = prepared.batch
     _, clean = slow.run(batch, set(slow.edges), None, batch.clean)
-    ablated = dict(zip(slow.writers, scene.ablated, strict=True))
+    ablated = dict(zip(slow.writers, prepared.ablated, strict=True))
     differences = {writer: ablated[writer] - clean[writer] for writer in slow.writers}
 
     def value(logits):
@@ -126,55 +126,56 @@ def slow_attribution(slow, scene, interpolations, own_writers):
     count = 0
     for interpolation in interpolations:
         writers = slow.writers[interpolation.writers]
-        for share in interpolation.shares:
+        for share in interpolation.alphas:
             given = {writer: ablated[writer] - share * differences[writer] for writer in writers}
             slopes = slow.slopes(batch, value, differences, given)
             counts = [not own_writers or edge.split("->")[0] in writers for edge in slow.edges]
-            weight = 1 / len(interpolation.shares) if own_writers else 1.0
+            weight = 1 / len(interpolation.alphas) if own_writers else 1.0
             total += weight * torch.tensor([slope * c for slope, c in zip(slopes.values(), counts, strict=True)])
             count += 1
     return total if own_writers else total / count
 
 
 def test_own_gradients_score_the_edges_out_of_the_interpolated_writers_alone():
-    scene = scene_of(tiny("llama"), random_batch())
-    for group in writer_groups(scene.model.graph):
-        scores = attribute(scene, interpolations=[Interpolation(group, (0.3, 0.6))], own_writers=True)
-        writers = torch.arange(scene.model.graph.n_writers)[group]
-        own = torch.isin(scene.model.graph.writer_of, writers)
-        assert (scores[own] != 0).any() and not scores[~own].any()
+    prepared = prepare(tiny("llama"), random_batch())
+    for group in writer_groups(prepared.model.graph):
+        scores = attribute(prepared, interpolations=[Interpolation(group, (0.3, 0.6))], own_writers=True)
+        writers = torch.arange(prepared.model.graph.n_writers)[group]
+        own = torch.isin(prepared.model.graph.writer_of, writers)
+        assert (scores[own] != 0).any()
+        assert not scores[~own].any()
 
 
-def test_a_run_at_a_time_gives_what_all_runs_at_once_give(monkeypatch):
-    scene = scene_of(tiny("qwen2"), random_batch())
-    interpolations = [Interpolation(group, (0.0, 0.2, 0.4, 0.6, 0.8)) for group in writer_groups(scene.model.graph)]
-    at_once = attribute(scene, interpolations=interpolations)
+def test_one_run_at_a_time_equals_all_runs_at_once(monkeypatch):
+    prepared = prepare(tiny("qwen2"), random_batch())
+    interpolations = [Interpolation(group, (0.0, 0.2, 0.4, 0.6, 0.8)) for group in writer_groups(prepared.model.graph)]
+    at_once = attribute(prepared, interpolations=interpolations)
     sizes = []
-    original = ReaderGradients._mixture
+    original = ReaderGradients._mix
 
-    def mixture(self, writers, shares):
-        sizes.append(len(shares))
-        return original(self, writers, shares)
+    def mixture(self, writers, alphas):
+        sizes.append(len(alphas))
+        return original(self, writers, alphas)
 
-    monkeypatch.setattr(ReaderGradients, "_mixture", mixture)
-    run = len(scene.batch) * bytes_per_run(scene.model, scene.batch.length)
-    captures = 2 * scene.model.graph.n_writers * scene.embedded.nbytes
+    monkeypatch.setattr(ReaderGradients, "_mix", mixture)
+    run = len(prepared.batch) * bytes_per_run(prepared.model, prepared.batch.length)
+    captures = 2 * prepared.model.graph.n_writers * prepared.embedded.nbytes
     for budget, expected in ((captures + 2 * run, [2, 2, 1]), (captures + run, [1] * 5), (1, [1] * 5)):
         sizes.clear()
         assert torch.allclose(
-            attribute(scene, interpolations=interpolations, memory_budget=budget), at_once, atol=1e-12
+            attribute(prepared, interpolations=interpolations, memory_budget=budget), at_once, atol=1e-12
         )
         assert sizes == expected * len(interpolations)
     monkeypatch.setattr(memory, "budget", lambda device: 3 * run)
     sizes.clear()
-    attribute(scene, interpolations=interpolations[:1])
+    attribute(prepared, interpolations=interpolations[:1])
     assert sizes == [3, 2]
 
 
 def test_the_clean_run_as_an_interpolation_is_plain_attribution():
-    scene = scene_of(tiny("gpt2"), random_batch())
-    plain = attribute(scene)
-    mixed = attribute(scene, interpolations=[Interpolation(slice(0, 1), (1.0, 1.0)), CLEAN_RUN])
+    prepared = prepare(tiny("gpt2"), random_batch())
+    plain = attribute(prepared)
+    mixed = attribute(prepared, interpolations=[Interpolation(slice(0, 1), (1.0, 1.0)), CLEAN_RUN])
     assert torch.allclose(mixed, plain, atol=1e-12)
 
 
@@ -183,22 +184,22 @@ def test_the_clean_run_as_an_interpolation_is_plain_attribution():
 def test_scores_out_of_input_add_up_to_the_change_from_clean_to_ablated_embeddings(variant, ablation):
     """Completeness of integrated gradients, by the midpoint rule; a path to zero embeddings is too steep (RMSNorm)."""
     model = tiny(variant)
-    scene = scene_of(model, random_batch(), ablation)
-    shares = tuple((step + 0.5) / 400 for step in range(400))
-    scores = attribute(scene, interpolations=[Interpolation(slice(0, 1), shares)])
+    prepared = prepare(model, random_batch(), ablation)
+    alphas = tuple((step + 0.5) / 400 for step in range(400))
+    scores = attribute(prepared, interpolations=[Interpolation(slice(0, 1), alphas)])
 
     def value(embedded):
-        *_, (_, _, stream) = model.run(embedded, scene.context)
-        return scene.values(model.at_answers(stream, scene.batch)).sum()
+        *_, (_, _, stream) = model.run(embedded, prepared.context)
+        return prepared.values(model.at_answers(stream, prepared.batch)).sum()
 
-    change = value(scene.ablated[0].expand_as(scene.embedded)) - value(scene.embedded)
+    change = value(prepared.ablated[0].expand_as(prepared.embedded)) - value(prepared.embedded)
     assert float(scores[model.graph.writer_of == 0].sum()) == pytest.approx(float(change), rel=1e-3, abs=1e-3)
 
 
 def test_other_writers_than_a_group_cannot_be_interpolated():
     with pytest.raises(UsageError, match=r"slice\(1, 2, None\).*writer_groups"):
-        attribute(scene_of(tiny("gpt2"), random_batch()), interpolations=[Interpolation(slice(1, 2), (0.5,))])
-    with pytest.raises(UsageError, match="no shares"):
+        attribute(prepare(tiny("gpt2"), random_batch()), interpolations=[Interpolation(slice(1, 2), (0.5,))])
+    with pytest.raises(UsageError, match="no alphas"):
         Interpolation(slice(0, 1), ())
 
 
@@ -206,10 +207,10 @@ def test_other_writers_than_a_group_cannot_be_interpolated():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_writers_effect_is_the_sum_of_its_edges_on_each_prompt(variant, ablation):
     model, batch = tiny(variant), random_batch()
-    scene = scene_of(model, batch, ablation)
-    effects = attribute_writers(scene)
+    prepared = prepare(model, batch, ablation)
+    effects = attribute_writers(prepared)
     for prompt in range(len(batch)):
-        one = Scene(model, batch[prompt : prompt + 1], scene.objective, scene.ablation)
+        one = PreparedBatch(model, batch[prompt : prompt + 1], prepared.objective, prepared.ablation)
         expected = torch.zeros(model.graph.n_writers, dtype=torch.float64)
         expected.index_add_(0, model.graph.writer_of, attribute(one))
         assert torch.allclose(effects[:, prompt], expected, atol=1e-10)
@@ -241,13 +242,13 @@ def test_each_writers_effect_is_of_the_pass_that_investigates_its_readers():
             model.weights.factor = before
 
     model.weights = Stronger(model.family)
-    plain, policy = scene_of(model, batch), LayerByLayer()
-    scene = Scene(model, batch, plain.objective, plain.ablation, policy)
-    assert torch.equal(plain.ablated, scene.ablated)  # both made outside of any investigation
-    effects = attribute_writers(scene)
+    plain, policy = prepare(model, batch), LayerByLayer()
+    prepared = PreparedBatch(model, batch, plain.objective, plain.ablation, policy)
+    assert torch.equal(plain.ablated, prepared.ablated)  # both made outside of any investigation
+    effects = attribute_writers(prepared)
     for layer, group in enumerate(policy.groups(graph)):
         with policy.investigate(group):
             expected = attribute_writers(plain)
         own = [0] if layer == 0 else []
-        own += [writer for reader in group for writer in graph.owners(reader)]
+        own += [writer for reader in group for writer in graph.writers_fed_by(reader)]
         assert torch.equal(effects[own], expected[own])

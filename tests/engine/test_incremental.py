@@ -4,16 +4,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_masked import ABLATIONS
-from tiny import VARIANTS, random_batch, tiny
+from support.prepared import ABLATIONS
+from support.tiny import VARIANTS, random_batch, tiny
 
-from circuitkit.engine.greedy import Search
-from circuitkit.engine.incremental import IncrementalEditor
-from circuitkit.engine.masked import MaskedRun
-from circuitkit.engine.replay import ReplayEditor
-from circuitkit.engine.scene import make_scenes
-from circuitkit.objective import AnswerLogProbability, KLDivergence, LogitDifference, ProbabilityDifference
-from circuitkit.state_files import load_state, save_state
+from circuitkit.data.objectives import AnswerLogProbability, KLDivergence, LogitDifference, ProbabilityDifference
+from circuitkit.engine.editors.incremental import IncrementalEditor
+from circuitkit.engine.editors.replay import ReplayEditor
+from circuitkit.engine.masked_run import MaskedRun
+from circuitkit.engine.prepared_batch import prepare_batches
+from circuitkit.engine.search.greedy import GreedySearch
+from circuitkit.storage.state import load_state, save_state
 
 OBJECTIVES = [LogitDifference, ProbabilityDifference, AnswerLogProbability, KLDivergence]
 
@@ -44,11 +44,11 @@ def searches(case):
     batch = random_batch(seed, tuple(case["lengths"]), positions=case["positions"])
     ablation = case["ablation"]()
     ablation.fit(model, [batch])
-    scenes = make_scenes(model, batch.split(case["parts"]), case["objective"](), ablation)
+    prepared_batches = prepare_batches(model, batch.split(case["parts"]), case["objective"](), ablation)
     kept = torch.rand(len(model.graph), generator=torch.Generator().manual_seed(seed)) < case["density"]
     found = []
-    for editor in (ReplayEditor(scenes, kept), IncrementalEditor(scenes, kept, case["budget"])):
-        search = Search(
+    for editor in (ReplayEditor(prepared_batches, kept), IncrementalEditor(prepared_batches, kept, case["budget"])):
+        search = GreedySearch(
             editor,
             case["threshold"],
             absolute=case["absolute"],
@@ -66,7 +66,7 @@ def searches(case):
 def test_same_decisions_and_scores_as_replay(case):
     replay, incremental = searches(case)
     assert torch.equal(incremental.kept, replay.kept)
-    assert torch.equal(incremental.origin, replay.origin)
+    assert torch.equal(incremental.score_sources, replay.score_sources)
     assert torch.allclose(incremental.scores, replay.scores, atol=1e-9)
     assert (incremental.tests, incremental.whole_tests) == (replay.tests, replay.whole_tests)
     assert torch.equal(incremental.editor.kept, replay.editor.kept)
@@ -80,12 +80,15 @@ def test_values_and_gradients_of_any_removals_and_commits(case):
     graph, batch = model.graph, random_batch(seed, tuple(case["lengths"]), positions=case["positions"])
     ablation = case["ablation"]()
     ablation.fit(model, [batch])
-    scenes = make_scenes(model, batch.split(case["parts"]), case["objective"](), ablation)
+    prepared_batches = prepare_batches(model, batch.split(case["parts"]), case["objective"](), ablation)
     generator = torch.Generator().manual_seed(seed)
     kept = torch.rand(len(graph), generator=generator) < case["density"]
-    replay, incremental = ReplayEditor(scenes, kept), IncrementalEditor(scenes, kept, case["budget"])
+    replay, incremental = (
+        ReplayEditor(prepared_batches, kept),
+        IncrementalEditor(prepared_batches, kept, case["budget"]),
+    )
     for reader in reversed(range(graph.n_readers)):
-        if torch.rand(1, generator=generator) < 0.5 or not replay.live(reader):
+        if torch.rand(1, generator=generator) < 0.5 or not replay.is_live(reader):
             continue
         removals = torch.rand(3, graph.prefix(reader), generator=generator) < 0.3
         for editor in (replay, incremental):
@@ -102,37 +105,38 @@ def test_the_value_at_the_end_is_that_of_a_masked_run_in_single_precision():
     model = tiny("llama", dtype=torch.float32)
     batch = random_batch(lengths=(6, 9, 7, 8))
     ablation = ABLATIONS[0]()
-    scenes = make_scenes(model, [batch], LogitDifference(), ablation)
-    search = Search(IncrementalEditor(scenes), 0.02, absolute=True)
+    prepared_batches = prepare_batches(model, [batch], LogitDifference(), ablation)
+    search = GreedySearch(IncrementalEditor(prepared_batches), 0.02, absolute=True)
     search.run()
     at_the_end = search.editor.values(torch.zeros(0, model.graph.prefix(search.editor.reader), dtype=torch.bool))
     with torch.no_grad():
-        masked = MaskedRun(scenes[0]).values(search.kept[None]).mean()
+        masked = MaskedRun(prepared_batches[0]).values(search.kept[None]).mean()
     assert float(at_the_end[0]) == pytest.approx(float(masked), abs=1e-4)
     assert 0 < int(search.kept.sum()) < len(model.graph)
 
 
 def test_what_is_reported():
     model, batch = tiny("llama"), random_batch()
-    scenes = make_scenes(model, [batch], LogitDifference(), ABLATIONS[0]())
-    editor = IncrementalEditor(scenes)
-    search = Search(editor, 0.05, absolute=True)
+    prepared_batches = prepare_batches(model, [batch], LogitDifference(), ABLATIONS[0]())
+    editor = IncrementalEditor(prepared_batches)
+    search = GreedySearch(editor, 0.05, absolute=True)
     search.run()
     assert 0 < editor.forward_equivalents < search.hypotheses
     footprint = editor.footprint()
-    assert set(footprint) == {"captures", "live", "cone"} and all(size > 0 for size in footprint.values())
+    assert set(footprint) == {"captures", "live", "cone"}
+    assert all(size > 0 for size in footprint.values())
 
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("editor", [ReplayEditor, IncrementalEditor])
 def test_a_search_resumed_after_any_reader_is_bit_equal(editor, whole, tmp_path):
     model, batch = tiny("llama", dtype=torch.float32), random_batch(lengths=(6, 9, 7))
-    scenes = make_scenes(model, batch.split(2), LogitDifference(), ABLATIONS[0]())
+    prepared_batches = prepare_batches(model, batch.split(2), LogitDifference(), ABLATIONS[0]())
 
     def search(**more):
         kept = torch.rand(len(model.graph), generator=torch.Generator().manual_seed(0)) < 0.9
         generator = torch.Generator().manual_seed(1)
-        return Search(editor(scenes, kept), 0.02, True, whole, "shuffle", generator, **more)
+        return GreedySearch(editor(prepared_batches, kept), 0.02, True, whole, "shuffle", generator, **more)
 
     reference = search()
     reference.run()
@@ -149,6 +153,8 @@ def test_a_search_resumed_after_any_reader_is_bit_equal(editor, whole, tmp_path)
         resumed.load_state_dict(state)
         resumed.run()
         assert torch.equal(resumed.scores, reference.scores)
-        assert torch.equal(resumed.kept, reference.kept) and torch.equal(resumed.origin, reference.origin)
-        assert resumed.tests == reference.tests and resumed.hypotheses == reference.hypotheses
+        assert torch.equal(resumed.kept, reference.kept)
+        assert torch.equal(resumed.score_sources, reference.score_sources)
+        assert resumed.tests == reference.tests
+        assert resumed.hypotheses == reference.hypotheses
         assert resumed.smallest_gap == reference.smallest_gap

@@ -1,4 +1,4 @@
-"""The engine under a precision policy: anchored quantization, what is investigated, and doubts settled."""
+"""The engine under a precision policy: anchored quantization, what is investigated, and rechecks."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,35 +7,35 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_masked import ABLATIONS
-from tiny import VARIANTS, random_batch, tiny
+from support.prepared import ABLATIONS
+from support.tiny import VARIANTS, random_batch, tiny
 
-from circuitkit.engine.attribution import attribute
-from circuitkit.engine.greedy import Search
-from circuitkit.engine.incremental import IncrementalEditor
-from circuitkit.engine.masked import MaskedRun
-from circuitkit.engine.replay import ReplayEditor
-from circuitkit.engine.scene import make_scenes
-from circuitkit.objective import KLDivergence, LogitDifference
-from circuitkit.precision.policy import PrecisionPolicy
-from circuitkit.state_files import load_state, save_state
+from circuitkit.data.objectives import KLDivergence, LogitDifference
+from circuitkit.engine.attribution.edge_scores import attribute
+from circuitkit.engine.editors.incremental import IncrementalEditor
+from circuitkit.engine.editors.replay import ReplayEditor
+from circuitkit.engine.masked_run import MaskedRun
+from circuitkit.engine.prepared_batch import prepare_batches
+from circuitkit.engine.search.greedy import GreedySearch
+from circuitkit.precision.base import PrecisionPolicy
+from circuitkit.storage.state import load_state, save_state
 
 
 class Rounded(PrecisionPolicy):
     """Weights in steps of 1/8, but for the key-value group (or the MLP) under investigation; written for clarity."""
 
-    varies = True
+    depends_on_reader = True
 
-    def __init__(self, anchored=True, settles=False, mlps=True):
-        self.anchored, self.settles_doubts, self.mlps = anchored, settles, mlps
+    def __init__(self, anchored=True, rechecks=False, mlps=True):
+        self.anchored, self.rechecks_close, self.mlps = anchored, rechecks, mlps
         self._high = set()
 
     def prepare(self, model):
-        self.model, self.graph, self.masters = model, model.graph, model.weights
+        self.model, self.graph, self.full_weights = model, model.graph, model.weights
         model.weights = self
 
     def close(self):
-        self.model.weights = self.masters
+        self.model.weights = self.full_weights
 
     def _low(self, unit):
         return self._high != "all" and unit not in self._high
@@ -45,18 +45,18 @@ class Rounded(PrecisionPolicy):
         return torch.tensor([self._low((layer, head // share)) for head in range(heads)])
 
     def attention(self, layer):
-        masters, low = self.masters.attention(layer), self._heads(layer, self.graph.heads)
+        full_weights, low = self.full_weights.attention(layer), self._heads(layer, self.graph.heads)
         groups = low[:: self.graph.heads // self.graph.kv_heads]
-        parts = {name: (getattr(masters, name), low if name in "qo" else groups) for name in "qkvo"}
+        parts = {name: (getattr(full_weights, name), low if name in "qo" else groups) for name in "qkvo"}
         return replace(
-            masters, **{n: torch.where(w[:, None, None], (x * 8).round() / 8, x) for n, (x, w) in parts.items()}
+            full_weights, **{n: torch.where(w[:, None, None], (x * 8).round() / 8, x) for n, (x, w) in parts.items()}
         )
 
     def mlp(self, layer):
         low = self.mlps and self._low((layer, "mlp"))
-        return {n: (x * 8).round() / 8 if low and x.ndim == 2 else x for n, x in self.masters.mlp(layer).items()}
+        return {n: (x * 8).round() / 8 if low and x.ndim == 2 else x for n, x in self.full_weights.mlp(layer).items()}
 
-    def lowered(self):
+    def low_precision_writers(self):
         low = torch.zeros(self.graph.n_writers, dtype=torch.bool)
         for layer in range(self.graph.layers):
             low[self.graph.heads_of(layer)] = self._heads(layer, self.graph.heads)
@@ -79,7 +79,7 @@ class Rounded(PrecisionPolicy):
         share = self.graph.heads // self.graph.kv_heads
         high = set()
         for reader in readers:
-            for writer in self.graph.owners(reader):
+            for writer in self.graph.writers_fed_by(reader):
                 layer = (writer - 1) // self.graph.writers_per_layer
                 heads = self.graph.heads_of(layer)
                 is_head = heads.start <= writer < heads.stop
@@ -101,7 +101,7 @@ CASES = st.fixed_dictionaries(
         "seed": st.integers(0, 10**6),
         "density": st.sampled_from([1.0, 1.0, 0.7]),
         "anchored": st.booleans(),
-        "settles": st.booleans(),
+        "rechecks": st.booleans(),
         "threshold": st.sampled_from([0.01, 0.05, 0.2]),
         "absolute": st.booleans(),
         "whole": st.booleans(),
@@ -109,14 +109,14 @@ CASES = st.fixed_dictionaries(
 )
 
 
-def scenes_of(case):
+def prepare_case(case):
     model = tiny(case["variant"], case["seed"] % 11, kv=case["kv"])
     batch = random_batch(case["seed"], tuple(case["lengths"]))
     ablation = case["ablation"]()
     ablation.fit(model, [batch])
-    policy = Rounded(case["anchored"], case["settles"] and case["anchored"])
+    policy = Rounded(case["anchored"], case["rechecks"] and case["anchored"])
     policy.prepare(model)
-    return make_scenes(model, batch.split(2), case["objective"](), ablation, policy)
+    return prepare_batches(model, batch.split(2), case["objective"](), ablation, policy)
 
 
 @pytest.mark.filterwarnings("ignore:This precision cannot decide")
@@ -125,34 +125,35 @@ def scenes_of(case):
 def test_both_editors_decide_alike_under_a_policy(case):
     found = []
     for editor in (ReplayEditor, IncrementalEditor):
-        scenes = scenes_of(case)
+        prepared_batches = prepare_case(case)
         generator = torch.Generator().manual_seed(case["seed"])
-        kept = torch.rand(len(scenes[0].model.graph), generator=generator) < case["density"]
-        search = Search(editor(scenes, kept), case["threshold"], case["absolute"], case["whole"])
+        kept = torch.rand(len(prepared_batches[0].model.graph), generator=generator) < case["density"]
+        search = GreedySearch(editor(prepared_batches, kept), case["threshold"], case["absolute"], case["whole"])
         search.run()
         found.append(search)
     replay, incremental = found
-    assert torch.equal(incremental.kept, replay.kept) and torch.equal(incremental.origin, replay.origin)
+    assert torch.equal(incremental.kept, replay.kept)
+    assert torch.equal(incremental.score_sources, replay.score_sources)
     assert torch.allclose(incremental.scores, replay.scores, atol=1e-9)
-    if replay.doubts is not None:
-        assert incremental.doubts.counted() == replay.doubts.counted()
-        assert incremental.doubts.report("") == pytest.approx(replay.doubts.report(""), abs=1e-9)
+    if replay.rechecks is not None:
+        assert incremental.rechecks.counts() == replay.rechecks.counts()
+        assert incremental.rechecks.report("") == pytest.approx(replay.rechecks.report(""), abs=1e-9)
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_an_anchored_policy_is_exact_on_the_clean_run(variant):
     model, batch = tiny(variant), random_batch()
-    (full,) = make_scenes(model, [batch], LogitDifference(), ABLATIONS[0]())
+    (full,) = prepare_batches(model, [batch], LogitDifference(), ABLATIONS[0]())
     everything = torch.ones(1, len(model.graph))
     with torch.no_grad():
         exact = MaskedRun(full).values(everything)
         for anchored in (True, False):
             policy = Rounded(anchored)
             policy.prepare(model)
-            (scene,) = make_scenes(model, [batch], LogitDifference(), ABLATIONS[0](), policy)
+            (prepared,) = prepare_batches(model, [batch], LogitDifference(), ABLATIONS[0](), policy)
             for reader in range(model.graph.n_readers):
                 with policy.investigate([reader]):
-                    values = MaskedRun(scene).values(everything)
+                    values = MaskedRun(prepared).values(everything)
                 assert torch.allclose(values, exact, atol=1e-10) == anchored
             policy.close()
 
@@ -160,8 +161,8 @@ def test_an_anchored_policy_is_exact_on_the_clean_run(variant):
 def searched(policy, threshold=0.05, state=None, **more):
     model, batch = tiny("llama"), random_batch(lengths=(6, 7, 5, 8))
     policy.prepare(model)
-    scenes = make_scenes(model, [batch], LogitDifference(), ABLATIONS[0](), policy)
-    search = Search(IncrementalEditor(scenes), threshold, absolute=True, **more)
+    prepared_batches = prepare_batches(model, [batch], LogitDifference(), ABLATIONS[0](), policy)
+    search = GreedySearch(IncrementalEditor(prepared_batches), threshold, absolute=True, **more)
     if state is not None:
         search.load_state_dict(state)
     search.run()
@@ -169,36 +170,39 @@ def searched(policy, threshold=0.05, state=None, **more):
 
 
 @pytest.mark.filterwarnings("ignore:This precision cannot decide")
-def test_doubts_settled_restore_full_precisions_decisions():
-    full, settled, raw = (searched(policy) for policy in (PrecisionPolicy(), Rounded(settles=True), Rounded()))
-    assert full.doubts is None and raw.doubts is None
-    assert (settled.kept != full.kept).sum() < (raw.kept != full.kept).sum()
-    counted = settled.doubts.counted() | settled.doubts.report("")
-    assert counted["doubts_repeated"] > 0 and counted["doubts_audited"] > 0
-    assert counted["doubts_turned"] <= counted["doubts_repeated"]
+def test_rechecks_restore_full_precisions_decisions():
+    full, rechecked, raw = (searched(policy) for policy in (PrecisionPolicy(), Rounded(rechecks=True), Rounded()))
+    assert full.rechecks is None
+    assert raw.rechecks is None
+    assert (rechecked.kept != full.kept).sum() < (raw.kept != full.kept).sum()
+    counted = rechecked.rechecks.counts() | rechecked.rechecks.report("")
+    assert counted["rechecked"] > 0
+    assert counted["audited"] > 0
+    assert counted["rechecks_flipped"] <= counted["rechecked"]
     assert counted["error_median"] <= counted["error_p99"] <= counted["error_max"]
 
 
 def test_a_precision_that_cannot_decide_says_so():
-    search = searched(Rounded(settles=True), threshold=1e-4)
+    search = searched(Rounded(rechecks=True), threshold=1e-4)
     with pytest.warns(UserWarning, match=r"cannot decide the threshold 0\.0001.*Choose precision: full"):
-        search.doubts.report(search.editor.policy.advice())
+        search.rechecks.report(search.editor.policy.advice())
 
 
 @pytest.mark.filterwarnings("ignore:This precision cannot decide")
 def test_a_search_under_a_policy_resumes_bit_equal(tmp_path):
-    whole, states = searched(Rounded(settles=True)), []
+    whole, states = searched(Rounded(rechecks=True)), []
 
     def keep(search):
         save_state(tmp_path / "state", search.state_dict())
         states.append(load_state(tmp_path / "state"))
 
-    searched(Rounded(settles=True), on_reader_end=keep)
+    searched(Rounded(rechecks=True), on_reader_end=keep)
     for state in states[::4]:
-        resumed = searched(Rounded(settles=True), state=state)
-        assert torch.equal(resumed.kept, whole.kept) and torch.equal(resumed.scores, whole.scores)
-        assert resumed.doubts.state_dict()["errors"] == whole.doubts.errors
-        assert resumed.doubts.counted() == whole.doubts.counted()
+        resumed = searched(Rounded(rechecks=True), state=state)
+        assert torch.equal(resumed.kept, whole.kept)
+        assert torch.equal(resumed.scores, whole.scores)
+        assert resumed.rechecks.state_dict()["errors"] == whole.rechecks.errors
+        assert resumed.rechecks.counts() == whole.rechecks.counts()
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "qwen3"])
@@ -206,8 +210,8 @@ def test_a_search_under_a_policy_resumes_bit_equal(tmp_path):
 def test_attribution_is_the_gradient_of_the_masked_run_under_a_policy(variant, anchored):
     model, policy = tiny(variant), Rounded(anchored)
     policy.prepare(model)
-    (scene,) = make_scenes(model, [random_batch()], LogitDifference(), ABLATIONS[0](), policy)
-    scores, run = attribute(scene), MaskedRun(scene)
+    (prepared,) = prepare_batches(model, [random_batch()], LogitDifference(), ABLATIONS[0](), policy)
+    scores, run = attribute(prepared), MaskedRun(prepared)
     for reader in range(model.graph.n_readers):
         with policy.investigate([reader]):
             mask = torch.ones(1, len(model.graph), dtype=torch.float64, requires_grad=True)

@@ -10,13 +10,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from smollm2 import smollm2  # noqa: F401
+from support.smollm2 import smollm2  # noqa: F401
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.models.fetch import SOURCES, TOY, Source, cache_folder, fetch, resolve
+from circuitkit.models.fetch import SOURCES, TOY, Source, cache_folder, fetch, locate
 from circuitkit.tasks.ioi import IOI
 
 LETTERS = [*"abcdefgh", "Ġ", "Ġa", "Ġb", "<|end|>"]
@@ -125,7 +125,7 @@ def test_second_fetch_downloads_nothing(source: Source, monkeypatch: pytest.Monk
     folder = fetch("tiny")
     monkeypatch.setattr(subprocess, "run", no_subprocess)
     assert fetch("tiny") == folder == cache_folder() / "tiny"
-    assert resolve("tiny") == str(folder)
+    assert locate("tiny") == str(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]  # nothing else is left
 
 
@@ -175,10 +175,10 @@ def test_unknown_name_lists_the_known() -> None:
 
 def test_resolve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CIRCUITKIT_CACHE", str(tmp_path))
-    assert resolve("toy") == str(TOY)
-    assert resolve("gpt2") == "gpt2"
+    assert locate("toy") == str(TOY)
+    assert locate("gpt2") == "gpt2"
     with pytest.raises(UsageError, match="circuitkit fetch smollm2-135m"):
-        resolve("smollm2-135m")
+        locate("smollm2-135m")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Low-precision matrices: bitsandbytes' own of each matrix, in every dtype, whatever their sizes."""
+"""Low-precision matrices: bitsandbytes' own of each matrix, in every dtype, for all sizes."""
 
 import bitsandbytes.functional as bnb
 import pytest
@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitkit.precision.quantization import BLOCK, MODES, quantised
+from circuitkit.precision.quantization import BLOCK, MODES, quantize
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -35,9 +35,11 @@ def test_each_matrix_is_rounded_alone(mode, dtype, shape, seed):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.1
     matrices = (matrices * torch.logspace(-3, 3, shape[0])[:, None, None]).to(dtype)  # a shared scale would be far off
     before = matrices.clone()
-    low = quantised(matrices, mode, CPU)
-    found = low.dequantised()
-    assert found.dtype == dtype and found.shape == shape and torch.equal(matrices, before)
+    low = quantize(matrices, mode, CPU)
+    found = low.dequantize()
+    assert found.dtype == dtype
+    assert found.shape == shape
+    assert torch.equal(matrices, before)
     for one, matrix in zip(found, matrices, strict=True):
         wanted = alone(matrix, mode) if matrix.numel() % 2 == 0 or mode in ("int8", "bf16") else padded(matrix, mode)
         assert torch.allclose(one.double(), wanted.to(dtype).double(), rtol=1e-2 if dtype.itemsize == 2 else 0, atol=0)
@@ -52,31 +54,33 @@ def padded(matrix, mode):
 def test_what_it_gives_out_is_new(mode):
     """The investigated unit is written into it."""
     matrices = torch.randn(3, 4, 16).bfloat16()
-    low = quantised(matrices, mode, CPU)
-    first = low.dequantised()
+    low = quantize(matrices, mode, CPU)
+    first = low.dequantize()
     kept = first.clone()
     first.zero_()
-    assert torch.equal(low.dequantised(), kept) and matrices.abs().sum() > 0
+    assert torch.equal(low.dequantize(), kept)
+    assert matrices.abs().sum() > 0
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_of_zeros_stay_zeros(mode):
     matrices = torch.randn(2, 4, 64)
     matrices[1, 2:] = 0
-    found = quantised(matrices, mode, CPU).dequantised()
-    assert found.isfinite().all() and not found[1, 2:].any()
+    found = quantize(matrices, mode, CPU).dequantize()
+    assert found.isfinite().all()
+    assert not found[1, 2:].any()
 
 
 @pytest.mark.parametrize(("mode", "bits"), [("int8", 8 + 32 / 576), ("nf4", 4.5), ("fp4", 4.5), ("bf16", 16)])
 def test_bytes_held(mode, bits):
     matrices = torch.randn(3, 64, 576)
-    assert quantised(matrices, mode, CPU).nbytes == matrices.numel() * bits / 8
+    assert quantize(matrices, mode, CPU).nbytes == matrices.numel() * bits / 8
 
 
 def test_documented_errors():
     torch.manual_seed(0)
     matrices = torch.randn(1, 512, 512)
-    errors = {m: (quantised(matrices, m, CPU).dequantised() - matrices).norm() / matrices.norm() for m in MODES}
+    errors = {m: (quantize(matrices, m, CPU).dequantize() - matrices).norm() / matrices.norm() for m in MODES}
     assert {mode: round(float(error), 3) for mode, error in errors.items()} == {
         "int8": pytest.approx(0.007, abs=2e-3),
         "nf4": pytest.approx(0.09, abs=5e-3),

@@ -4,24 +4,24 @@ import copy
 
 import pytest
 import torch
-from slow import SlowModel
-from tiny import VARIANTS, random_batch, tiny, tiny_hf
+from support.slow import SlowModel
+from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 from torch import nn
 
 import circuitkit
+from circuitkit.data.objectives import LogitDifference
 from circuitkit.engine.ablation import Resample, Zero
-from circuitkit.engine.attribution import attribute, attribute_writers
+from circuitkit.engine.attribution.edge_scores import attribute, attribute_writers
 from circuitkit.engine.capture import capture
-from circuitkit.engine.masked import MaskedRun
-from circuitkit.engine.scene import Scene
+from circuitkit.engine.masked_run import MaskedRun
+from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.objective import LogitDifference
 from circuitkit.strategies.gim import GIMRule
 
 
-def scene_of(model, batch, ablation=Resample):
-    return Scene(model, batch, LogitDifference(), ablation())
+def prepare(model, batch, ablation=Resample):
+    return PreparedBatch(model, batch, LogitDifference(), ablation())
 
 
 @pytest.mark.parametrize("ablation", [Resample, Zero])
@@ -29,9 +29,9 @@ def scene_of(model, batch, ablation=Resample):
 @pytest.mark.parametrize("kv", ["group", "head"])
 def test_scores_are_the_rules_gradients_of_the_masked_run(variant, ablation, kv):
     model, batch = tiny(variant, kv=kv), random_batch(positions=2, answers=2)
-    plain = scene_of(model, batch, ablation)
+    plain = prepare(model, batch, ablation)
     mask = torch.ones(1, len(model.graph), dtype=torch.float64, requires_grad=True)
-    ruled = MaskedRun(scene_of(model.under(GIMRule()), batch, ablation)).values(mask)
+    ruled = MaskedRun(prepare(model.under(GIMRule()), batch, ablation)).values(mask)
     scores, expected = attribute(plain, GIMRule()), -torch.autograd.grad(ruled.sum(), mask)[0][0]
     assert (scores - expected).abs().max() <= 1e-10 * expected.abs().max()
     assert (scores - attribute(plain)).abs().max() > 1e-2 * scores.abs().max()
@@ -40,12 +40,12 @@ def test_scores_are_the_rules_gradients_of_the_masked_run(variant, ablation, kv)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_value_changes_and_the_model_keeps_its_own_gradients(variant):
     model, batch = tiny(variant), random_batch()
-    scene = scene_of(model, batch)
-    before = attribute(scene)
+    prepared = prepare(model, batch)
+    before = attribute(prepared)
     ruled = model.under(GIMRule())
-    assert torch.equal(*(capture(one, scene.embedded, scene.context) for one in (model, ruled)))
+    assert torch.equal(*(capture(one, prepared.embedded, prepared.context) for one in (model, ruled)))
     assert torch.equal(model.answer_logits(batch), ruled.answer_logits(batch))
-    assert torch.equal(attribute(scene), before)
+    assert torch.equal(attribute(prepared), before)
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "gpt_neox_serial", "llama", "llama_biased", "qwen3"])
@@ -58,16 +58,16 @@ def test_gradients_are_those_of_the_authors_package(variant, monkeypatch):
     gim = pytest.importorskip("gim")
     hf = tiny_hf(variant, dtype=torch.float32).double()  # the package's LayerNorm has float32 weights
     model, batch = CircuitModel.from_model(hf), random_batch(lengths=(6, 6, 6))
-    scene = scene_of(model, batch)
+    prepared = prepare(model, batch)
     theirs = with_torchs_norms(hf)
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attention_by_softmax)
     with gim.GIM(theirs):
         gradients = gradients_at_outputs(theirs, batch)
-    differences = scene.ablated - capture(model, scene.embedded, scene.context)
+    differences = prepared.ablated - capture(model, prepared.embedded, prepared.context)
     expected = torch.stack([(d * g).sum((-1, -2)) for d, g in zip(differences, gradients, strict=True)])
-    found = attribute_writers(scene, GIMRule())
+    found = attribute_writers(prepared, GIMRule())
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
-    assert (attribute_writers(scene) - expected).abs().max() > 1e-2 * expected.abs().max()
+    assert (attribute_writers(prepared) - expected).abs().max() > 1e-2 * expected.abs().max()
 
 
 def with_torchs_norms(hf):
@@ -120,6 +120,6 @@ def gradients_at_outputs(hf, batch):
 def test_the_strategy_scores_with_the_rule():
     model, batch = tiny("llama"), random_batch()
     found = circuitkit.discover(model, batch, "gim").circuit.scores
-    assert torch.allclose(found, attribute(scene_of(model, batch), GIMRule()) / len(batch), atol=1e-12)
+    assert torch.allclose(found, attribute(prepare(model, batch), GIMRule()) / len(batch), atol=1e-12)
     with pytest.raises(UsageError, match="GIM with the objective KLDivergence would score every edge zero"):
         circuitkit.discover(model, batch, "gim", objective="kl")

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from slow import SlowModel
-from tiny import random_batch, tiny_hf
+from support.slow import SlowModel
+from support.tiny import random_batch, tiny_hf
 
 import circuitkit
 from circuitkit.errors import UsageError

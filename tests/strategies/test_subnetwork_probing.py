@@ -14,11 +14,11 @@ def toy():
     return CircuitModel.from_pretrained("toy")
 
 
-def test_a_higher_price_keeps_fewer_nodes(toy):
-    strategy = SubnetworkProbing(strengths=[0.3, 3.0], trainer={"max_steps": 60})
+def test_a_larger_l0_weight_keeps_fewer_nodes(toy):
+    strategy = SubnetworkProbing(l0_weight=[0.3, 3.0], trainer={"max_steps": 60})
     result = circuitkit.discover(toy, "ioi", strategy, examples=16)
-    cheap, dear = result.circuits
-    assert 0 < len(dear) < len(cheap) < len(toy.graph)
+    large, small = result.circuits
+    assert 0 < len(small) < len(large) < len(toy.graph)
     for circuit in result.circuits:
         assert torch.equal(circuit.prune().kept, circuit.kept)
         assert ((circuit.scores >= 0) & (circuit.scores <= 1)).all()
@@ -26,24 +26,28 @@ def test_a_higher_price_keeps_fewer_nodes(toy):
     assert result.evaluations[0].curve("own")[0].faithfulness > 0.7
 
 
-def test_an_edge_follows_its_nodes(toy):
+def test_the_score_of_an_edge_is_the_smaller_of_its_two_gates(toy):
+    """Attention readers and outputs of MLPs have gates; an edge from an MLP to the logits has only the MLP's."""
     circuit = circuitkit.discover(toy, "ioi", SubnetworkProbing(trainer={"max_steps": 20}), examples=8).circuit
-    graph = toy.graph
-    of_writer = graph.writer_of == graph.mlp(0)
-    for reader in range(graph.n_readers):
-        edges = graph.edges(reader)
-        others = circuit.scores[edges][~of_writer[edges]]
-        kinds = {graph.writer_names[writer][0] for writer in range(graph.prefix(reader))}
-        if "m" not in kinds and graph.reader(reader).kind in ("q", "k", "v"):
-            assert len(others.unique()) == 1
+    graph, scores = toy.graph, circuit.to_dict()
+    gates = {name: scores[f"{name}->logits"] for name in graph.writer_names if name[0] == "m"}
+    for reader in graph.reader_names[: graph.logits]:
+        if reader[0] == "a":
+            gates[reader] = scores[f"input->{reader}"]
+    assert len(gates) == graph.n_readers - 1
+    assert len(set(gates.values())) > len(gates) / 2
+    for name, score in scores.items():
+        writer, reader = name.split("->")
+        of_reader = gates[reader] if reader[0] == "a" else 1.0
+        assert score == min(gates.get(writer, 1.0), of_reader)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"strength": 1.0, "strengths": [1.0]}, "Both"),
-        ({"strengths": []}, "empty"),
-        ({"strength": -1.0}, "-1.0 is not a number from 0 on"),
+        ({"l0_weight": []}, "l0_weight is empty"),
+        ({"l0_weight": -1.0}, "l0_weight=-1.0 is out of range. Give a number of at least 0"),
+        ({"l0_weight": [1.0, "high"]}, "l0_weight='high' is not a finite number"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"trainer": {"max_step": 3}}, "'max_step'.*'max_steps'"),

@@ -1,4 +1,4 @@
-"""Indirect object identification: what the prompts say, where the splits part, what is refused."""
+"""Indirect object identification: the prompts, their splits, and what is refused."""
 
 import json
 from collections import Counter
@@ -10,10 +10,10 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.fetch import TOY
-from circuitkit.prompts import PromptBatch
 from circuitkit.tasks.base import Split
 from circuitkit.tasks.ioi import IOI, NAMES, OBJECTS, PLACES, TEMPLATES
 
@@ -55,11 +55,14 @@ def names_in(text: str) -> list[str]:
 
 @pytest.mark.parametrize("order", ["abba", "baba"])
 @pytest.mark.parametrize("corruption", ["abc", "swap"])
-def test_a_pair_differs_in_its_names_alone(tokenizer: PreTrainedTokenizerBase, corruption: Any, order: Any) -> None:
+def test_the_prompts_of_a_pair_differ_only_in_their_names(
+    tokenizer: PreTrainedTokenizerBase, corruption: Any, order: Any
+) -> None:
     batch = IOI(corruption, order).prompts(tokenizer, "train", 60, seed=1)
     for clean, corrupted, answer, wrong in texts(batch, tokenizer):
         first, second, subject = names_in(clean)
-        assert (answer, wrong) == (f" {first}", f" {second}") if order == "abba" else (f" {second}", f" {first}")
+        expected = (first, second) if order == "abba" else (second, first)
+        assert (answer, wrong) == tuple(f" {name}" for name in expected)
         assert wrong == f" {subject}"
         others = names_in(corrupted)
         if corruption == "swap":
@@ -125,14 +128,14 @@ def test_one_template_gives_prompts_of_one_length(tokenizer: PreTrainedTokenizer
     assert len(batch) == 20
 
 
-def test_prompts_that_run_out_are_fewer_and_do_not_repeat() -> None:
+def test_prompts_do_not_repeat_where_there_are_too_few() -> None:
     few = without(*NAMES[8:])
     batch = IOI(template=4).prompts(few, "test", 1000, seed=0)
     found = {clean for clean, *_ in texts(batch, few)}
     assert len(batch) == len(found) == 7 * 2 * 2  # pairs of names, either of the two as subject, both orders
 
 
-def test_unknown_words_drop_their_templates() -> None:
+def test_templates_with_unknown_words_are_left_out() -> None:
     batch = IOI().prompts(tokenizer := without("Then", "argument"), "train", 100, seed=0)
     found = {clean.split()[0] for clean, *_ in texts(batch, tokenizer)}
     assert found == {"After", "When", "While", "Afterwards,", "The", "Friends"}
@@ -143,7 +146,7 @@ def test_unknown_words_drop_their_templates() -> None:
         IOI().prompts(without("to"), "train", 4, seed=0)
 
 
-def test_special_tokens_are_added_alike() -> None:
+def test_special_tokens_are_added_to_both_prompts() -> None:
     tokenizer = without(special="<s>")
     plain, special = (IOI(template=0).prompts(one, "train", 6, seed=0) for one in (without(), tokenizer))
     for ids in (special.clean, special.corrupted):
@@ -160,7 +163,7 @@ def test_special_tokens_are_added_alike() -> None:
         (OBJECTS, r"and 0 objects"),
     ],
 )
-def test_too_few_words_are_counted(missing: tuple[str, ...], said: str) -> None:
+def test_too_few_words_are_refused_with_their_number(missing: tuple[str, ...], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         IOI().prompts(without(*missing), "train", 4, seed=0)
 
@@ -188,7 +191,7 @@ def test_requests_that_no_task_can_serve_are_refused(tokenizer: PreTrainedTokeni
         IOI().prompts(tokenizer, "train", 0, seed=0)
 
 
-def test_preview_shows_pairs_in_columns_and_measures() -> None:
+def test_preview_shows_pairs_in_columns_and_the_accuracy() -> None:
     model = CircuitModel.from_pretrained("toy")
     shown = IOI("swap", template=0).preview(model, examples=2, seed=0)
     *pairs, measured = shown.split("\n\n")
@@ -207,7 +210,7 @@ def test_preview_shows_pairs_in_columns_and_measures() -> None:
 
 
 class OneAnswer:
-    """Stands in for a model that gives token 7 the largest logit, then 8, and knows no text."""
+    """Stands in for a model without a tokenizer, whose largest logits are those of token 7, then 8."""
 
     tokenizer = None
 
@@ -217,7 +220,7 @@ class OneAnswer:
         return logits
 
 
-def test_preview_measures_sets_several_positions_and_no_wrong_answers() -> None:
+def test_preview_of_answer_sets_several_positions_and_no_wrong_answers() -> None:
     class Given(IOI):
         def __init__(self, batch: PromptBatch) -> None:
             self.batch = batch

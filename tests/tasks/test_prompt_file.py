@@ -1,4 +1,4 @@
-"""Prompts from files: what is read, how it is split, and what each mistake is answered with."""
+"""Prompts from files: how they are read and split, and the error message of each mistake."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def row(number: int = 0, **changed: Any) -> dict[str, Any]:
-    """A good row; each number has another name in it."""
+    """A valid row; each number has another name in it."""
     name = NAMES[2 + number]
     clean = f"Then, Mary and {name} went to the store. {name} gave a ring to"
     corrupted = f"Then, Mary and {name} went to the store. Mary gave a ring to"
@@ -67,8 +67,10 @@ def test_answers_may_be_sets(tokenizer: PreTrainedTokenizerBase, tmp_path: Path)
     assert batch.wrong_answers.tolist() == [[ids(tokenizer, JOHN, " James", " Mark")]]
 
 
-def test_a_missing_leading_space_is_given_to_all_or_none(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    """ "Mary" is a token with and without its space, and must be read as "John" is."""
+def test_a_missing_leading_space_is_added_to_all_answers_or_none(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """The name "Mary" is a token with and without its space, and must be read as "John" is."""
     words = {word: number for number, word in enumerate(["<unk>", "<pad>", "x", "Mary", " Mary", " John", "John"])}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?\w+"), behavior="isolated")
@@ -115,7 +117,7 @@ def test_a_label_needs_two_digits_in_one_token(tokenizer: PreTrainedTokenizerBas
 @pytest.mark.parametrize(
     ("rows", "sizes"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (2, 0, 1)), (4, (2, 1, 1)), (8, (4, 2, 2))]
 )
-def test_half_a_quarter_and_a_quarter(
+def test_rows_are_split_into_half_a_quarter_and_a_quarter(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path, rows: int, sizes: tuple[int, int, int]
 ) -> None:
     task = PromptFile(as_csv(tmp_path / "p.csv", [row(number) for number in range(rows)]))
@@ -170,7 +172,7 @@ def test_the_column_split_is_kept(tokenizer: PreTrainedTokenizerBase, tmp_path: 
         ),
     ],
 )
-def test_what_the_tokenizer_refuses_names_the_row(
+def test_errors_of_the_tokenizer_name_the_row(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path, changed: dict[str, Any], said: str
 ) -> None:
     path = tmp_path / "p.csv"
@@ -181,14 +183,14 @@ def test_what_the_tokenizer_refuses_names_the_row(
     PromptFile(as_csv(path, [row(0)])).prompts(tokenizer, "train", 9, seed=0)  # the row removed, as advised
 
 
-def test_ids_of_another_tokenizer(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_ids_of_another_tokenizer_are_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     shared = {key: row()[key] for key in ("clean", "corrupted")}
     path = as_csv(tmp_path / "p.csv", [{**shared, "correct_idx": 50_000, "incorrect_idx": 3}])
     with pytest.raises(UsageError, match=rf"token id 50000, and this tokenizer has {len(tokenizer)} tokens"):
         PromptFile(path).prompts(tokenizer, "train", 1, seed=0)
 
 
-def test_no_tokenizer(tmp_path: Path) -> None:
+def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="PromptFile is made of text"):
         PromptFile(as_csv(tmp_path / "p.csv", [row()])).prompts(None, "train", 1, seed=0)
 
@@ -234,7 +236,7 @@ PAIR = {"clean": "x", "corrupted": "y"}
         ("p.jsonl", json.dumps({**PAIR, "correct_idx": True, "incorrect_idx": 3}), "True as 'correct_idx'"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_file_is_said_when_it_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_malformed_files_are_refused_at_construction(tmp_path: Path, name: str, content: str, said: str) -> None:
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(UsageError, match=said) as caught:

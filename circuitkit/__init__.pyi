@@ -1,0 +1,30 @@
+from . import circuit as circuit
+from . import compare as compare
+from . import data as data
+from . import engine as engine
+from . import evaluation as evaluation
+from . import models as models
+from . import precision as precision
+from . import report as report
+from . import run as run
+from . import strategies as strategies
+from . import tasks as tasks
+from .circuit.circuit import Circuit as Circuit
+from .circuit.graph import EdgeGraph as EdgeGraph
+from .data.objectives import Objective as Objective
+from .data.prompt_batch import PromptBatch as PromptBatch
+from .engine.ablation import Ablation as Ablation
+from .errors import CircuitKitError as CircuitKitError
+from .errors import UsageError as UsageError
+from .evaluation.evaluator import evaluate as evaluate
+from .models.circuit_model import CircuitModel as CircuitModel
+from .precision.base import PrecisionPolicy as PrecisionPolicy
+from .run.callbacks import Callback as Callback
+from .run.discoverer import Discoverer as Discoverer
+from .run.discoverer import discover as discover
+from .run.result import Result as Result
+from .strategies.base import Discovery as Discovery
+from .strategies.base import DiscoveryStrategy as DiscoveryStrategy
+from .tasks.base import Task as Task
+
+__version__: str

@@ -1,0 +1,384 @@
+"""A circuit: a score for every edge of a graph, and the choice of edges to keep."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import networkx as nx
+import torch
+from torch import Tensor
+
+from circuitkit.circuit import eap_ig_files, files
+from circuitkit.circuit.files import Contents
+from circuitkit.circuit.graph import EdgeGraph, group_edges, same_edges
+from circuitkit.circuit.grow import grow
+from circuitkit.circuit.networkx_view import to_networkx
+from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.errors import CircuitKitError, UsageError
+
+_PRUNED = ", pruned"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Circuit:
+    """A score for every edge of a graph, and the choice of edges to keep. Immutable: methods return new circuits.
+
+    Args:
+        graph: the edges.
+        scores: floating-point `[edges]`; positive if the edge helps, that is, if removing it makes the objective
+            worse.
+        kept: bool `[edges]`, True for the edges of the circuit.
+        score_sources: int8 `[edges]`, a `ScoreSource` per edge.
+        selection: the rule that chose `kept`, in words, such as "top 100 by |score|" or "top 100 by score".
+        tie: True if the cut fell between edges of equal score, so that other edges would be as good.
+
+    Raises:
+        UsageError: a tensor has another shape or type, a score is NaN, or a score source is unknown.
+    """
+
+    graph: EdgeGraph
+    scores: Tensor
+    kept: Tensor
+    score_sources: Tensor
+    selection: str = "given"
+    tie: bool = False
+
+    def __post_init__(self) -> None:
+        for name, wanted in (("scores", None), ("kept", torch.bool), ("score_sources", torch.int8)):
+            tensor = getattr(self, name)
+            right = isinstance(tensor, Tensor) and tensor.shape == (len(self.graph),)
+            if not right or not (tensor.is_floating_point() if wanted is None else tensor.dtype == wanted):
+                found = f"{tensor.dtype} {list(tensor.shape)}" if isinstance(tensor, Tensor) else repr(tensor)[:60]
+                kind = str(wanted or "floating-point").removeprefix("torch.")
+                raise UsageError(f"{name} is {found}.", f"Give a {kind} tensor with {len(self.graph)} edges.")
+            # A copy, since a search continues to use its buffers; on the CPU, where paths are followed
+            object.__setattr__(self, name, tensor.detach().to("cpu", copy=True))
+        if (missing := self.scores.isnan()).any():
+            first = self.graph.names[int(missing.nonzero()[0])]
+            raise UsageError(
+                f"The score of {first!r} is NaN ({int(missing.sum())} of {len(missing)} are).",
+                "Check the objective on every prompt: each must have a finite value.",
+            )
+        if not ((self.score_sources >= min(ScoreSource)) & (self.score_sources <= max(ScoreSource))).all():
+            raise UsageError(f"There is no score source {self.score_sources.max()}.", "Use the members of ScoreSource.")
+
+    @classmethod
+    def from_scores(
+        cls, graph: EdgeGraph, scores: Tensor, score_sources: ScoreSource | Tensor = ScoreSource.GIVEN
+    ) -> Self:
+        """Make a circuit that keeps every edge; `top` then selects the best.
+
+        Args:
+            scores: `[edges]`.
+            score_sources: one for all scores, or int8 `[edges]`.
+        """
+        kept = torch.ones(len(graph), dtype=torch.bool)
+        return cls(graph, scores, kept, _fill_score_sources(graph, score_sources), "all edges")
+
+    @classmethod
+    def from_names(cls, graph: EdgeGraph, names: Iterable[str]) -> Self:
+        """Make a circuit of these edges, such as `["a3.h5->m4"]`, with score 1; other edges have score 0.
+
+        Raises:
+            UsageError: there is no edge of that name.
+        """
+        kept = torch.zeros(len(graph), dtype=torch.bool)
+        for name in names:
+            kept[graph.parse(name)] = True
+        return cls(graph, kept.float(), kept, _fill_score_sources(graph, ScoreSource.GIVEN), "edges given by name")
+
+    # Content
+
+    def __len__(self) -> int:
+        return int(self.kept.sum())
+
+    def __bool__(self) -> bool:
+        return True  # otherwise `circuit or default` would skip an empty circuit
+
+    @property
+    def fraction(self) -> float:
+        """Return the fraction of the edges that are kept."""
+        return len(self) / len(self.graph)
+
+    def names(self) -> list[str]:
+        """List the names of the kept edges."""
+        return [self.graph.names[edge] for edge in self.kept.nonzero()[:, 0].tolist()]
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the score of every edge, kept or not, by name."""
+        return dict(zip(self.graph.names, self.scores.tolist(), strict=True))
+
+    def to_networkx(self) -> "nx.DiGraph[str]":
+        """Convert the kept edges to a networkx graph with the same paths.
+
+        Nodes are writers and readers by name; an MLP is both. An edge of the circuit leads from a writer to a reader
+        and has `score` and `score_source` (the name of a `ScoreSource`). In addition, each query, key or value reader
+        has an edge without a score to every head that it feeds. Nodes have `layer`, and `kind`: `input`, `head`, `q`,
+        `k`, `v`, `mlp` or `logits`.
+        """
+        return to_networkx(self.graph, self.kept, self.scores, self.score_sources)
+
+    def __repr__(self) -> str:
+        return f"Circuit({len(self):,} of {len(self.graph):,} edges: {self.selection})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        return (
+            (self.graph, self.selection, self.tie) == (other.graph, other.selection, other.tie)
+            and self.scores.dtype == other.scores.dtype
+            and torch.equal(self.scores, other.scores)
+            and torch.equal(self.kept, other.kept)
+            and torch.equal(self.score_sources, other.score_sources)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # Other selections of the same scores
+
+    def ranking(self, absolute: bool = True) -> Tensor:
+        """Rank the edges: return edge numbers `[edges]`, the best first.
+
+        Kept edges come before all others, so that a search's own circuit comes before the edges it removed. Within
+        both parts, edges are ordered by |score| or, if not `absolute`, by score; ties are in the graph's order.
+        """
+        order = self._key(absolute).sort(descending=True, stable=True).indices
+        return order[(~self.kept[order]).byte().sort(stable=True).indices]
+
+    def top(self, n: int, absolute: bool = True) -> Self:
+        """Keep the first `n` edges of the ranking.
+
+        MIB's CPR uses the signed ranking; its CMD, and EAP-IG by default, the absolute one.
+
+        Raises:
+            UsageError: the graph has fewer edges.
+        """
+        self._check_size(n)
+        order, level = self._levels(absolute)
+        kept = torch.zeros_like(self.kept)
+        kept[order[:n]] = True
+        tie = 0 < n < len(order) and bool(level[order[n - 1]] == level[order[n]])
+        return self._select(kept, f"top {n} by {_measure(absolute)}{self._precedence()}", tie)
+
+    def greedy(self, n: int, absolute: bool = True) -> Self:
+        """Keep `n` edges grown from the logits, as EAP-IG's `apply_greedy` does.
+
+        Each step adds the edge that ranks first among those into a node of the circuit. At first this node is the
+        logits; then also every head or MLP that a kept edge comes from. So all edges have a path to the logits;
+        `prune` drops those without a path from `input`.
+
+        Raises:
+            UsageError: the graph has fewer edges.
+        """
+        self._check_size(n)
+        kept, tie = grow(self.graph, self._levels(absolute)[1].tolist(), n)
+        return self._select(kept, f"greedy {n} by {_measure(absolute)}{self._precedence()}", tie)
+
+    def threshold(self, x: float, absolute: bool = True) -> Self:
+        """Keep the edges whose |score| (or score, if not `absolute`) is at least `x`, whether kept before or not.
+
+        Raises:
+            UsageError: `x` is NaN.
+        """
+        if x != x:
+            raise UsageError("The threshold is NaN.", "Give a number.")
+        return self._select(self._key(absolute) >= x, f"{_measure(absolute)} >= {x:g}", tie=False)
+
+    def prune(self) -> Self:
+        """Drop the edges that are not on a path of kept edges from `input` to `logits`.
+
+        A path reaches a head if it reaches its query, its key or its value, as in EAP-IG.
+        """
+        reached = self.graph.reached_writers(self.kept)
+        live = self.graph.live_readers(self.graph.live_writers(self.kept))
+        # One pass is enough: an edge that stays is on a complete path, and all edges of that path stay
+        kept = self.kept & reached[self.graph.writer_of] & live[self.graph.reader_of]
+        return self._select(kept, f"{self.selection.removesuffix(_PRUNED)}{_PRUNED}", self.tie)
+
+    def _key(self, absolute: bool) -> Tensor:
+        return self.scores.abs() if absolute else self.scores
+
+    def _levels(self, absolute: bool) -> tuple[Tensor, Tensor]:
+        """Return the ranking, and the rank of each of its edges; edges of equal score and membership share a rank."""
+        order = self.ranking(absolute)
+        key, kept = self._key(absolute)[order], self.kept[order]
+        level = torch.zeros_like(order)
+        level[order[1:]] = ((key[1:] != key[:-1]) | (kept[1:] != kept[:-1])).cumsum(0)
+        return order, level
+
+    def _precedence(self) -> str:
+        return "" if len(self) in (0, len(self.graph)) else ", kept edges first"
+
+    def _check_size(self, n: int) -> None:
+        if not 0 <= n <= len(self.graph):
+            raise UsageError(f"There is no circuit of {n} edges.", f"Choose from 0 to {len(self.graph)}.")
+
+    def _select(self, kept: Tensor, selection: str, tie: bool) -> Self:
+        return replace(self, kept=kept, selection=selection, tie=tie)
+
+    # Two circuits
+
+    def __and__(self, other: "Circuit") -> Self:
+        """Keep the edges kept in both.
+
+        Here and below, scores are the left circuit's, since scores of two searches are not comparable.
+        """
+        return self._combine(other, self.kept & self._same(other).kept, "and")
+
+    def __or__(self, other: "Circuit") -> Self:
+        """Keep the edges kept in either."""
+        return self._combine(other, self.kept | self._same(other).kept, "or")
+
+    def __sub__(self, other: "Circuit") -> Self:
+        """Keep the edges kept in this circuit and not in the other."""
+        return self._combine(other, self.kept & ~self._same(other).kept, "without")
+
+    def jaccard(self, other: "Circuit") -> float:
+        """Compute the Jaccard index: edges kept in both / edges kept in either; 1 for two empty circuits.
+
+        Raises:
+            UsageError: the circuits are of different graphs.
+        """
+        either = int((self.kept | self._same(other).kept).sum())
+        return int((self.kept & other.kept).sum()) / either if either else 1.0
+
+    def _combine(self, other: "Circuit", kept: Tensor, word: str) -> Self:
+        return self._select(kept, f"({self.selection}) {word} ({other.selection})", self.tie or other.tie)
+
+    def _same(self, other: "Circuit") -> "Circuit":
+        if not same_edges(self.graph, other.graph):
+            raise UsageError(
+                f"The circuits are of different graphs: {self.graph} and {other.graph}.",
+                "Compare circuits of one model, both with kv='group' or (Circuit.expand_kv) both with kv='head'.",
+            )
+        return other
+
+    # Keys and values of grouped-query attention
+
+    def expand_kv(self) -> Self:
+        """Convert to a graph that reads keys and values once per query head, as EAP-IG and MIB do.
+
+        An edge into a group's key or value becomes one edge per query head of the group. A group's first-order score
+        is the sum over its heads, since their gradients add. So each head's edge gets an equal part of it. Membership
+        and score source are copied.
+        """
+        graph = replace(self.graph, kv="head")
+        if same_edges(graph, self.graph):
+            return replace(self, graph=graph)
+        to = group_edges(graph, self.graph)
+        parts = torch.bincount(to, minlength=len(self.graph)).to(self.scores.dtype)
+        return replace(
+            self,
+            graph=graph,
+            scores=(self.scores / parts)[to],
+            kept=self.kept[to],
+            score_sources=self.score_sources[to],
+        )
+
+    def collapse_kv(self) -> Self:
+        """Convert to a graph that reads keys and values once per group: the inverse of `expand_kv`.
+
+        Scores of a group's heads are added. The group's edge is kept if any head's is, since it carries what that head
+        needs. Its score source is that of the heads' scores, or `GIVEN` if they differ.
+        """
+        graph = replace(self.graph, kv="group")
+        if same_edges(graph, self.graph):
+            return replace(self, graph=graph)
+        to = group_edges(self.graph, graph)
+        low, high = (
+            torch.zeros(len(graph), dtype=torch.int8).scatter_reduce(0, to, self.score_sources, how, include_self=False)
+            for how in ("amin", "amax")
+        )
+        return replace(
+            self,
+            graph=graph,
+            scores=self.scores.new_zeros(len(graph)).index_add(0, to, self.scores),
+            kept=torch.bincount(to[self.kept], minlength=len(graph)) > 0,
+            score_sources=low.where(low == high, int(ScoreSource.GIVEN)),
+        )
+
+    # Files
+
+    def save(self, folder: str | Path, name: str = "circuit") -> None:
+        """Write `circuit.safetensors` and `circuit.json` (or files of another name) into a folder, created if missing.
+
+        Raises:
+            UsageError: the name would lead out of the folder.
+            CircuitKitError: the files cannot be written.
+        """
+        contents = Contents(self.graph, self.scores, self.kept, self.score_sources, self.selection, self.tie)
+        files.save(Path(folder), name, contents)
+
+    @classmethod
+    def load(cls, folder: str | Path, name: str = "circuit") -> Self:
+        """Read the files that `save` writes.
+
+        Raises:
+            CircuitKitError: a file is missing, damaged, of an unknown version, or not a circuit's.
+        """
+        contents = files.load(Path(folder), name)
+        try:
+            return cls(*contents)
+        except UsageError as error:
+            raise _in_file(Path(folder) / f"{name}.safetensors", error) from error
+
+    @classmethod
+    def from_eap_ig(cls, path: str | Path, graph: EdgeGraph | None = None) -> Self:
+        """Read a file of EAP-IG's `Graph.to_json` (`.json`) or `Graph.to_pt` (`.pt`); the scores change sign.
+
+        Args:
+            path: the file.
+            graph: the circuit's graph. By default the file's own, which reads keys and values once per query head; for
+                a graph with `kv="group"`, `collapse_kv` joins the heads' edges.
+
+        Raises:
+            UsageError: the file is of another graph, or its name has another ending.
+            CircuitKitError: the file is missing, damaged, or selects single neurons.
+        """
+        found, scores, kept = eap_ig_files.read_eap_ig(Path(path))
+        try:
+            circuit = cls(
+                found, scores, kept, _fill_score_sources(found, ScoreSource.GIVEN), f"as kept in {Path(path).name}"
+            )
+        except UsageError as error:
+            raise _in_file(path, error) from error
+        if graph is None:
+            return circuit
+        by_head = replace(graph, kv="head")
+        if not same_edges(found, by_head):
+            raise UsageError(f"{path} is of {found}, not of {graph}.", "Give a file made with the same model.")
+        circuit = replace(circuit, graph=by_head)
+        return circuit if graph.kv == "head" else circuit.collapse_kv()
+
+    def to_eap_ig(self, path: str | Path, *, d_model: int) -> None:
+        """Write a file for EAP-IG's `Graph.from_json` or `Graph.from_pt`; the scores change sign.
+
+        Keys and values are expanded to query heads (`expand_kv`), and scores are float32, as in EAP-IG.
+
+        Args:
+            path: the file, ending in `.json` or `.pt`.
+            d_model: the model's residual width D. EAP-IG's files contain it, and EAP-IG needs it to read them.
+
+        Raises:
+            UsageError: another ending; a graph without MLPs; infinite scores, in JSON.
+            CircuitKitError: the file cannot be written.
+        """
+        by_head = self.expand_kv()
+        eap_ig_files.write_eap_ig(Path(path), by_head.graph, by_head.scores, by_head.kept, d_model)
+
+
+def _fill_score_sources(graph: EdgeGraph, score_sources: ScoreSource | Tensor) -> Tensor:
+    return (
+        score_sources
+        if isinstance(score_sources, Tensor)
+        else torch.full((len(graph),), int(score_sources), dtype=torch.int8)
+    )
+
+
+def _measure(absolute: bool) -> str:
+    return "|score|" if absolute else "score"
+
+
+def _in_file(path: str | Path, error: UsageError) -> CircuitKitError:
+    return CircuitKitError(f"{path} holds no circuit: {error.problem}", "Save the circuit again.")

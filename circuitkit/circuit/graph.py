@@ -1,0 +1,378 @@
+"""The graph of a transformer: writers, readers and the edges between them, as index arithmetic.
+
+Writers add a vector to the residual stream, readers take their input from it, and an edge leads from every writer to
+every later reader. Only a model's dimensions are needed.
+
+Writers are numbered in the order of the forward pass: `input`, then per layer its heads and its MLP. Readers likewise:
+per layer the heads' queries, the keys, the values, the MLP; `logits` last. The edges of one reader are contiguous, from
+the first writer to the last. A `Block` is the readers of one layer that read the same writers; its part of edge values,
+`values[..., block.edges]`, unflattens into a `[readers, writers]` matrix.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from circuitkit.errors import UsageError
+
+ReaderKind = Literal["q", "k", "v", "mlp", "logits"]
+
+_NUMBER = "(0|[1-9][0-9]{0,5})"  # not \d, which matches the digits of any script
+_HEAD = re.compile(rf"a{_NUMBER}\.h{_NUMBER}")
+_ATTENTION_READER = re.compile(rf"a{_NUMBER}\.(h|kv){_NUMBER}<([qkv])>")
+_MLP = re.compile(rf"m{_NUMBER}")
+
+
+class Reader(NamedTuple):
+    """A reader's kind, layer and head. For keys and values that are read once per group, `head` is the group."""
+
+    kind: ReaderKind
+    layer: int
+    head: int
+
+
+class Block(NamedTuple):
+    """Readers of one layer that read the same writers: its attention, its MLP, or the logits."""
+
+    kind: Literal["attention", "mlp", "logits"]
+    layer: int
+    readers: range
+    writers: int
+    """The number of writers that these readers read, their causal prefix."""
+    edges: slice
+
+
+@dataclass(frozen=True)
+class EdgeGraph:
+    """Writers, readers and edges of a model with these dimensions.
+
+    Args:
+        layers: number of layers, L.
+        heads: query heads per layer, H.
+        kv_heads: key-value heads per layer, K; equal to `heads` without grouped-query attention.
+        parallel: the MLP reads the same stream as the attention of its layer (Pythia, GPT-J, Phi).
+        mlps: False for a model without MLPs.
+        kv: with grouped-query attention, `"group"` reads keys and values once per group; `"head"` reads them once per
+            query head, as EAP-IG and MIB do.
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    parallel: bool = False
+    mlps: bool = True
+    kv: Literal["group", "head"] = "group"
+
+    def __post_init__(self) -> None:
+        if min(self.layers, self.heads, self.kv_heads) < 1 or self.heads % self.kv_heads:
+            sizes = f"{self.layers} layers, {self.heads} heads and {self.kv_heads} key-value heads"
+            raise UsageError(
+                f"A graph of {sizes} is impossible.",
+                "Give positive numbers, and a number of heads that is a multiple of the key-value heads.",
+            )
+        if self.kv not in ("group", "head"):
+            raise UsageError(f"kv={self.kv!r} is neither 'group' nor 'head'.", "Choose one of the two.")
+
+    # Sizes
+
+    @property
+    def kv_readers(self) -> int:
+        """Return the number of key readers per layer; there are as many value readers."""
+        return self.kv_heads if self.kv == "group" else self.heads
+
+    @property
+    def writers_per_layer(self) -> int:
+        """Return the number of writers per layer: heads and the MLP."""
+        return self.heads + self.mlps
+
+    @property
+    def readers_per_layer(self) -> int:
+        """Return the number of readers per layer: queries, keys, values and the MLP."""
+        return self.heads + 2 * self.kv_readers + self.mlps
+
+    @property
+    def n_writers(self) -> int:
+        """W, the number of writers."""
+        return 1 + self.layers * self.writers_per_layer
+
+    @property
+    def n_readers(self) -> int:
+        """R, the number of readers."""
+        return 1 + self.layers * self.readers_per_layer
+
+    def __len__(self) -> int:
+        return sum(len(block.readers) * block.writers for block in self.blocks)
+
+    # Numbers of writers and readers
+
+    def head(self, layer: int, head: int) -> int:
+        """Return the writer number of a head."""
+        return 1 + layer * self.writers_per_layer + head
+
+    def heads_of(self, layer: int) -> slice:
+        """Return the writer numbers of a layer's heads."""
+        return slice(self.head(layer, 0), self.head(layer, self.heads))
+
+    def mlp(self, layer: int) -> int:
+        """Return the writer number of an MLP."""
+        return self.head(layer, self.heads)
+
+    @property
+    def logits(self) -> int:
+        """Return the reader number of the logits."""
+        return self.n_readers - 1
+
+    def reader(self, index: int) -> Reader:
+        """Return kind, layer and head of the reader with this number."""
+        if index == self.logits:
+            return Reader("logits", self.layers, 0)
+        layer, rest = divmod(index, self.readers_per_layer)
+        if rest < self.heads:
+            return Reader("q", layer, rest)
+        if rest < self.heads + 2 * self.kv_readers:
+            value, group = divmod(rest - self.heads, self.kv_readers)
+            return Reader("v" if value else "k", layer, group)
+        return Reader("mlp", layer, 0)
+
+    def reader_index(self, kind: ReaderKind, layer: int, head: int = 0) -> int:
+        """Return the number of a reader; the inverse of `reader`."""
+        if kind == "logits":
+            return self.logits
+        offset = {"q": 0, "k": self.heads, "v": self.heads + self.kv_readers, "mlp": self.heads + 2 * self.kv_readers}
+        return layer * self.readers_per_layer + offset[kind] + head
+
+    def writers_fed_by(self, reader: int) -> range:
+        """Return the writers that a reader feeds: one head or MLP, all heads of a group, none for the logits."""
+        kind, layer, head = self.reader(reader)
+        if kind == "logits":
+            return range(0)
+        if kind == "mlp":
+            return range(self.mlp(layer), self.mlp(layer) + 1)
+        share = self.heads // self.kv_readers if kind in "kv" else 1
+        return range(self.head(layer, head * share), self.head(layer, (head + 1) * share))
+
+    # Blocks and edges
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Return the blocks in the order of the forward pass: attention and MLP of every layer, then the logits."""
+        blocks: list[Block] = []
+        reader = edge = 0
+
+        def add(kind: Literal["attention", "mlp", "logits"], layer: int, readers: int, writers: int) -> None:
+            nonlocal reader, edge
+            edges = slice(edge, edge + readers * writers)
+            blocks.append(Block(kind, layer, range(reader, reader + readers), writers, edges))
+            reader, edge = reader + readers, edges.stop
+
+        for layer in range(self.layers):
+            before = self.head(layer, 0)
+            add("attention", layer, self.heads + 2 * self.kv_readers, before)
+            if self.mlps:
+                add("mlp", layer, 1, before if self.parallel else before + self.heads)
+        add("logits", self.layers, 1, self.n_writers)
+        return tuple(blocks)
+
+    @cached_property
+    def _block_of_reader(self) -> list[Block]:
+        return [block for block in self.blocks for _ in block.readers]
+
+    def block(self, reader: int) -> Block:
+        """Return the block of a reader."""
+        return self._block_of_reader[reader]
+
+    def attention(self, layer: int) -> Block:
+        """Return the block of a layer's queries, keys and values."""
+        return self.blocks[layer * (1 + self.mlps)]
+
+    def mlp_block(self, layer: int) -> Block:
+        """Return the block of a layer's MLP."""
+        return self.blocks[layer * (1 + self.mlps) + 1]
+
+    def prefix(self, reader: int) -> int:
+        """Return the number of writers that a reader reads, its causal prefix."""
+        return self._block_of_reader[reader].writers
+
+    def edges(self, reader: int) -> slice:
+        """Return the numbers of the edges into a reader, from its first writer to its last."""
+        block = self._block_of_reader[reader]
+        start = block.edges.start + (reader - block.readers.start) * block.writers
+        return slice(start, start + block.writers)
+
+    def matrix(self, values: Tensor, block: Block) -> Tensor:
+        """View the part of `values` `[..., edges]` that belongs to a block as `[..., readers, writers]`."""
+        matrix: Tensor = values[..., block.edges].unflatten(-1, (len(block.readers), block.writers))
+        return matrix
+
+    def index(self, writer: int, reader: int) -> int:
+        """Return the number of the edge from a writer to a reader, by their numbers."""
+        if not 0 <= writer < self.prefix(reader):
+            raise IndexError(f"writer {writer} does not come before reader {reader}")
+        start: int = self.edges(reader).start
+        return start + writer
+
+    @cached_property
+    def writer_of(self) -> Tensor:
+        """Return the writer number of every edge, `[edges]`."""
+        return torch.cat([torch.arange(block.writers).repeat(len(block.readers)) for block in self.blocks])
+
+    @cached_property
+    def reader_of(self) -> Tensor:
+        """Return the reader number of every edge, `[edges]`."""
+        return torch.cat(
+            [torch.arange(b.readers.start, b.readers.stop).repeat_interleave(b.writers) for b in self.blocks]
+        )
+
+    # Names
+
+    @cached_property
+    def writer_names(self) -> list[str]:
+        """List the name of every writer."""
+        names = ["input"]
+        for layer in range(self.layers):
+            names += [f"a{layer}.h{head}" for head in range(self.heads)]
+            names += [f"m{layer}"] * self.mlps
+        return names
+
+    @cached_property
+    def reader_names(self) -> list[str]:
+        """List the name of every reader."""
+        return [self._reader_name(index) for index in range(self.n_readers)]
+
+    def _reader_name(self, index: int) -> str:
+        kind, layer, head = self.reader(index)
+        if kind == "logits":
+            return "logits"
+        if kind == "mlp":
+            return f"m{layer}"
+        group = "h" if kind == "q" or self.kv_readers == self.heads else "kv"
+        return f"a{layer}.{group}{head}<{kind}>"
+
+    @cached_property
+    def names(self) -> list[str]:
+        """List the name of every edge, `writer->reader`."""
+        return [
+            f"{writer}->{self.reader_names[reader]}"
+            for block in self.blocks
+            for reader in block.readers
+            for writer in self.writer_names[: block.writers]
+        ]
+
+    def parse_writer(self, name: str) -> int:
+        """Return the number of the writer called `name`.
+
+        Raises:
+            UsageError: no writer has that name.
+        """
+        if name == "input":
+            return 0
+        if (match := _HEAD.fullmatch(name)) and int(match[1]) < self.layers and int(match[2]) < self.heads:
+            return self.head(int(match[1]), int(match[2]))
+        if self.mlps and (match := _MLP.fullmatch(name)) and int(match[1]) < self.layers:
+            return self.mlp(int(match[1]))
+        raise UsageError(f"This model has no writer {name!r}.", f"Writers are {self._examples(self.writer_names)}.")
+
+    def parse_reader(self, name: str) -> int:
+        """Return the number of the reader called `name`.
+
+        Raises:
+            UsageError: no reader has that name.
+        """
+        if name == "logits":
+            return self.logits
+        if self.mlps and (match := _MLP.fullmatch(name)) and int(match[1]) < self.layers:
+            return self.reader_index("mlp", int(match[1]))
+        if match := _ATTENTION_READER.fullmatch(name):
+            layer, letter, head, kind = int(match[1]), match[2], int(match[3]), match[4]
+            per_head = kind == "q" or self.kv_readers == self.heads
+            count = self.heads if kind == "q" else self.kv_readers
+            if layer < self.layers and head < count and letter == ("h" if per_head else "kv"):
+                return self.reader_index(kind, layer, head)  # type: ignore[arg-type]
+        raise UsageError(f"This model has no reader {name!r}.", f"Readers are {self._examples(self.reader_names)}.")
+
+    def parse(self, name: str) -> int:
+        """Return the number of the edge called `name`, such as `a3.h5->m4`.
+
+        Raises:
+            UsageError: the name is malformed, or names no edge of this graph.
+        """
+        parts = name.split("->")
+        if len(parts) != 2:
+            raise UsageError(f"{name!r} is not the name of an edge.", "Edges are written 'a3.h5->m4'.")
+        writer, reader = self.parse_writer(parts[0]), self.parse_reader(parts[1])
+        if writer >= self.prefix(reader):
+            raise UsageError(f"There is no edge {name!r}.", "A writer must come before its reader in the model.")
+        return self.index(writer, reader)
+
+    @staticmethod
+    def _examples(names: list[str]) -> str:
+        return ", ".join(names if len(names) <= 6 else [*names[:3], "...", *names[-2:]])
+
+    # Paths
+
+    def live_writers(self, kept: Tensor) -> Tensor:
+        """Find the writers that have a path of kept edges to the logits.
+
+        Args:
+            kept: bool `[edges]`.
+
+        Returns:
+            bool `[W]`. A reader is live if one of the writers that it feeds is (see `live_readers`).
+        """
+        live = torch.zeros(self.n_writers, dtype=torch.bool)
+        for block in reversed(self.blocks):
+            readers = self._readers_live(block, live)
+            live[: block.writers] |= (self.matrix(kept, block) & readers[:, None]).any(0)
+        return live
+
+    def live_readers(self, live_writers: Tensor) -> Tensor:
+        """Find the readers that feed a live writer, bool `[R]`; the logits are always live."""
+        return torch.cat([self._readers_live(block, live_writers) for block in self.blocks])
+
+    def _readers_live(self, block: Block, writers: Tensor) -> Tensor:
+        if block.kind == "logits":
+            return torch.ones(1, dtype=torch.bool)
+        if block.kind == "mlp":
+            return writers[self.mlp(block.layer)][None]
+        heads = writers[self.heads_of(block.layer)]  # [H]
+        groups = heads.unflatten(0, (self.kv_readers, -1)).any(1)
+        return torch.cat([heads, groups, groups])
+
+    def reached_writers(self, kept: Tensor) -> Tensor:
+        """Find the writers that have a path of kept edges from `input`, bool `[W]`; `input` itself is reached.
+
+        A head is reached if its query, its key or its value is.
+        """
+        reached = torch.zeros(self.n_writers, dtype=torch.bool)
+        reached[0] = True
+        for block in self.blocks:
+            readers = (self.matrix(kept, block) & reached[: block.writers]).any(1)
+            if block.kind == "mlp":
+                reached[self.mlp(block.layer)] = readers[0]
+            elif block.kind == "attention":
+                q, k, v = readers.split([self.heads, self.kv_readers, self.kv_readers])
+                share = self.heads // self.kv_readers
+                reached[self.heads_of(block.layer)] = q | (k | v).repeat_interleave(share)
+        return reached
+
+
+def same_edges(one: EdgeGraph, other: EdgeGraph) -> bool:
+    """Tell whether two graphs have the same edges: without grouped-query attention, `kv` makes no difference."""
+    return (one.layers, one.heads, one.kv_readers, one.parallel, one.mlps) == (
+        other.layers, other.heads, other.kv_readers, other.parallel, other.mlps
+    )  # fmt: skip
+
+
+def group_edges(by_head: EdgeGraph, by_group: EdgeGraph) -> Tensor:
+    """Map every edge of the first graph to its edge in the second, `[edges]`."""
+    share = by_head.heads // by_group.kv_heads
+    readers = (by_head.reader(index) for index in range(by_head.n_readers))
+    starts = [
+        by_group.edges(by_group.reader_index(kind, layer, head // share if kind in ("k", "v") else head)).start
+        for kind, layer, head in readers
+    ]
+    return torch.tensor(starts)[by_head.reader_of] + by_head.writer_of

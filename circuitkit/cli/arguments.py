@@ -1,0 +1,127 @@
+"""Shared by the commands: parsing of arguments with short names, common options, and the console.
+
+jsonargparse accepts class paths only. So short names, on the command line and in config files, are replaced first.
+"""
+
+import json
+from argparse import ArgumentError
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from circuitkit.config import specs
+from circuitkit.config.parse_errors import to_usage_error
+from circuitkit.storage.text import parse_yaml, read_yaml
+
+KIND_OF = {
+    "task": "tasks",
+    "strategy": "strategies",
+    "precision": "precision",
+    "objective": "objectives",
+    "ablation": "ablations",
+}
+"""Registry kind of each option that takes a spec (see `config/specs.py`)."""
+
+
+def parse(parser: ArgumentParser, arguments: list[str], specs_of: Sequence[str] = ()) -> dict[str, Any]:
+    """Parse a command's arguments, after replacing short names by class paths.
+
+    Args:
+        parser: the parser with the command's options.
+        arguments: the command line after the command.
+        specs_of: the options that take a spec, from the keys of `KIND_OF`.
+
+    Raises:
+        UsageError: an argument, or a key of a config file, is unknown or does not fit.
+    """
+    options = [name for name in vars(parser.get_defaults()) if name not in ("config", "print_config")]
+    try:
+        found = parser.parse_args(_rewrite(arguments, specs_of))
+    except ArgumentError as error:
+        raise to_usage_error(error, ["config", *options], str(parser.prog)) from error
+    values: dict[str, Any] = found.as_dict()
+    values.pop("config", None)
+    return values
+
+
+def to_config_text(values: dict[str, Any]) -> str:
+    """Serialize a config as JSON, which jsonargparse accepts in place of a file name."""
+    return json.dumps(values, default=str)
+
+
+def add_run_options(parser: ArgumentParser, out: str) -> None:
+    """Add the options of commands that run discoveries; `out` describes the default folder."""
+    parser.add_argument("--accelerator", type=str, default="auto", help="cpu, cuda, or auto (cuda if available)")
+    parser.add_argument("--devices", type=int, default=1, help="number of devices; only 1 is supported so far")
+    parser.add_argument("--out", type=str | None, default=None, help=f"folder for the results; by default {out}")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that the folder already holds")
+
+
+class _Console(Console):
+    """A console that lets `main` handle a closed pipe, where rich would exit with status 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def make_console() -> Console:
+    """Make a console on stdout; if stdout is a file or a pipe, tables may be 140 characters wide."""
+    console = _Console(highlight=False)
+    return console if console.is_terminal else _Console(highlight=False, width=140)
+
+
+def silence_libraries() -> None:
+    """Silence the messages of transformers and lightning, which would bury the results."""
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+
+
+def new_folder(name: str) -> Path:
+    """Return `runs/NAME-DATE-TIME`, with a number appended if that folder exists."""
+    base = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, number = base, 1
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def _rewrite(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:
+    """Replace short names by class paths, and a config file by its rewritten content."""
+    result: list[str] = []
+    waiting = ""  # the option whose value comes next
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if waiting:
+            result.append(_rewrite_value(waiting, argument, specs_of))
+            waiting = ""
+        elif (name := option.removeprefix("--").removesuffix(".help")) in ("config", *specs_of) and name != option:
+            result.append(f"{option}={_rewrite_value(name, value, specs_of)}" if equals else option)
+            waiting = "" if equals else name
+        else:
+            result.append(argument)
+    return result
+
+
+def _rewrite_value(option: str, value: str, specs_of: Sequence[str]) -> str:
+    inline = value.lstrip().startswith("{")
+    if option == "config":
+        found = parse_yaml(value, "--config") if inline else read_yaml(Path(value))
+        for name in specs_of:
+            if found.get(name) is not None:
+                found[name] = specs.rewrite(KIND_OF[name], found[name])
+        return to_config_text(found)
+    if inline:
+        return to_config_text(specs.rewrite(KIND_OF[option], parse_yaml(value, f"--{option}")))
+    if value == "null" or value.startswith("-"):  # jsonargparse reports an option without a value
+        return value
+    return str(specs.rewrite(KIND_OF[option], value)["class_path"])

@@ -1,0 +1,76 @@
+"""`circuitkit discover`: one run."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from circuitkit.cli.arguments import KIND_OF, add_run_options, make_console, new_folder, parse, silence_libraries
+from circuitkit.config import specs
+
+_DEFAULTS = {"objective": "logit_difference", "ablation": "resample"}
+
+
+def run(parser: ArgumentParser, arguments: list[str]) -> int:
+    """Discover, print the result, and say where it is saved."""
+    _add_options(parser)
+    values = parse(parser, arguments, list(KIND_OF))
+
+    silence_libraries()
+    from circuitkit.run.discoverer import Discoverer
+
+    model = {name: values.pop(name) for name in ("kv", "dtype")} | {"name": values.pop("model")}
+    discoverer = Discoverer(**{name: values.pop(name) for name in ("accelerator", "devices", "seed", "memory_budget")})
+    if values.pop("dry_run"):
+        from circuitkit.report.dry_run import dry_run_table
+
+        make_console().print(dry_run_table(discoverer.dry_run(model=model, **values)))
+        return 0
+    labels = (specs.label(KIND_OF[name], values[name]) for name in ("strategy", "task"))
+    out = Path(values.pop("out") or new_folder("-".join(labels)))
+    result = discoverer.run(model=model, out=out, **values)
+    print(result)
+    print(f"Saved in {out}")
+    return 0
+
+
+def _add_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", action="config", help="YAML file with the options below, such as a run's config.yaml"
+    )
+    parser.add_argument(
+        "--model", type=str, required=True, help="toy, a fetched model, a folder, or a Hugging Face name"
+    )
+    parser.add_argument(
+        "--kv",
+        type=str,
+        default="group",
+        help="group or head: read keys and values once per key-value group, or once per query head",
+    )
+    parser.add_argument("--dtype", type=str, default="float32", help="dtype of the weights")
+    for name, kind in KIND_OF.items():
+        shown = f"name (see `circuitkit list {kind}`) or class path; its arguments are options --{name}.ARGUMENT"
+        if name == "precision":
+            shown += "; by default the strategy's own"
+            parser.add_argument(f"--{name}", type=specs.base(kind) | None, default=None, help=shown)
+        elif name in _DEFAULTS:
+            default = specs.rewrite(kind, _DEFAULTS[name])
+            parser.add_argument(f"--{name}", type=specs.base(kind), default=default, help=shown)
+        else:
+            parser.add_argument(f"--{name}", type=specs.base(kind), required=True, help=shown)
+    parser.add_argument("--examples", type=int, default=32, help="maximum number of prompts per split")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the prompts, the strategy and the random control")
+    add_run_options(parser, "runs/STRATEGY-TASK-TIME")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="return the result of a finished run of this configuration in the folder, or continue an interrupted one",
+    )
+    parser.add_argument(
+        "--memory_budget",
+        type=int | str | None,
+        default=None,
+        help="memory for the engine's largest buffers, in bytes or such as 2GB; by default half of the free memory",
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="time a few steps, predict the run's memory and time, write nothing"
+    )

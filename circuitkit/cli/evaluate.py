@@ -1,0 +1,38 @@
+"""`circuitkit evaluate`: evaluate the circuits of a run folder again."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from circuitkit.cli.arguments import make_console, parse, silence_libraries
+
+
+def run(parser: ArgumentParser, arguments: list[str]) -> int:
+    """Evaluate, print a table per circuit, and save `evaluation.json`."""
+    parser.add_argument("run", type=str, help="a run folder")
+    parser.add_argument(
+        "--sizes", type=list[float] | None, default=None, help="fractions of the edges to keep; by default MIB's"
+    )
+    parser.add_argument("--split", type=str, default="test", help="test, validation or train")
+    parser.add_argument(
+        "--examples", type=int | None, default=None, help="maximum number of prompts; by default the run's"
+    )
+    parser.add_argument(
+        "--seed", type=int | None, default=None, help="seed of the prompts and the random control; by default the run's"
+    )
+    parser.add_argument("--accelerator", type=str, default="auto", help="cpu, cuda, or auto (cuda if available)")
+    values = parse(parser, arguments)
+
+    silence_libraries()
+    from circuitkit.report.tables import evaluation_table
+    from circuitkit.run.reevaluate import reevaluate
+
+    folder = Path(values.pop("run"))
+    circuits, evaluations = reevaluate(folder, **values)
+    console = make_console()
+    for circuit, evaluation in zip(circuits, evaluations, strict=True):
+        console.print(evaluation_table(evaluation.to_dict(), f"{folder}: {circuit.selection}"))
+        for note in evaluation.notes:
+            console.print(f"Note: {note}", markup=False)
+    print(f"Saved in {folder / 'evaluation.json'}")
+    return 0

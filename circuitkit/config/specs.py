@@ -1,0 +1,168 @@
+"""Specs: how a configuration names an object.
+
+A spec is a short name (`eap`), a class name (`EAP`), a class path (`circuitkit.strategies.eap.EAP`), or a mapping with
+one of these as `class_path` and constructor arguments as `init_args`. jsonargparse checks the arguments against the
+constructor's types. It accepts class paths only, so `rewrite` replaces names first.
+"""
+
+import copy
+import inspect
+from argparse import ArgumentError
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from circuitkit.config import registry
+from circuitkit.config.parse_errors import to_usage_error
+from circuitkit.errors import UsageError
+from circuitkit.storage.text import to_plain
+
+Spec = str | Mapping[str, Any]
+
+_BASES = {
+    "strategies": "circuitkit.strategies.base.DiscoveryStrategy",
+    "tasks": "circuitkit.tasks.base.Task",
+    "precision": "circuitkit.precision.base.PrecisionPolicy",
+    "objectives": "circuitkit.data.objectives.Objective",
+    "ablations": "circuitkit.engine.ablation.Ablation",
+}
+_MODEL_DEFAULTS = {"kv": "group", "dtype": "float32"}
+_SHAPE = "Give a name, or a mapping with class_path and, if needed, init_args."
+
+
+def base(kind: str) -> Any:
+    """Import the base class of a kind (`strategies`, `tasks`, ...)."""
+    return registry.import_object(_BASES[kind])
+
+
+def rewrite(kind: str, spec: Any) -> dict[str, Any]:
+    """Rewrite a spec as a mapping with a class path, the form that jsonargparse parses.
+
+    Raises:
+        UsageError: the name is unknown, or the spec is neither a name nor such a mapping.
+    """
+    if isinstance(spec, str):
+        spec = {"class_path": spec}
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("class_path"), str):
+        raise UsageError(f"{spec!r} does not name one of the {kind}.", _SHAPE)
+    if extra := sorted(set(spec) - {"class_path", "init_args"}, key=str):
+        raise UsageError(f"The spec of {spec['class_path']!r} has an unknown key {extra[0]!r}.", _SHAPE)
+    found: dict[str, Any] = {"class_path": _class_path(kind, spec["class_path"])}
+    if arguments := spec.get("init_args"):
+        if not isinstance(arguments, Mapping):
+            raise UsageError(
+                f"The init_args of {spec['class_path']!r} are {arguments!r}.", "Give `argument: value` pairs."
+            )
+        found["init_args"] = copy.deepcopy(dict(arguments))  # jsonargparse converts lists in place
+    return found
+
+
+def resolve(kind: str, spec: Spec) -> dict[str, Any]:
+    """Complete a spec with every constructor argument, defaults included.
+
+    Raises:
+        UsageError: the name is unknown, or an argument does not fit the constructor.
+    """
+    _, parsed = _parse(kind, spec)
+    # Packages re-export classes: the defining path makes the spec the same for all import paths
+    found: dict[str, Any] = {"class_path": _defining_path(registry.import_object(parsed.spec.class_path))}
+    arguments = parsed.spec.get("init_args")
+    return {**found, "init_args": to_plain(arguments.as_dict())} if arguments else found
+
+
+def make(kind: str, spec: Any) -> Any:
+    """Make an object from a spec; return anything else as it is.
+
+    Raises:
+        UsageError: the name is unknown, or an argument does not fit the constructor.
+        CircuitKitError: the constructor failed.
+    """
+    if not isinstance(spec, str | Mapping):
+        return spec
+    parser, parsed = _parse(kind, spec)
+    try:
+        return parser.instantiate(parsed).spec
+    except (TypeError, ValueError, OSError) as error:  # raised by a constructor outside this package
+        raise UsageError(f"{label(kind, spec)} cannot be made: {error}.", "Check its arguments.") from error
+
+
+def describe(thing: Any) -> dict[str, Any]:
+    """Return the spec of an object, reading each constructor argument from the attribute of the same name."""
+    kind = type(thing)
+    found: dict[str, Any] = {"class_path": _defining_path(kind)}
+    if kind.__init__ is object.__init__:
+        return found
+    arguments = {
+        name: value
+        for name in inspect.signature(kind).parameters
+        if _is_plain(value := getattr(thing, name, inspect.Parameter.empty))
+    }
+    return {**found, "init_args": to_plain(arguments)} if arguments else found
+
+
+def label(kind: str, spec: Spec) -> str:
+    """Return the name of a spec in tables: its registered name or, without one, its class name."""
+    path = spec if isinstance(spec, str) else str(spec.get("class_path"))
+    package, class_name = path.partition(".")[0], path.rpartition(".")[2]
+    for name in registry.names(kind):
+        registered = registry.class_path(kind, name)  # may be another import path of the same class
+        if (registered.partition(".")[0], registered.rpartition(".")[2]) == (package, class_name):
+            return name
+    return class_name
+
+
+def model_spec(spec: Any) -> dict[str, str]:
+    """Complete a model's spec: a name, or a mapping with `name`, `kv` and `dtype`.
+
+    Raises:
+        UsageError: it is neither, or has an unknown key.
+    """
+    if isinstance(spec, str | Path):
+        spec = {"name": str(spec)}
+    shape = "Give a name, or a mapping with name and, if needed, kv and dtype."
+    if not isinstance(spec, Mapping) or not all(isinstance(value, str) for value in spec.values()):
+        raise UsageError(
+            f"{repr(spec)[:80]} does not name a model.", f"{shape} Or wrap it: CircuitModel.from_model(it)."
+        )
+    if extra := sorted(set(spec) - {"name", *_MODEL_DEFAULTS}):
+        raise UsageError(f"The spec of a model has an unknown key {extra[0]!r}.", shape)
+    if not spec.get("name"):
+        raise UsageError("The spec of a model has no name.", shape)
+    if spec.get("kv", "group") not in ("group", "head"):
+        raise UsageError(f"kv={spec['kv']!r} is neither 'group' nor 'head'.", "Choose one of the two.")
+    return {"name": spec["name"]} | {key: spec.get(key, default) for key, default in _MODEL_DEFAULTS.items()}
+
+
+def _parse(kind: str, spec: Spec) -> tuple[ArgumentParser, Namespace]:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--spec", type=base(kind))
+    try:
+        return parser, parser.parse_object({"spec": rewrite(kind, spec)})
+    except ArgumentError as error:
+        raise to_usage_error(error) from error
+
+
+def _defining_path(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _class_path(kind: str, name: str) -> str:
+    """Return the class path of a short name or of a registered class's name; return a class path as it is."""
+    name = registry.current_name(kind, name)
+    if "." in name:
+        return name
+    if name not in registry.names(kind):
+        for other in registry.names(kind):
+            if (path := registry.class_path(kind, other)).rpartition(".")[2] == name:
+                return path
+    return registry.class_path(kind, name)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, bool | int | float | str | Path)

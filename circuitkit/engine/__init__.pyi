@@ -1,0 +1,14 @@
+from .ablation import Ablation as Ablation
+from .ablation import Mean as Mean
+from .ablation import Resample as Resample
+from .ablation import Zero as Zero
+from .attribution.edge_scores import attribute as attribute
+from .attribution.reader_gradients import Interpolation as Interpolation
+from .editors.base import Editor as Editor
+from .editors.incremental import IncrementalEditor as IncrementalEditor
+from .editors.replay import ReplayEditor as ReplayEditor
+from .masked_run import MaskedRun as MaskedRun
+from .prepared_batch import PreparedBatch as PreparedBatch
+from .prepared_batch import prepare_batches as prepare_batches
+from .search.cost_estimate import CostEstimate as CostEstimate
+from .search.greedy import GreedySearch as GreedySearch

@@ -1,0 +1,279 @@
+"""The gradient at every reader's input, from one forward and one backward pass for all readers.
+
+The readers of a block all read the same stream, whose gradient is the sum of theirs. So one backward pass suffices: it
+computes the gradients of a block's readers, passes them to a callback, adds them up, and drops them.
+
+Steps:
+
+1. Run the clean prompts, and keep the differences õ - o.
+2. Run them again under autograd, with some writers' outputs interpolated between clean and ablated. Without
+   interpolation this is the run of step 1.
+3. Run one backward pass from the objective.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from circuitkit.circuit.graph import Block, EdgeGraph
+from circuitkit.engine import memory
+from circuitkit.engine.prepared_batch import PreparedBatch, bytes_per_run
+from circuitkit.errors import UsageError
+from circuitkit.models.attention import Attention
+from circuitkit.models.backward_rule import BackwardRule
+from circuitkit.models.circuit_model import CircuitModel
+
+GradientCallback = Callable[[Block, Tensor], None]
+"""Takes a block and the gradients at its readers, `[R, B, T, D]`, summed over integration steps."""
+GetAttention = Callable[[], Attention]
+"""Returns a layer's attention; called again in the backward pass, so that autograd keeps no weights of a policy."""
+OutputCallback = Callable[[slice, Tensor], None]
+"""Takes the numbers of writers and their outputs, `[n, 1, B, T, D]`."""
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Clean runs in which some writers' outputs are mixtures of their clean and their ablated outputs.
+
+    Attributes:
+        writers: one of `writer_groups`.
+        alphas: the weight of the clean output in each of S runs: õ + alpha (o - õ).
+
+    Raises:
+        UsageError: there are no alphas.
+    """
+
+    writers: slice
+    alphas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.alphas:
+            raise UsageError("An interpolation has no alphas.", "Give one per run, such as (0.0, 0.5).")
+
+
+CLEAN_RUN = Interpolation(slice(0, 1), (1.0,))
+"""The clean run alone."""
+
+
+def writer_groups(graph: EdgeGraph) -> list[slice]:
+    """List the groups of writers that are interpolated together: `input`; the heads of a layer; an MLP."""
+    groups = [slice(0, 1)]
+    for layer in range(graph.layers):
+        groups.append(graph.heads_of(layer))
+        if graph.mlps:
+            groups.append(slice(graph.mlp(layer), graph.mlp(layer) + 1))
+    return groups
+
+
+class ReaderGradients:
+    """The differences of a batch's writers, and the gradients at its readers.
+
+    Args:
+        prepared: model under its policy, prompts, objective and ablation.
+        rule: the backward rule of the gradients.
+        memory_budget: bytes for captures and runs; by default half of what is free.
+
+    Attributes:
+        differences: ablated minus clean output of every writer, `[W, B, T, D]` (in editors and masked runs the sign is
+            the opposite); complete when a callback is called.
+    """
+
+    def __init__(self, prepared: PreparedBatch, rule: BackwardRule, memory_budget: int | None = None) -> None:
+        self._prepared = prepared
+        shape = (prepared.model.graph.n_writers, *prepared.embedded.shape)
+        ablated = prepared.ablated
+        # One buffer: it starts as the ablated outputs, and each clean output is subtracted when it is computed
+        self.differences = ablated.clone() if ablated.shape == shape else ablated.expand(shape).clone()
+        self._complete = False
+        self._model: CircuitModel = prepared.model.under(rule)
+        self._memory_budget = memory_budget
+
+    def compute(self, interpolation: Interpolation, callback: GradientCallback, downstream_only: bool = False) -> None:
+        """Compute the gradients of these runs' objectives at every reader, summed over the runs.
+
+        Args:
+            interpolation: the runs.
+            callback: called for the blocks from the last to the first; several times if not all runs fit into memory.
+            downstream_only: compute them only at readers downstream of the interpolated writers.
+
+        Raises:
+            UsageError: the interpolated writers are not one of `writer_groups`.
+        """
+        writers, clean = interpolation.writers, self._prepared.embedded[None]
+        if writers not in writer_groups(self._model.graph):
+            raise UsageError(f"The writers {writers} are not one of the groups.", "Choose from writer_groups(graph).")
+        if interpolation == CLEAN_RUN:
+            self._backward({0: clean}, 0, callback)
+            return
+        if not self._complete:
+            with torch.no_grad():
+                self._forward({0: clean}, callback)
+        for alphas in clean.new_tensor(interpolation.alphas).split(self._steps_at_once()):
+            given = {0: clean, writers.start: self._mix(writers, alphas)}
+            self._backward(given, writers.start if downstream_only else 0, callback)
+
+    def _mix(self, writers: slice, alphas: Tensor) -> Tensor:
+        """Sum the writers' interpolated outputs, `[S, B, T, D]`."""
+        ablated, differences = self._prepared.ablated[writers].sum(0), self.differences[writers].sum(0)
+        return ablated - alphas[:, None, None, None] * differences
+
+    def _steps_at_once(self) -> int:
+        prepared, available = self._prepared, self._memory_budget
+        each = len(prepared.batch) * bytes_per_run(prepared.model, prepared.batch.length)
+        if available is None:
+            available = memory.budget(prepared.model.device)
+        else:
+            available -= 2 * self.differences.nbytes
+        return max(1, available // each)  # batches are prepared such that one run fits
+
+    @torch.enable_grad()
+    def _backward(self, given: Mapping[int, Tensor], start: int, callback: GradientCallback) -> None:
+        leaf = given[start].requires_grad_()
+        torch.autograd.grad(self._forward(given, callback), leaf)
+
+    def _forward(self, given: Mapping[int, Tensor], callback: GradientCallback) -> Tensor:
+        """Compute the objective, summed over runs and prompts. The first run completes the differences.
+
+        Args:
+            given: the sum of a group's outputs, `[S, B, T, D]`, by the number of its first writer: of `input`, and of
+                the interpolated writers. Everything before these is the same in all runs, and computed once (S = 1).
+            callback: called in the backward pass.
+        """
+        prepared, model, graph = self._prepared, self._model, self._model.graph
+        on_output = None if self._complete else self._subtract
+        if on_output is not None:
+            on_output(slice(0, 1), given[0].detach()[None])
+        stream = given[0] + model.constant(prepared.context)
+        for layer in range(graph.layers):
+            before = stream
+            heads = given.get(graph.head(layer, 0))
+            stream = stream + (self._heads(layer, stream, callback, on_output) if heads is None else heads)
+            stream = stream + model.attention_constant(layer)
+            if graph.mlps:
+                mlp = given.get(graph.mlp(layer))
+                read = before if graph.parallel else stream
+                stream = stream + (self._mlp(layer, read, callback, on_output) if mlp is None else mlp)
+        self._complete = True
+        stream = _apply(_Read, stream, partial(_call_back, callback, graph.blocks[-1]))
+        logits = model.logits(model.at_answers(stream, prepared.batch))
+        return prepared.objective.values(logits, prepared.batch, prepared.reference).sum()
+
+    def _heads(
+        self, layer: int, stream: Tensor, callback: GradientCallback, on_output: OutputCallback | None
+    ) -> Tensor:
+        """Compute the sum of a layer's heads, `[S, B, T, D]`."""
+        model, graph, context = self._model, self._model.graph, self._prepared.context
+        get: GetAttention = partial(model.attention, layer)
+        q, k, v = _apply(_Project, stream, get, graph.kv_readers, partial(_call_back, callback, graph.attention(layer)))
+        attention = get()
+        q, k = attention.norm_and_rotate("q", q, context.rotary), attention.norm_and_rotate("k", k, context.rotary)
+        v = attention.norm_and_rotate("v", v, context.rotary)
+        z = attention.attend_values(q, k, v, model.attention_mask(layer, context))
+        per_head = None if on_output is None else partial(on_output, graph.heads_of(layer))
+        return self._add_offset(graph.heads_of(layer), _apply(_ProjectOut, z, get, per_head))
+
+    def _mlp(self, layer: int, read: Tensor, callback: GradientCallback, on_output: OutputCallback | None) -> Tensor:
+        """Compute an MLP's output, `[S, B, T, D]`."""
+        model, graph = self._model, self._model.graph
+        under_policy = self._prepared.policy.low_precision_writers() is not None
+        mlp = model.checkpoint_mlp if under_policy else model.mlp
+        output = mlp(layer, _apply(_Read, read, partial(_call_back, callback, graph.mlp_block(layer))))
+        writer = slice(graph.mlp(layer), graph.mlp(layer) + 1)
+        if on_output is not None:
+            on_output(writer, output.detach()[None])
+        return self._add_offset(writer, output)
+
+    def _add_offset(self, writers: slice, total: Tensor) -> Tensor:
+        """Add the offsets of some writers to the sum of their outputs."""
+        offset = self._prepared.offset(writers)
+        return total if offset is None else total + offset.sum(0)
+
+    def _subtract(self, writers: slice, outputs: Tensor) -> None:
+        """Subtract clean outputs from the differences."""
+        self.differences[writers] -= outputs[:, 0]
+        if (offset := self._prepared.offset(writers)) is not None:
+            self.differences[writers] -= offset
+
+
+def _call_back(callback: GradientCallback, block: Block, gradients: Tensor) -> None:
+    """Pass on the gradients `[R, S, B, T, D]` of a block's readers."""
+    callback(block, gradients[:, 0] if gradients.shape[1] == 1 else gradients.sum(1))
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """Call `Function.apply`, which torch leaves untyped."""
+    return function.apply(*arguments)
+
+
+class _Read(torch.autograd.Function):
+    """Identity on a reader's input; the backward pass also gives its gradient to a callback."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, call_back: Callable[[Tensor], None]) -> Tensor:
+        ctx.call_back = call_back
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        ctx.call_back(gradient[None])
+        return gradient, None
+
+
+class _Project(torch.autograd.Function):
+    """`Attention.project` for all queries, keys and values of a layer; the callback gets one gradient per reader."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, get: GetAttention, kv_readers: int, call_back: Callable[[Tensor], None]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        ctx.get, ctx.call_back = get, call_back
+        attention = get()
+        normed = attention.norm(x)[None]
+        q, k, v = (attention.project(kind, normed) for kind in ("q", "k", "v"))
+        share = kv_readers // k.shape[0]  # above 1 if each query head reads its own keys and values (kv="head")
+        return q, k.repeat_interleave(share, 0), v.repeat_interleave(share, 0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (x,), attention = ctx.saved_tensors, ctx.get()
+        readers = sum(gradient.shape[0] for gradient in gradients)
+        inputs = x.new_empty(readers, x.numel() // x.shape[-1], x.shape[-1])  # [R, S * B * T, D]
+        start = 0
+        for gradient, kind in zip(gradients, ("q", "k", "v"), strict=True):
+            weight, _ = attention.projection(kind)
+            stop = start + gradient.shape[0]
+            share = gradient.shape[0] // weight.shape[0]
+            rows = gradient.reshape(weight.shape[0], -1, weight.shape[1])
+            torch.bmm(rows, weight, out=inputs[start:stop].view(weight.shape[0], share * inputs.shape[1], -1))
+            start = stop
+        by_reader = attention.norm.vjp(x, inputs.view(readers, *x.shape))
+        ctx.call_back(by_reader)
+        return by_reader.sum(0), None, None, None
+
+
+class _ProjectOut(torch.autograd.Function):
+    """The sum of `Attention.project_out` over heads; each head's own output goes to a callback, if there is one."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, get: GetAttention, on_output: Callable[[Tensor], None] | None) -> Tensor:
+        ctx.get, attention = get, get()
+        if on_output is None:
+            return z.movedim(0, -2).flatten(-2) @ attention.weights.o.flatten(0, 1)
+        outputs = attention.project_out(z)  # [H, S, B, T, D]
+        on_output(outputs)
+        return outputs.sum(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        o = ctx.get().weights.o
+        by_head = (gradient @ o.reshape(-1, o.shape[-1]).T).unflatten(-1, (o.shape[0], -1))  # [*, H, E]
+        return by_head.movedim(-2, 0), None, None

@@ -1,0 +1,94 @@
+"""The interface that ACDC and edge patching build on: a circuit under edit."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from circuitkit.engine import memory
+from circuitkit.engine.prepared_batch import PreparedBatch
+
+
+class Editor(ABC):
+    """A circuit under edit, and the objective's value for it.
+
+    Readers are opened from the logits backwards: layers from the last to the first; within a layer of a serial model
+    the MLP first, otherwise in any order. A reader may be opened again. Edges are removed, never put back.
+
+    Args:
+        prepared_batches: the prompts, in one batch or several; values are means over all of them.
+        kept: the starting circuit, bool `[edges]`; by default the full model.
+        memory_budget: bytes for the hypotheses that run together; by default half of what is free.
+
+    Attributes:
+        kept: the current circuit, bool `[edges]`.
+        reader: the open reader.
+        forward_equivalents: multiply-adds of all values so far, divided by those of a forward pass of all prompts.
+    """
+
+    def __init__(
+        self,
+        prepared_batches: Sequence[PreparedBatch],
+        kept: Tensor | None = None,
+        memory_budget: int | None = None,
+    ) -> None:
+        self.prepared_batches = prepared_batches
+        self.model = prepared_batches[0].model
+        self.graph = self.model.graph
+        self.policy = prepared_batches[0].policy
+        self.kept = torch.ones(len(self.graph), dtype=torch.bool) if kept is None else kept.clone()
+        self.prompts = sum(len(prepared.batch) for prepared in prepared_batches)
+        self.reader = self.graph.logits
+        # Measured once: another number of hypotheses per batch would change the last bits of the values
+        self.memory_budget = memory_budget or memory.budget(self.model.device)
+        self.forward_equivalents = 0.0
+        self._live: Tensor | None = None
+
+    def restart(self, kept: Tensor) -> None:
+        """Replace the circuit by one that a search reached at the start of a layer.
+
+        The search must have begun from this editor's starting circuit.
+        """
+        self.kept = kept.clone()
+        self._live = None
+
+    def is_live(self, reader: int) -> bool:
+        """Tell whether a writer that the reader feeds has a path of kept edges to the logits."""
+        if reader == self.graph.logits:
+            return True
+        if self._live is None:
+            self._live = self.graph.live_writers(self.kept)
+        writers = self.graph.writers_fed_by(reader)
+        return bool(self._live[writers.start : writers.stop].any())
+
+    def open(self, reader: int) -> None:
+        """Open a reader: the methods below concern its edges."""
+        self.reader = reader
+
+    @abstractmethod
+    def values(self, removals: Tensor, full: bool = False) -> Tensor:
+        """Compute the objective for the current circuit, then without some of the open reader's edges.
+
+        Args:
+            removals: the edges that each hypothesis removes, bool `[J, U]`; U is the number of writers before the
+                open reader.
+            full: compute everything downstream of the open reader in full precision, whatever the policy.
+
+        Returns:
+            `[J + 1]` float64 on the CPU. All are computed in the same precision, so that differences within one call
+            are effects.
+        """
+
+    @abstractmethod
+    def gradient(self) -> Tensor:
+        """Estimate the effect of removing each kept edge of the open reader, to first order: `[U]`, 0 for others."""
+
+    def commit(self, removed: Tensor) -> None:
+        """Remove edges of the open reader, bool `[U]`."""
+        self.kept[self.graph.edges(self.reader)] &= ~removed
+        self._live = None
+
+    @abstractmethod
+    def footprint(self) -> dict[str, int]:
+        """Count the bytes held, by part: `captures`, and for some editors `live` state and `cone` (per hypothesis)."""

@@ -1,0 +1,87 @@
+"""Faithfulness by circuit size, and the areas that MIB defines (Mueller et al. 2025, arXiv 2504.13151)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""MIB's fractions of the edges."""
+
+
+Ranking = Literal["signed", "absolute", "random", "own"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Faithfulness at one size.
+
+    Attributes:
+        ranking: how the edges were chosen: by signed or absolute score, at random, or by the method itself (`own`).
+        fraction: the requested fraction of the edges.
+        edges_asked: the requested number of edges.
+        edges: how many were left after unconnected edges were dropped.
+        value: the objective, lower is better.
+        faithfulness: 1 for the full model, 0 for the ablated one; None where these two do not differ.
+    """
+
+    ranking: Ranking
+    fraction: float
+    edges_asked: int
+    edges: int
+    value: float
+    faithfulness: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A circuit's faithfulness on held-out prompts.
+
+    Attributes:
+        points: the curves (signed, absolute, random), and the circuit's own point unless it keeps all edges.
+        full: the objective of the full model; ablated: of the ablated one.
+        cpr: area under the signed curve; cmd: area between the absolute curve and 1; random_cpr, random_cmd: the same
+            for the random control.
+        identity_error: the larger of two differences that should be 0, in units of faithfulness: masked run with all
+            edges and plain run; masked run without edges and ablated run.
+        prompts: number of prompts; split: their split.
+        notes: caveats, such as that faithfulness is undefined.
+    """
+
+    points: list[Point]
+    full: float
+    ablated: float
+    cpr: float | None
+    cmd: float | None
+    random_cpr: float | None
+    random_cmd: float | None
+    identity_error: float
+    prompts: int
+    split: str
+    notes: list[str] = field(default_factory=list)
+
+    def curve(self, ranking: Ranking) -> list[Point]:
+        """Return the points of one ranking, from the smallest circuit to the largest."""
+        return [point for point in self.points if point.ranking == ranking]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all attributes as plain values, for JSON."""
+        return asdict(self)
+
+
+def area(points: Sequence[Point], from_one: bool = False) -> float | None:
+    """Integrate faithfulness over the fraction of edges, by the trapezoidal rule.
+
+    Args:
+        points: at rising fractions.
+        from_one: integrate |1 - faithfulness| instead (CMD).
+
+    Returns:
+        None with fewer than two points, or where faithfulness is undefined.
+    """
+    heights = [point.faithfulness for point in points]
+    if len(points) < 2 or any(height is None for height in heights):
+        return None
+    curve = np.array(heights, dtype=float)
+    return float(np.trapezoid(np.abs(1 - curve) if from_one else curve, [point.fraction for point in points]))

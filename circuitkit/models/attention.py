@@ -1,0 +1,200 @@
+"""The attention of one layer, over any subset of its heads and at any positions of the prompts.
+
+All code that computes attention uses these steps:
+
+1. `project`: queries, keys or values of some readers, from their normed inputs.
+2. `norm_and_rotate`: the norm per head and the rotary positions, for queries and keys.
+3. `attend_values`: z, the values weighted by the attention pattern.
+4. `project_out`: the heads' outputs, z W_O.
+
+`read` is steps 1 and 2, `output` steps 3 and 4, and `run` all of them. Leading dimensions are free: `...` stands for
+hypotheses, integration steps, or nothing.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.models.backward_rule import BackwardRule
+from circuitkit.models.norm import Norm
+from circuitkit.models.weights import AttentionByHead
+
+Kind = Literal["q", "k", "v"]
+Rotary = tuple[Tensor, Tensor] | None
+"""Cosines and sines `[B, P, *]` at some positions, or None without rotary positions."""
+
+
+class AttentionRun(NamedTuple):
+    """The result of `Attention.run` for h heads that use the keys and values of g readers.
+
+    Attributes:
+        q: queries `[h, ..., T, E]`; k: keys, v: values `[g, ..., T, E]`; queries and keys are rotated.
+        outputs: the heads' outputs, `[h, ..., T, D]`.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    outputs: Tensor
+
+
+class Attention:
+    """One layer's attention with its current weights; make a new one for every use (`CircuitModel.attention`).
+
+    Args:
+        graph: of the model.
+        weights: the layer's attention weights, by head.
+        norm: the norm before the attention.
+        head_norms: of each head's query and key, if the family has them.
+        scale: factor of the products of queries and keys.
+        rule: the backward rule of the gradients.
+    """
+
+    def __init__(
+        self,
+        graph: EdgeGraph,
+        weights: AttentionByHead,
+        norm: Norm,
+        head_norms: tuple[Norm, Norm] | None,
+        scale: float,
+        rule: BackwardRule,
+    ) -> None:
+        self.norm = norm
+        self.weights = weights
+        self._graph, self._head_norms, self._scale, self._rule = graph, head_norms, scale, rule
+
+    def run(self, x: Tensor, rotary: Rotary, mask: Tensor, heads: Tensor | None = None) -> AttentionRun:
+        """Compute the outputs of some heads at all positions.
+
+        Args:
+            x: inputs of h query, g key and g value readers, in this order, `[h + 2 g, ..., T, D]`, where the g key
+                readers are those that the heads use (`kv_readers_of`); or `[1, ..., T, D]`, one input for all.
+            rotary: at all positions.
+            mask: additive attention mask `[B, T, T]`.
+            heads: numbers of the h heads, ascending; None: all.
+        """
+        graph, normed = self._graph, self.norm(x)
+        readers = None if heads is None else kv_readers_of(graph, heads)
+        count = graph.heads if heads is None else len(heads)
+        kv_count = graph.kv_readers if readers is None else len(readers)
+        xq, xk, xv = (normed,) * 3 if len(normed) == 1 else normed.split([count, kv_count, kv_count])
+        q, k = self.read("q", xq, rotary, heads), self.read("k", xk, rotary, readers)
+        v = self.read("v", xv, rotary, readers)
+        if heads is None or readers is None:
+            return AttentionRun(q, k, v, self.output(q, k, v, mask))
+        own = torch.searchsorted(readers, heads // (graph.heads // graph.kv_readers))  # each head's row of `k`
+        return AttentionRun(q, k, v, self.output(q, k[own], v[own], mask, heads))
+
+    def read(self, kind: Kind, normed: Tensor, rotary: Rotary, readers: Tensor | None = None) -> Tensor:
+        """Compute queries, keys or values of some readers, ready for `output`.
+
+        Args:
+            kind: queries, keys or values.
+            normed: the readers' normed inputs, `[n, ..., P, D]`, or `[1, ..., P, D]`, one for all.
+            rotary: at the positions of `normed`.
+            readers: their numbers within the kind; None: all.
+
+        Returns:
+            `[n, ..., P, E]`.
+        """
+        return self.norm_and_rotate(kind, self.project(kind, normed, readers), rotary)
+
+    def output(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: Tensor | None = None) -> Tensor:
+        """Compute the outputs of some heads, `[h, ..., P, D]`; arguments as in `attend_values` and `project_out`."""
+        return self.project_out(self.attend_values(q, k, v, mask), heads)
+
+    def project(self, kind: Kind, normed: Tensor, readers: Tensor | None = None) -> Tensor:
+        """Project normed inputs to queries, keys or values; arguments and shapes as in `read`."""
+        weight, bias = self.projection(kind)
+        if readers is not None:
+            count = self._graph.heads if kind == "q" else self._graph.kv_readers
+            rows = readers // (count // len(weight))  # with kv="head", the readers of a group share its weights
+            if rows.tolist() != list(range(len(weight))):
+                weight, bias = weight[rows], None if bias is None else bias[rows]
+        return apply_by_head(normed, weight, bias)
+
+    def projection(self, kind: Kind) -> tuple[Tensor, Tensor | None]:
+        """Return weight `[H or K, E, D]` and bias `[H or K, E]` of a kind."""
+        if kind == "q":
+            return self.weights.q, self.weights.q_bias
+        return (self.weights.k, self.weights.k_bias) if kind == "k" else (self.weights.v, self.weights.v_bias)
+
+    def norm_and_rotate(self, kind: Kind, projected: Tensor, rotary: Rotary) -> Tensor:
+        """Apply the norm per head, if the family has one, and rotary positions to projected queries or keys.
+
+        Args:
+            kind: values pass unchanged.
+            projected: `[..., B, P, E]`.
+            rotary: at the same positions.
+        """
+        x = self._rule.projected(kind, projected)
+        if kind == "v":
+            return x
+        if self._head_norms is not None:
+            x = self._head_norms[kind == "k"](x)
+        return x if rotary is None else rotate(x, *rotary)
+
+    def attend_values(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """Compute z, `[h, ..., P, E]`: values weighted by the attention pattern.
+
+        Args:
+            q: `[h, ..., B, P, E]`, at some positions.
+            k, v: `[g, ..., B, T, E]`, at all positions; each is shared by h / g consecutive heads.
+            mask: additive attention mask `[B, P, T]`.
+        """
+        share = q.shape[0] // k.shape[0]
+        q = q.unflatten(0, (-1, share))  # [g, h / g, ..., P, E]
+        scores = (q * self._scale) @ k.unsqueeze(1).mT
+        z: Tensor = (self._rule.softmax(scores + mask) @ v.unsqueeze(1)).flatten(0, 1)
+        return z
+
+    def project_out(self, z: Tensor, heads: Tensor | None = None) -> Tensor:
+        """Compute z W_O of some heads, `[h, ..., P, E]` to `[h, ..., P, D]`.
+
+        Args:
+            z: of h heads.
+            heads: their numbers; None: all.
+        """
+        o = self.weights.o
+        some = o if heads is None or len(heads) == len(o) else o[heads]
+        outputs: Tensor = torch.bmm(z.flatten(1, -2), some).unflatten(1, z.shape[1:-1])
+        return outputs
+
+
+def kv_readers_of(graph: EdgeGraph, heads: Tensor) -> Tensor:
+    """Return the numbers of the key (and value) readers that some heads use, ascending."""
+    readers: Tensor = (heads // (graph.heads // graph.kv_readers)).unique()
+    return readers
+
+
+def apply_by_head(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute `x[h] @ weight[h].T + bias[h]`.
+
+    Args:
+        x: `[h, ..., D]`, or `[1, ..., D]`, one for all.
+        weight: `[g, E, D]`; each is shared by h / g consecutive heads of `x`.
+        bias: `[g, E]`, or None.
+
+    Returns:
+        `[h, ..., E]`.
+    """
+    if x.shape[0] == 1:
+        flat = None if bias is None else bias.reshape(-1)
+        out = nn.functional.linear(x[0], weight.reshape(-1, weight.shape[-1]), flat)
+        by_head: Tensor = out.unflatten(-1, (weight.shape[0], -1)).movedim(-2, 0)
+        return by_head
+    share = x.shape[0] // weight.shape[0]
+    rows = x.unflatten(0, (-1, share)).flatten(1, -2)  # [K, H / K * ... * T, D]
+    out = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
+    return out.reshape(*x.shape[:-1], -1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary positions to the first `cos.shape[-1]` dimensions of `x`, halves paired (Su et al. 2021)."""
+    width = cos.shape[-1]
+    rotated, rest = x[..., :width], x[..., width:]
+    first, second = rotated.chunk(2, dim=-1)
+    rotated = rotated * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated

@@ -1,0 +1,4 @@
+from .base import Family as Family
+from .gpt2 import GPT2 as GPT2
+from .gpt_neox import GPTNeoX as GPTNeoX
+from .llama import Llama as Llama

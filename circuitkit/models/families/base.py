@@ -1,0 +1,132 @@
+"""The base class of families: architectures whose models circuitkit can decompose."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from circuitkit.errors import UsageError
+from circuitkit.models.norm import Norm
+from circuitkit.models.weights import AttentionWeights
+
+
+class Family(ABC):
+    """Finds the parts of a Hugging Face model, and defines how they are connected.
+
+    One class serves one `model_type` or several similar ones; it is registered under each (entry point group
+    `circuitkit.families`). All tensors that it returns are detached views of the model's own parameters.
+
+    Each layer computes, from the stream: queries, keys and values of `attention_norm`'s output (with `head_norms`, then
+    `rotary`); heads that add to the stream; and an MLP on `mlp_norm`'s output, which reads the stream after the heads,
+    or, if `parallel`, before them.
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    width: int
+    """D, the residual width."""
+    head_width: int
+    """E."""
+    parallel: bool = False
+    """True if the MLP reads the same stream as the attention of its layer."""
+    mlps: bool = True
+    """True if the layers have MLPs."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.config: Any = model.config
+        self.layers = self.config.num_hidden_layers
+        self.heads = self.config.num_attention_heads
+        self.kv_heads = getattr(self.config, "num_key_value_heads", None) or self.heads
+        self.width = self.config.hidden_size
+        self.head_width = getattr(self.config, "head_dim", None) or self.width // self.heads
+
+    # Defined by every family
+
+    @abstractmethod
+    def attention_weights(self, layer: int) -> AttentionWeights:
+        """Return a layer's attention weights, by head."""
+
+    @abstractmethod
+    def mlp_module(self, layer: int) -> nn.Module:
+        """Return a layer's MLP, which takes the normed input."""
+
+    @abstractmethod
+    def attention_norm(self, layer: int) -> Norm:
+        """Return the norm before a layer's attention."""
+
+    @abstractmethod
+    def mlp_norm(self, layer: int) -> Norm:
+        """Return the norm before a layer's MLP."""
+
+    @abstractmethod
+    def final_norm(self) -> Norm:
+        """Return the norm before the unembedding."""
+
+    # The same in most families
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Compute token embeddings `[..., T, D]`, which the writer `input` writes."""
+        return F.embedding(ids, self.model.get_input_embeddings().weight.detach())  # type: ignore[operator]
+
+    def position_constant(self, positions: Tensor) -> Tensor | None:
+        """Return the position embeddings, a constant of the stream, `[B, T, D]`; None: there are none."""
+        return None
+
+    def unembedding(self) -> tuple[Tensor, Tensor | None]:
+        """Return the unembedding `[V, D]`, and its bias `[V]` if it has one."""
+        head: Any = self.model.get_output_embeddings()
+        return head.weight.detach(), None if head.bias is None else head.bias.detach()
+
+    def rotary(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Compute cosines and sines `[B, T, rotated width]` in the dtype of `like`; None without rotary positions."""
+        return None
+
+    def head_norms(self, layer: int) -> tuple[Norm, Norm] | None:
+        """Return the norms of each head's query and key (Qwen 3), before the rotation; None: there are none."""
+        return None
+
+    def scale(self, layer: int) -> float:
+        """Return the factor of the products of queries and keys."""
+        return float(self.head_width**-0.5)
+
+    def window(self, layer: int) -> int | None:
+        """Return the size of the sliding window: a position and those before it that it sees; None: unlimited."""
+        return None
+
+    def mlp_weights(self, layer: int) -> Mapping[str, Tensor]:
+        """Return parameters and buffers of a layer's MLP, detached."""
+        module = self.mlp_module(layer)
+        return {name: tensor.detach() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+
+
+def layer_norm(module: nn.Module) -> Norm:
+    """Convert an `nn.LayerNorm`."""
+    if not isinstance(module, nn.LayerNorm):
+        raise unsupported(f"a {type(module).__name__} where a LayerNorm was expected")
+    return Norm(module.weight.detach(), None if module.bias is None else module.bias.detach(), module.eps, True)
+
+
+def rms_norm(module: Any) -> Norm:
+    """Convert one of transformers' RMSNorm modules."""
+    return Norm(module.weight.detach(), None, module.variance_epsilon, False)
+
+
+def by_head(weight: Tensor, heads: int) -> Tensor:
+    """Split `[heads * E, D]` into `[heads, E, D]`."""
+    split: Tensor = weight.detach().unflatten(0, (heads, -1))
+    return split
+
+
+def bias_by_head(bias: Tensor | None, heads: int) -> Tensor | None:
+    """Split `[heads * E]` into `[heads, E]`."""
+    return None if bias is None else bias.detach().unflatten(0, (heads, -1))
+
+
+def unsupported(what: str) -> UsageError:
+    """Make the error for a configuration that a family cannot represent."""
+    return UsageError(f"This model has {what}, which circuitkit cannot represent.", "Choose a model without it.")

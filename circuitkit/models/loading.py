@@ -1,0 +1,72 @@
+"""Loading transformers models and tokenizers, with one-line errors."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from circuitkit.config import registry
+from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.models.families.base import Family
+from circuitkit.models.fetch import locate
+
+
+def load_pretrained(
+    name: str | Path, dtype: torch.dtype | str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """Load a causal language model, and its tokenizer if it has one.
+
+    Args:
+        name: `"toy"`, a fetched model's name, a folder, or a name on the Hugging Face hub.
+        dtype: of the weights; a `torch.dtype` or its name.
+
+    Raises:
+        UsageError: there is no such model, or its architecture is not supported.
+        CircuitKitError: it cannot be read.
+    """
+    source = locate(str(name))
+    wanted = _parse_dtype(dtype)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"There is no model {str(name)!r}: {_first_line(error)}",
+            "Give 'toy', a folder, or a name on the hub; `circuitkit list models` shows the choices.",
+        ) from error
+    find_family(config.model_type)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=wanted, trust_remote_code=False)
+    except Exception as error:  # whatever safetensors, the hub or transformers raise for a damaged folder
+        raise CircuitKitError(
+            f"The model {str(name)!r} cannot be loaded: {_first_line(error)}", "Download it again."
+        ) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception:  # many models have no tokenizer, and transformers has no single error for that
+        tokenizer = None
+    return model, tokenizer
+
+
+def find_family(model_type: str) -> type[Family]:
+    """Return the family registered for transformers' `model_type`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = registry.names("families")
+    if model_type not in known:
+        raise registry.unknown_name("supported architecture", model_type, known)
+    found: type[Family] = registry.load("families", model_type)
+    return found
+
+
+def _parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UsageError(f"There is no floating-point dtype {dtype!r}.", "Choose float32, bfloat16 or float64.")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,86 @@
+"""The predictions of a dry run, as data and as a table for the terminal."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.box import SIMPLE
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from circuitkit.engine.search.cost_estimate import CostEstimate
+from circuitkit.report.summary import format_seconds
+
+_PARTS = {
+    "weights": "model weights",
+    "high": "weights in full precision",
+    "low": "weights in low precision",
+    "full": "full-precision weights, off the device",
+    "captures": "captures: clean and ablated outputs",
+    "live": "live state",
+    "cone": "largest cone of one hypothesis",
+}
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The predicted memory and time of a run.
+
+    Attributes:
+        strategy, model: their names.
+        edges: number of edges in the graph.
+        prompts: number of prompts of the train split; tokens: length of the longest.
+        weights: bytes of the model's weights under the policy, by kind.
+        memory_budget: bytes.
+        at_once: how many hypotheses fit into the budget, if all have the largest cone; None if no cone is known.
+        estimate: the strategy's estimate for all prompts.
+        notes: remarks, such as on the content of the run's folder.
+    """
+
+    strategy: str
+    model: str
+    edges: int
+    prompts: int
+    tokens: int
+    weights: Mapping[str, int]
+    memory_budget: int
+    at_once: int | None
+    estimate: CostEstimate
+    notes: tuple[str, ...] = ()
+
+
+def dry_run_table(dry_run: DryRun) -> Group:
+    """Make a table of edges, bytes by part and times, with notes below."""
+    estimate = dry_run.estimate
+    table = Table(box=SIMPLE, padding=(0, 1), show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("edges", f"{dry_run.edges:,}")
+    table.add_row("prompts x tokens", f"{dry_run.prompts:,} x {dry_run.tokens:,}")
+    for part, size in (*dry_run.weights.items(), *estimate.bytes.items()):
+        table.add_row(_PARTS.get(part, escape(part)), _size(size))
+    table.add_row("memory budget of the hypotheses", _size(dry_run.memory_budget))
+    if dry_run.at_once is not None:
+        table.add_row("hypotheses at once", f"{dry_run.at_once:,}")
+    if estimate.forward_s is not None:
+        table.add_row("one forward pass", _duration(estimate.forward_s))
+    for name, times in (("one edge test", estimate.value_s), ("the whole search", estimate.search_s)):
+        if times is not None:
+            table.add_row(name, " to ".join(dict.fromkeys(map(_duration, times))))
+    title = f"[bold]{escape(dry_run.strategy)} in {escape(dry_run.model)}: a dry run, nothing is written[/]"
+    notes = [*estimate.notes, *dry_run.notes]
+    if estimate.search_s is None:
+        notes.append(f"There is no time estimate for {dry_run.strategy} here.")
+    return Group(title, table, *map(escape, notes))
+
+
+def _size(size: int) -> str:
+    """Format a number of bytes with a fitting unit."""
+    for unit, factor in (("GB", 2**30), ("MB", 2**20)):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size / 2**10:,.1f} kB"
+
+
+def _duration(value: float) -> str:
+    return f"{1000 * value:.3g} ms" if value < 1 else format_seconds(value)

@@ -1,0 +1,373 @@
+"""One run of a strategy on a model and a task, with its seed, device, callbacks, loggers and folder.
+
+Steps:
+
+1. Make the parts from their specs, and refuse a folder that holds results.
+2. Load the model, make the prompts (train, test), fit the ablation on the train prompts.
+3. Prepare the precision policy, and let the strategy find circuits.
+4. Evaluate the circuits on the test split, in full precision.
+5. Fill the folder.
+
+Invalid input is refused before step 3. A run that fails leaves no folder, unless it saved a state to resume from.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers.logger import Logger
+
+from circuitkit.circuit.circuit import Circuit
+from circuitkit.config import specs
+from circuitkit.config.specs import Spec
+from circuitkit.data.objectives import Objective
+from circuitkit.data.prompt_batch import PromptBatch
+from circuitkit.engine import memory
+from circuitkit.engine.ablation import Ablation
+from circuitkit.engine.prepared_batch import capture_bytes, prepare_batches
+from circuitkit.engine.search.cost_estimate import PROMPTS, hypotheses_at_once
+from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.evaluation.evaluator import Evaluator, make_prompts, split_name
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.precision.base import PrecisionPolicy
+from circuitkit.report.dry_run import DryRun
+from circuitkit.run.callbacks import ProgressLog, RichProgress
+from circuitkit.run.earlier_run import describe_folder, load_finished
+from circuitkit.run.environment import describe_environment
+from circuitkit.run.global_state import preserve_global_state
+from circuitkit.run.metrics_log import MetricsLog
+from circuitkit.run.resources import ResourceMonitor, bytes_of, parse_size
+from circuitkit.run.result import Result
+from circuitkit.run.run_config import ModelSpec, RunConfig, RunOptions, StrategySpec, TaskSpec, load_model, move_to
+from circuitkit.run.run_folder import RunFolder
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+from circuitkit.tasks.base import Split
+
+RANKING_SIZES = (0.01, 0.05, 0.2)
+"""Default fractions of the edges at which a run evaluates a ranking; `circuitkit evaluate` uses all of MIB's."""
+_SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+class Discoverer:
+    """Runs a strategy on a model and a task.
+
+    Args:
+        accelerator: `"cpu"`, `"cuda"`, or `"auto"`: CUDA if there is a device.
+        devices: number of devices; only 1 is supported so far.
+        callbacks: objects with hooks of `Callback`; by default a progress bar. Time and memory are measured in any
+            case.
+        loggers: Lightning loggers, in addition to `metrics.csv` in the run folder.
+        seed: seed of the prompts, the strategy and the random control.
+        memory_budget: memory for the engine's largest buffers, in bytes or as text such as `"2GB"` (powers of 1024);
+            by default half of the free memory.
+
+    Raises:
+        UsageError: this machine has no such accelerator, or an argument does not fit.
+    """
+
+    def __init__(
+        self,
+        accelerator: str = "auto",
+        devices: int = 1,
+        callbacks: Sequence[Any] | None = None,
+        loggers: Sequence[Logger] | None = None,
+        seed: int = 0,
+        memory_budget: int | str | None = None,
+    ) -> None:
+        if accelerator not in ("auto", "cpu", "cuda", "gpu"):
+            raise UsageError(f"There is no accelerator {accelerator!r}.", "Choose 'auto', 'cpu' or 'cuda'.")
+        if accelerator in ("cuda", "gpu") and not torch.cuda.is_available():
+            raise UsageError(f"accelerator={accelerator!r}, but torch finds no CUDA device.", "Choose 'cpu' or 'auto'.")
+        if isinstance(devices, bool) or devices != 1:
+            raise UsageError(f"devices={devices!r}, but a discovery runs on one device.", "Leave it at 1.")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise UsageError(f"The seed {seed!r} is not an integer from 0 to 2**32 - 1.", "Give one such as 0.")
+        self.accelerator = accelerator
+        self.devices = devices
+        self.seed = seed
+        self.memory_budget = None if memory_budget is None else parse_size(memory_budget)
+        self._callbacks = [RichProgress()] if callbacks is None else list(callbacks)
+        self._loggers = list(loggers or ())
+        self.device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+    def run(
+        self,
+        model: ModelSpec,
+        task: TaskSpec,
+        strategy: StrategySpec,
+        *,
+        sizes: Sequence[float] | None = None,
+        out: str | Path | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        **options: Unpack[RunOptions],
+    ) -> Result:
+        """Discover, evaluate on the test split, and write the run folder.
+
+        Args:
+            model: a name, a mapping with `name`, `kv` and `dtype`, or a loaded model, which is moved to the device.
+            task: a name, a class path, a mapping with `class_path` and `init_args`, a `Task`, or a `PromptBatch`, which
+                is used for finding and for evaluating.
+            strategy: a name, a class path, a mapping with `class_path` and `init_args`, or a `DiscoveryStrategy`.
+            sizes: fractions of the edges at which to evaluate; by default the circuit's own, or `RANKING_SIZES` for a
+            circuit
+                that keeps all edges (a ranking). Empty: no evaluation.
+            out: the run folder (see the module `result`); None writes nothing.
+            overwrite: replace the results in `out`.
+            resume: if `out` holds a finished run of the same configuration, read and return it; if it holds an
+                interrupted one, continue from its last saved state to the same result; otherwise start from scratch.
+            options: `precision`, `objective`, `ablation` and `examples`, as `RunOptions` describes them.
+
+        Returns:
+            The circuits, their faithfulness, and their cost. Global state (random generators, grad mode, default
+            dtype, threads) is left as it was.
+
+        Raises:
+            UsageError: a name does not exist, an argument does not fit, or `out` holds results.
+            CircuitKitError: the run failed; `out` holds nothing new, except a state to resume from if one was saved.
+        """
+        run_config = self._make_config(model, task, strategy, options)
+        if resume and (finished := load_finished(out, run_config.config)):
+            return finished
+        folder = RunFolder(out, overwrite=overwrite) if out is not None else None
+        log = MetricsLog(None if folder is None or folder.has_results else folder.path)
+        fabric = Fabric(
+            accelerator=self.device.type,
+            devices=self.devices,
+            callbacks=[ResourceMonitor(), ProgressLog(), *self._callbacks],
+            loggers=[log, *self._loggers],
+        )
+        with self._launch(fabric), folder.open() if folder is not None else nullcontext():
+            checkpoint_file = None if folder is None else folder.prepare_checkpoint(run_config.config, resume)
+            result = self._run(run_config, model, sizes, fabric, checkpoint_file)
+            result.history.extend(log.rows)
+            if folder is not None:
+                folder.fill(result.write)
+        return result
+
+    def dry_run(
+        self,
+        model: ModelSpec,
+        task: TaskSpec,
+        strategy: StrategySpec,
+        *,
+        out: str | Path | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        **options: Unpack[RunOptions],
+    ) -> DryRun:
+        """Predict the memory and time of `run` with these arguments from a few timed steps; write nothing.
+
+        Returns:
+            Numbers of edges and prompts, bytes per part, and the strategy's time estimate if it has one.
+
+        Raises:
+            UsageError, CircuitKitError: `run` would refuse these arguments.
+        """
+        run_config = self._make_config(model, task, strategy, options)
+        notes = describe_folder(out, run_config.config, overwrite, resume)
+        fabric = Fabric(accelerator=self.device.type, devices=self.devices)
+        with self._launch(fabric):
+            loaded = model if isinstance(model, CircuitModel) else load_model(model)
+            run, _ = self._prepare(run_config, move_to(self.device, loaded), fabric, None)
+            few = replace(run, batches=[run.batches[0][:PROMPTS]])
+            with _ready(run_config.strategy, few):
+                estimate = run_config.strategy.estimate_cost(few).times(run.prompts / few.prompts)
+                weights = run_config.precision.footprint() or {"weights": bytes_of(run.model, self.device)}
+        prepared, budget = run.prepared_batches(), run.memory_budget or memory.budget(self.device)
+        largest = max(len(one.batch) for one in prepared) / run.prompts
+        at_once = None
+        if cone := estimate.bytes.get("cone"):
+            at_once = hypotheses_at_once(round(cone * largest), budget)
+        if not estimate.bytes:
+            estimate = replace(estimate, bytes={"captures": max(capture_bytes([one]) for one in prepared)})
+        return DryRun(
+            strategy=specs.label("strategies", run_config.config["strategy"]),
+            model=str(run_config.config["model"]),
+            edges=len(run.model.graph),
+            prompts=run.prompts,
+            tokens=max(batch.length for batch in run.batches),
+            weights=weights,
+            memory_budget=budget,
+            at_once=at_once,
+            estimate=estimate,
+            notes=tuple(notes),
+        )
+
+    def _make_config(self, model: ModelSpec, task: TaskSpec, strategy: StrategySpec, options: RunOptions) -> RunConfig:
+        run_config = RunConfig.make(model, task, strategy, self.seed, **options)
+        run_config.config.update(accelerator=self.accelerator, devices=self.devices)
+        return run_config
+
+    @contextmanager
+    def _launch(self, fabric: Fabric) -> Iterator[None]:
+        """Seed and launch Fabric; restore global state on exit."""
+        with preserve_global_state(self.device):
+            fabric.seed_everything(self.seed, workers=False, verbose=False)
+            fabric.launch()
+            yield
+
+    def _run(
+        self,
+        run_config: RunConfig,
+        model: ModelSpec,
+        sizes: Sequence[float] | None,
+        fabric: Fabric,
+        checkpoint_file: Path | None,
+    ) -> Result:
+        fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
+        loaded = move_to(self.device, model if isinstance(model, CircuitModel) else load_model(model))
+        run, test = self._prepare(run_config, loaded, fabric, checkpoint_file)
+        circuits = _discover(run_config.strategy, run)
+        result = Result(circuits, [], run.metrics, run_config.config, describe_environment(self.device))
+        if sizes is None or sizes:
+            self._evaluate(result, run_config, run.model, test, sizes)
+        return result
+
+    def _prepare(
+        self, run_config: RunConfig, model: CircuitModel, fabric: Fabric, checkpoint_file: Path | None
+    ) -> tuple[Discovery, PromptBatch]:
+        """Make the `Discovery` that the strategy receives, and the prompts of the test split."""
+        train, test = (
+            make_prompts(model, run_config.task, split, run_config.examples, run_config.seed) for split in _SPLITS
+        )
+        run_config.objective.check(test)  # now, not only after the search
+        run_config.ablation.fit(model, [train])
+        run = Discovery(
+            model=model,
+            batches=[train],
+            objective=run_config.objective,
+            ablation=run_config.ablation,
+            policy=run_config.precision,
+            fabric=fabric,
+            generator=torch.Generator().manual_seed(run_config.seed),
+            memory_budget=self.memory_budget or memory.budget(self.device),
+            checkpoint_file=checkpoint_file,
+        )
+        return run, test
+
+    def _evaluate(
+        self,
+        result: Result,
+        run_config: RunConfig,
+        model: CircuitModel,
+        test: PromptBatch,
+        sizes: Sequence[float] | None,
+    ) -> None:
+        """Add the evaluations to the result; if one fails, the circuits are kept and a note says why."""
+        try:
+            prepared = prepare_batches(
+                model, [test], run_config.objective, run_config.ablation, memory_budget=self.memory_budget
+            )
+            evaluator = Evaluator(prepared, split_name(run_config.task, "test"), run_config.seed)
+            for circuit in result.circuits:
+                result.evaluations.append(evaluator.evaluate(circuit, sizes or _own_sizes(circuit)))
+        except CircuitKitError as error:
+            result.notes.append(f"The circuits could not be evaluated: {error}")
+
+
+def discover(
+    model: ModelSpec,
+    task: TaskSpec,
+    strategy: StrategySpec,
+    *,
+    strategy_args: Mapping[str, Any] | None = None,
+    precision: PrecisionPolicy | Spec | None = None,
+    objective: Objective | Spec = "logit_difference",
+    ablation: Ablation | Spec = "resample",
+    examples: int = 32,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> Result:
+    """Find the circuit of a task in a model.
+
+    Args:
+        model: a name (`"toy"`, a fetched model, a model on the hub, a folder), or a `CircuitModel`.
+        task: a name, a class path, or a `Task` or `PromptBatch`.
+        strategy: a name, a class path, or a `DiscoveryStrategy`.
+        strategy_args: the strategy's constructor arguments; only with a name or class path.
+        precision: a name, class path or `PrecisionPolicy`; by default the strategy's own.
+        objective: the measure of task performance, a name or an `Objective`.
+        ablation: what a removed edge carries instead, a name or an `Ablation`.
+        examples: maximum number of prompts to find the circuit on; as many other prompts are used to evaluate it.
+        seed: seed of the prompts, the strategy and the random control.
+        out: a folder for the results; one that already holds results is refused.
+        resume: if `out` holds a finished run of this configuration, return it; if it holds an interrupted one,
+            continue it; otherwise start from scratch.
+
+    Returns:
+        A `Result`; `print` shows its summary.
+
+    Raises:
+        UsageError: a name does not exist, an argument does not fit, or `out` holds results.
+        CircuitKitError: the run failed.
+    """
+    if strategy_args is not None:
+        if not isinstance(strategy, str):
+            raise UsageError(
+                "strategy_args need a strategy given by name or class path.", "Give them to its constructor."
+            )
+        strategy = {"class_path": strategy, "init_args": strategy_args}
+    return Discoverer(seed=seed).run(
+        model,
+        task,
+        strategy,
+        precision=precision,
+        objective=objective,
+        ablation=ablation,
+        examples=examples,
+        out=out,
+        resume=resume,
+    )
+
+
+def _discover(strategy: DiscoveryStrategy, run: Discovery) -> list[Circuit]:
+    """Run the strategy under the precision policy."""
+    with _ready(strategy, run):
+        run.restore(strategy)
+        circuits = _check_circuits(strategy, strategy.discover(run), run)
+        run.fabric.call("on_discovery_end", run, circuits)
+    return circuits
+
+
+@contextmanager
+def _ready(strategy: DiscoveryStrategy, run: Discovery) -> Iterator[None]:
+    """Prepare policy and strategy; on exit, also after an exception, close both."""
+    try:
+        run.policy.prepare(run.model)
+        run.fabric.call("on_discovery_start", run)
+        strategy.setup(run)
+        yield
+    except BaseException as exception:
+        run.fabric.call("on_exception", run, exception)
+        raise
+    finally:
+        try:
+            strategy.teardown(run)
+        finally:
+            run.policy.close()
+
+
+def _check_circuits(strategy: DiscoveryStrategy, found: Any, run: Discovery) -> list[Circuit]:
+    """Check the circuits that a strategy returned, and return them as a list."""
+    circuits = [found] if isinstance(found, Circuit) else list(found) if isinstance(found, Sequence) else []
+    if not circuits or not all(isinstance(one, Circuit) and one.graph == run.model.graph for one in circuits):
+        what = repr(found)
+        raise CircuitKitError(
+            f"{type(strategy).__name__}.discover returned {what if len(what) < 80 else what[:77] + '...'}.",
+            "It must return a Circuit on run.model.graph, or a sequence of them.",
+        )
+    return circuits
+
+
+def _own_sizes(circuit: Circuit) -> Sequence[float]:
+    """Return a circuit's own size, for a random circuit to compare with; `RANKING_SIZES` for a ranking."""
+    edges = len(circuit.graph)
+    if len(circuit) == edges:
+        return RANKING_SIZES
+    return [(len(circuit) + 0.5) / edges]  # + 0.5, since the evaluator rounds down

@@ -1,0 +1,48 @@
+"""The logger behind `metrics.csv`."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import Logger
+
+from circuitkit.run.run_folder import METRICS
+from circuitkit.storage.files import write_atomically
+from circuitkit.storage.text import to_csv
+
+_SECONDS_BETWEEN_WRITES = 10
+
+
+class MetricsLog(Logger):
+    """Collects the rows of `metrics.csv`, and writes them every few seconds during the run.
+
+    Args:
+        folder: where to write; None keeps the rows in memory only.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__()
+        self.rows: list[dict[str, Any]] = []
+        self._folder = folder
+        self._written = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        """Return the logger's name."""
+        return "metrics"
+
+    @property
+    def version(self) -> int:
+        """Return 0: there is one version."""
+        return 0
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing, since `config.yaml` holds them."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add a row; rows are numbered in order, unless `step` is given."""
+        self.rows.append({"step": len(self.rows) if step is None else step, **metrics})
+        if self._folder is not None and time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+            write_atomically(self._folder / METRICS, to_csv(self.rows).encode())
+            self._written = time.monotonic()

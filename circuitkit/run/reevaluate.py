@@ -1,0 +1,73 @@
+"""Evaluation of a finished run's circuits, with other sizes, prompts or seeds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from circuitkit.circuit.circuit import Circuit
+from circuitkit.config import specs
+from circuitkit.data.prompt_batch import PromptBatch
+from circuitkit.errors import UsageError
+from circuitkit.evaluation.evaluator import make_evaluator
+from circuitkit.evaluation.measures import SIZES, Evaluation
+from circuitkit.run.discoverer import Discoverer
+from circuitkit.run.result import Result
+from circuitkit.run.run_config import load_model, move_to
+from circuitkit.storage.files import write_atomically
+from circuitkit.storage.text import to_json
+from circuitkit.tasks.base import Split
+
+_PROMPTS = f"{PromptBatch.__module__}.{PromptBatch.__qualname__}"
+
+
+def reevaluate(
+    run: str | Path,
+    *,
+    sizes: Sequence[float] | None = None,
+    split: Split = "test",
+    examples: int | None = None,
+    seed: int | None = None,
+    accelerator: str = "auto",
+) -> tuple[list[Circuit], list[Evaluation]]:
+    """Evaluate the circuits of a run folder with the run's own model, task, objective and ablation.
+
+    Args:
+        run: the folder; `evaluation.json` in it is written or replaced.
+        sizes: fractions of the edges; by default MIB's.
+        split: the task's split to evaluate on.
+        examples, seed: by default the run's.
+        accelerator: as in `Discoverer`.
+
+    Returns:
+        The circuits, and one evaluation per circuit.
+
+    Raises:
+        UsageError: the folder is not a finished run, or the run's task was a `PromptBatch`.
+        CircuitKitError: a file is damaged, or the model cannot be loaded.
+    """
+    result = Result.load(run)
+    config = result.config
+    if config["task"].get("class_path") == _PROMPTS:
+        raise UsageError(
+            f"The run in {str(run)!r} was made with a PromptBatch, which the folder does not hold.",
+            "Evaluate it in Python: circuitkit.evaluate(model, circuit, batch).",
+        )
+    seed = config["seed"] if seed is None else seed
+    task, objective, ablation = (
+        specs.make(kind, config[key])
+        for kind, key in (("tasks", "task"), ("objectives", "objective"), ("ablations", "ablation"))
+    )
+    device = Discoverer(accelerator=accelerator, seed=seed).device
+    model = load_model({"name": config["model"], "kv": config["kv"], "dtype": config["dtype"]})
+    evaluator = make_evaluator(
+        move_to(device, model),
+        task,
+        objective,
+        ablation,
+        examples=config["examples"] if examples is None else examples,
+        seed=seed,
+        split=split,
+    )
+    found = [evaluator.evaluate(circuit, sizes or SIZES) for circuit in result.circuits]
+    described = {"split": split, "seed": seed, "evaluations": [evaluation.to_dict() for evaluation in found]}
+    write_atomically(Path(run) / "evaluation.json", to_json(described))
+    return result.circuits, found

@@ -1,0 +1,165 @@
+"""The result of a run, in memory and as a folder.
+
+A run folder holds
+
+- `config.yaml`: the resolved configuration; `circuitkit discover --config` accepts it;
+- `circuit.safetensors` and `circuit.json`: the circuit, or the first of several; the next are `circuit_2`, ...;
+- `metrics.csv`: the figures logged during the run;
+- `result.json`: everything else, in strict JSON (numbers that are not finite are null). It is written last: a folder
+  without it is not a finished run.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from circuitkit.circuit.circuit import Circuit
+from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.evaluation.measures import Evaluation, Point
+from circuitkit.report.summary import summarize
+from circuitkit.run.run_folder import CONFIG, METRICS, RESULT, RunFolder
+from circuitkit.storage.files import write_atomically
+from circuitkit.storage.text import read_csv, read_yaml, to_csv, to_json, to_yaml
+
+VERSION = 1
+_CONFIG_KEYS = (
+    "model",
+    "kv",
+    "dtype",
+    "task",
+    "strategy",
+    "precision",
+    "objective",
+    "ablation",
+    "examples",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The circuits of a discovery, how faithful they are, and what they cost. `print` shows a summary.
+
+    Attributes:
+        circuits: one per operating point of the strategy, such as a threshold.
+        evaluations: of each circuit, on held-out prompts; empty if none was asked for.
+        metrics: figures of the run and its strategy: `edges_tested`, `wall_s` and `load_s` (seconds), `peak_mb` and
+            `load_peak_mb` (2**20 bytes; see `ResourceMonitor`), `smallest_gap`, ...
+        config: the resolved configuration, seed included.
+        environment: time, versions of the packages, and the machine.
+        notes: caveats, such as that the evaluation failed.
+        history: the rows of `metrics.csv`.
+    """
+
+    circuits: list[Circuit]
+    evaluations: list[Evaluation]
+    metrics: dict[str, Any]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def circuit(self) -> Circuit:
+        """The first circuit."""
+        return self.circuits[0]
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write a run folder, completely or not at all.
+
+        Args:
+            folder: the folder, created if it is missing.
+            overwrite: replace results in it.
+
+        Raises:
+            UsageError: the folder holds results.
+            CircuitKitError: it cannot be written.
+        """
+        target = RunFolder(folder, overwrite=overwrite)
+        target.fill(self.write)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a run folder.
+
+        Raises:
+            UsageError: the folder is not a finished run.
+            CircuitKitError: a file is missing or damaged.
+        """
+        folder = Path(folder)
+        found = _read_json(folder / RESULT)
+        try:
+            evaluations = [
+                Evaluation(**{**one, "points": [Point(**point) for point in one["points"]]})
+                for one in found["evaluations"]
+            ]
+            names = [one["file"] for one in found["circuits"]]
+            rest = {key: found[key] for key in ("metrics", "environment", "notes")}
+        except (KeyError, TypeError) as error:
+            raise CircuitKitError(f"{folder / RESULT} is damaged: {error!r}.", "Run the discovery again.") from error
+        return cls(
+            circuits=[Circuit.load(folder, name) for name in names],
+            evaluations=evaluations,
+            config=_config(folder / CONFIG),
+            history=read_csv(folder / METRICS),
+            **rest,
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write all files into an existing folder; see `RunFolder.fill`."""
+        for name, circuit in zip(_circuit_names(len(self.circuits)), self.circuits, strict=True):
+            circuit.save(folder, name)
+        for name, data in (
+            (CONFIG, to_yaml(self.config).encode()),
+            (METRICS, to_csv(self.history).encode()),
+            (RESULT, to_json(self.to_dict())),
+        ):
+            write_atomically(folder / name, data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `result.json`."""
+        circuits = [
+            {"file": name, "selection": circuit.selection, "edges": len(circuit), "of": len(circuit.graph)}
+            for name, circuit in zip(_circuit_names(len(self.circuits)), self.circuits, strict=True)
+        ]
+        return {
+            "version": VERSION,
+            "circuits": circuits,
+            "metrics": self.metrics,
+            "evaluations": [evaluation.to_dict() for evaluation in self.evaluations],
+            "notes": self.notes,
+            "seed": self.config.get("seed"),
+            "environment": self.environment,
+        }
+
+    def __str__(self) -> str:
+        return summarize(self.circuits, self.evaluations, self.metrics, self.config, self.notes)
+
+
+def _circuit_names(count: int) -> list[str]:
+    return ["circuit" if number == 1 else f"circuit_{number}" for number in range(1, count + 1)]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(
+            f"{str(path.parent)!r} is not a finished run: it has no {path.name}.",
+            "Give a folder that `circuitkit discover --out` or `result.save` wrote.",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CircuitKitError(f"{path} cannot be read: {error}.", "Run the discovery again.") from error
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise CircuitKitError(
+            f"{path} is not a result of version {VERSION}.", "Read it with the version of circuitkit that wrote it."
+        )
+    return found
+
+
+def _config(path: Path) -> dict[str, Any]:
+    found = read_yaml(path)
+    if missing := [key for key in _CONFIG_KEYS if key not in found]:
+        raise CircuitKitError(f"{path} has no entry {missing[0]!r}.", "Run the discovery again.")
+    return found

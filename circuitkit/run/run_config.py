@@ -1,0 +1,111 @@
+"""The configuration of a run: its parts, made from specs, and the plain data to make them from again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypedDict, Unpack
+
+import torch
+
+from circuitkit.config import specs
+from circuitkit.config.specs import Spec
+from circuitkit.data.objectives import Objective
+from circuitkit.data.prompt_batch import PromptBatch
+from circuitkit.engine.ablation import Ablation
+from circuitkit.errors import UsageError
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.precision.base import PrecisionPolicy
+from circuitkit.strategies.base import DiscoveryStrategy
+from circuitkit.tasks.base import Task
+
+ModelSpec = CircuitModel | str | Path | Mapping[str, str]
+TaskSpec = Task | PromptBatch | Spec
+StrategySpec = DiscoveryStrategy | Spec
+
+
+class RunOptions(TypedDict, total=False):
+    """The parts of a run that have defaults.
+
+    Attributes:
+        precision: a name, class path, mapping or `PrecisionPolicy`; by default the strategy's own.
+        objective: likewise, or an `Objective`; by default `logit_difference`.
+        ablation: likewise, or an `Ablation`; by default `resample`.
+        examples: maximum number of prompts per split; by default 32.
+    """
+
+    precision: PrecisionPolicy | Spec | None
+    objective: Objective | Spec
+    ablation: Ablation | Spec
+    examples: int
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The parts of a run, and the plain data (`config`) to make them from again."""
+
+    strategy: DiscoveryStrategy
+    task: Task | PromptBatch
+    precision: PrecisionPolicy
+    objective: Objective
+    ablation: Ablation
+    examples: int
+    seed: int
+    config: dict[str, Any]
+
+    @classmethod
+    def make(
+        cls, model: ModelSpec, task: TaskSpec, strategy: StrategySpec, seed: int, **options: Unpack[RunOptions]
+    ) -> Self:
+        """Make the parts from their specs; parts given as objects are used as they are.
+
+        Raises:
+            UsageError: a name does not exist, or an argument does not fit.
+        """
+        examples = options.get("examples", 32)
+        if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
+            raise UsageError(f"examples={examples!r} is not a positive integer.", "Ask for at least one prompt.")
+        parts: dict[str, Any] = {}
+        config: dict[str, Any] = _describe_model(model)
+        for key, kind, spec in (
+            ("task", "tasks", task),
+            ("strategy", "strategies", strategy),
+            ("precision", "precision", options.get("precision")),
+            ("objective", "objectives", options.get("objective", "logit_difference")),
+            ("ablation", "ablations", options.get("ablation", "resample")),
+        ):
+            if key == "precision" and spec is None:
+                spec = parts["strategy"].default_precision()
+            parts[key] = specs.make(kind, spec)
+            _check_kind(kind, key, parts[key])
+            config[key] = specs.resolve(kind, spec) if isinstance(spec, str | Mapping) else specs.describe(spec)
+        return cls(**parts, examples=examples, seed=seed, config=config | {"examples": examples, "seed": seed})
+
+
+def load_model(spec: str | Path | Mapping[str, str]) -> CircuitModel:
+    """Load a model by its name, or by a mapping with `name`, `kv` and `dtype`.
+
+    Raises:
+        UsageError: there is no such model.
+        CircuitKitError: the model cannot be loaded.
+    """
+    named = specs.model_spec(spec)
+    return CircuitModel.from_pretrained(named["name"], kv=named["kv"], dtype=named["dtype"])  # type: ignore[arg-type]
+
+
+def move_to(device: torch.device, model: CircuitModel) -> CircuitModel:
+    """Move a model to a device, unless it is already on one of that type."""
+    return model if model.device.type == device.type else model.to(device)
+
+
+def _check_kind(kind: str, key: str, thing: Any) -> None:
+    wanted = specs.base(kind)
+    if not isinstance(thing, wanted) and not (kind == "tasks" and isinstance(thing, PromptBatch)):
+        what = f"the class {thing.__name__}" if isinstance(thing, type) else repr(thing)[:80]
+        raise UsageError(f"The {key} is {what}.", f"Give a name, a class path, or an instance of {wanted.__name__}.")
+
+
+def _describe_model(model: ModelSpec) -> dict[str, str]:
+    if isinstance(model, CircuitModel):
+        return {"model": model.name, "kv": model.graph.kv, "dtype": str(model.dtype).removeprefix("torch.")}
+    named = specs.model_spec(model)
+    return {"model": named["name"], "kv": named["kv"], "dtype": named["dtype"]}

@@ -1,0 +1,12 @@
+from .acdc import ACDC as ACDC
+from .base import Discovery as Discovery
+from .base import DiscoveryStrategy as DiscoveryStrategy
+from .eap import EAP as EAP
+from .eap_ig import EAPIG as EAPIG
+from .edge_patching import EdgePatching as EdgePatching
+from .edge_pruning import EdgePruning as EdgePruning
+from .gim import GIM as GIM
+from .hisp import HISP as HISP
+from .pahq_acdc import PAHQACDC as PAHQACDC
+from .random_edges import RandomEdges as RandomEdges
+from .subnetwork_probing import SubnetworkProbing as SubnetworkProbing

@@ -1,0 +1,2 @@
+from .hard_concrete import Gates as Gates
+from .trainer import GateTraining as GateTraining

@@ -1,0 +1,278 @@
+"""Training gates on masked runs with `lightning.Trainer`, shared by edge pruning and subnetwork probing.
+
+A step takes one batch of prompts, samples the gates once for all of them, and adds the strategy's penalty to the
+objective. The objective is divided by its span between the full and the ablated model, so that it has the unit of
+faithfulness, and the same learning rates work for every objective.
+"""
+
+import inspect
+import logging
+import math
+import signal
+import threading
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import instantiate_class
+from torch import Tensor
+
+from circuitkit.config import registry
+from circuitkit.data.prompt_batch import PromptBatch
+from circuitkit.engine.masked_run import MaskedRun
+from circuitkit.errors import UsageError
+from circuitkit.strategies import base
+from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.gate_training.hard_concrete import Gates, noise
+
+CHECKPOINT = "last.ckpt"
+_OPTIONS = {
+    "gradient_clip_val": 1.0,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+_NOT_OPTIONS = (
+    # Set by the run
+    *("accelerator", "devices", "num_nodes", "strategy", "precision", "plugins", "sync_batchnorm"),
+    # Global to the process
+    *("deterministic", "benchmark"),
+    # Fixed: one epoch of `max_steps` steps, no validation
+    *("max_epochs", "min_epochs", "min_steps", "fast_dev_run", "limit_train_batches", "overfit_batches", "barebones"),
+)
+_REPORTS = 100
+_SHUFFLE = 2**32  # a step number that no training reaches
+
+
+class GateTraining(LightningModule, ABC):
+    """Gates as a `LightningModule`; its parameters are those of the gates and the penalty, not the model's.
+
+    Args:
+        gates: to train.
+        runs: masked runs, one per batch of prompts; used in turn.
+        seed: determines the noise, together with the step.
+        max_steps: the number of optimizer steps.
+    """
+
+    def __init__(self, gates: Gates, runs: Sequence[MaskedRun], seed: int, max_steps: int) -> None:
+        super().__init__()
+        self.gates = gates
+        self.figures: dict[str, Tensor] = {}
+        self.max_steps = max_steps
+        self._runs = list(runs)
+        self._seed = seed
+        self._span = _span(self._runs, gates)
+
+    @abstractmethod
+    def penalty(self) -> Tensor:
+        """Compute the term to add to the objective, a scalar."""
+
+    def sparsity(self) -> Tensor:
+        """Compute the expected fraction of removed edges, a scalar."""
+        return 1 - self.gates.expected_edges() / self.gates.edges
+
+    def training_step(self, batch: int, batch_idx: int) -> Tensor:
+        """Compute the loss of one batch of prompts under one sample of the gates."""
+        group, which = divmod(batch_idx, len(self._runs))
+        run = self._runs[which]
+        run.group = group
+        mask = self.gates.sample(noise(self._seed, batch_idx, len(self.gates.log_alpha)).to(self.device))
+        objective, penalty = run.values(mask[None]).mean(), self.penalty()
+        self.figures = {"objective": objective.detach(), "sparsity": self.sparsity().detach()}
+        self.log_dict({**self.figures, "penalty": penalty.detach()}, prog_bar=True)
+        return objective / self._span + penalty
+
+
+def check_options(options: Mapping[str, Any] | None, max_steps: int) -> dict[str, Any]:
+    """Check options for `lightning.Trainer`, and add defaults: `max_steps`, clipping at 1.0, no output.
+
+    Args:
+        options: the user's; a logger or a callback may be a mapping of `class_path` and `init_args`.
+        max_steps: the default.
+
+    Raises:
+        UsageError: an option is unknown or cannot be set here, or `max_steps` is not a positive number.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise UsageError(f"trainer={options!r} is not a mapping.", "Give `option: value` pairs of lightning.Trainer.")
+    found = {"max_steps": max_steps, **_OPTIONS, **(options or {})}
+    known = [name for name in inspect.signature(Trainer).parameters if name not in _NOT_OPTIONS]
+    for name in found:
+        if name in _NOT_OPTIONS:
+            raise UsageError(f"The trainer option {name!r} cannot be set here.", f"Choose from {', '.join(known)}.")
+        if name not in known:
+            raise registry.unknown_name("trainer option", name, known)
+    steps = found["max_steps"]
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise UsageError(f"The trainer option max_steps is {steps!r}.", "Give a positive whole number.")
+    return found
+
+
+def check_batches(batch_size: int, learning_rate: float) -> None:
+    """Check the arguments that all trained strategies share.
+
+    Raises:
+        UsageError: an argument is out of its range.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise UsageError(f"batch_size={batch_size!r} is not a positive whole number.", "Give a number of prompts.")
+    if not 0 < learning_rate < math.inf:
+        raise UsageError(f"learning_rate={learning_rate!r} is not a positive number.", "Give one such as 0.1.")
+
+
+def training_runs(run: Discovery, batch_size: int, checkpoint: bool) -> list[MaskedRun]:
+    """Make masked runs of the train prompts, shuffled by the seed, in batches of nearly equal size."""
+    runs = []
+    for number, batch in enumerate(run.batches):
+        order = noise(run.generator.initial_seed(), _SHUFFLE + number, len(batch)).argsort()
+        parts = math.ceil(len(batch) / batch_size)
+        runs += run.masked_runs(_reorder(batch, order).split(math.ceil(len(batch) / parts)), checkpoint=checkpoint)
+    return runs
+
+
+def train(module: GateTraining, run: Discovery, options: Mapping[str, Any], name: str) -> None:
+    """Train to the end; resume from the saved state of an interrupted run in the same folder, if there is one.
+
+    Global state (grad mode, signal handlers, warnings, log levels) is left as it was.
+
+    Args:
+        module: the module to train; changed in place.
+        run: the run whose device, callbacks, loggers and folder are used.
+        options: as returned by `check_options`.
+        name: of the training within the run.
+
+    Raises:
+        UsageError: `lightning.Trainer` refuses an option.
+    """
+    last = None if run.checkpoint_file is None else run.checkpoint_file.parent / name / CHECKPOINT
+    own = [_Reporting(run), *([] if last is None else [_Saving(last)])]
+    with _quiet(), _interruptions() as interruption, torch.enable_grad():
+        trainer = _trainer(run, options, [*own, interruption])
+        batches = range(module.max_steps * trainer.accumulate_grad_batches)
+        resumed = last if last is not None and last.exists() else None
+        trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
+
+
+def _trainer(run: Discovery, options: Mapping[str, Any], callbacks: list[Callback]) -> Trainer:
+    try:
+        made = {name: _instantiate(value) for name, value in options.items()}
+        given = made.pop("callbacks", None) or []
+        if run.checkpoint_file is not None:
+            made.setdefault("default_root_dir", run.checkpoint_file.parent.parent)
+        trainer = Trainer(
+            **made,
+            accelerator=run.model.device.type,
+            devices=1 if run.model.device.index is None else [run.model.device.index],
+            max_epochs=1,
+            callbacks=[*(given if isinstance(given, list) else [given]), *callbacks],
+            plugins=LightningEnvironment(),  # on any cluster, since the run has already launched its processes
+        )
+        if trainer.accumulate_grad_batches < 1:
+            raise ValueError(f"accumulate_grad_batches is {trainer.accumulate_grad_batches}")
+    except (MisconfigurationException, ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"The trainer cannot be made: {error}.", "Check the trainer's options.") from error
+    return trainer
+
+
+class _Reporting(Callback):
+    """Reports progress to the run."""
+
+    def __init__(self, run: Discovery) -> None:
+        self._run = run
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, GateTraining)
+        step, total = trainer.global_step, pl_module.max_steps
+        if step % max(1, total // _REPORTS) == 0 or step == total:
+            self._run.report(step, total, "steps", **{name: float(x) for name, x in pl_module.figures.items()})
+
+
+class _Saving(Callback):
+    """Saves the state at intervals, and when training has ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._saved = time.monotonic()
+        self._step = 0
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        # Save only after optimizer steps: accumulated gradients are not part of the state
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if stepped and time.monotonic() - self._saved >= base.SECONDS_BETWEEN_CHECKPOINTS:
+            trainer.save_checkpoint(self._path)
+            self._saved = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self._path)
+
+
+class _Interruption(Callback):
+    """Remembers a Ctrl-C, which the Trainer turns into an exit of the process."""
+
+    seen: KeyboardInterrupt | None = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            self.seen = exception
+
+
+@contextmanager
+def _interruptions() -> Iterator[_Interruption]:
+    """Raise `KeyboardInterrupt` on a Ctrl-C in training, and restore the signal handler."""
+    interruption, handler = _Interruption(), signal.getsignal(signal.SIGINT)
+    try:
+        yield interruption
+    except SystemExit:
+        if interruption.seen is not None:
+            raise interruption.seen from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's banners and tips."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _instantiate(value: Any) -> Any:
+    """Make objects from mappings with a class path, as in Lightning's own configuration files."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        return instantiate_class((), dict(value))
+    return [_instantiate(item) for item in value] if isinstance(value, list) else value
+
+
+def _reorder(batch: PromptBatch, order: Tensor) -> PromptBatch:
+    """Return the prompts in another order."""
+    given = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return PromptBatch(**{name: tensor[order.to(tensor.device)] for name, tensor in given.items()})
+
+
+@torch.no_grad()
+def _span(runs: Sequence[MaskedRun], gates: Gates) -> float:
+    """Compute |objective of the full model - of the ablated model|; 1 if they are equal."""
+    ends = torch.stack([torch.ones(gates.edges), torch.zeros(gates.edges)])
+    full, ablated = torch.cat([run.values(ends) for run in runs], 1).double().mean(1).tolist()
+    return abs(full - ablated) or 1.0

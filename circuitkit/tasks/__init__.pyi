@@ -1,0 +1,3 @@
+from .base import Task as Task
+from .ioi import IOI as IOI
+from .prompt_file import PromptFile as PromptFile

@@ -1,0 +1,141 @@
+"""What the benchmarks share: circuits as text, searches saved as they go, and arithmetic from shapes alone."""
+
+import json
+import sys
+
+import acdc
+import arithmetic
+import decisions
+import growth
+import kept_edges
+import pytest
+import torch
+from support.tiny import random_batch, tiny
+
+from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.data.objectives import LogitDifference
+from circuitkit.engine.ablation import Resample
+from circuitkit.engine.editors.incremental import IncrementalEditor
+from circuitkit.engine.prepared_batch import PreparedBatch
+from circuitkit.engine.search.cost_estimate import sparse_circuit
+
+
+@pytest.mark.parametrize("edges", [1, 8, 1001])
+def test_kept_edges_as_text(edges):
+    kept = torch.rand(edges, generator=torch.Generator().manual_seed(0)) < 0.1
+    assert torch.equal(kept_edges.from_text(kept_edges.to_text(kept), edges), kept)
+
+
+def test_the_committed_decisions_are_a_circuit_of_gpt2():
+    found, graph = json.loads(decisions.DATA.read_text()), EdgeGraph(12, 12, 12)
+    kept = kept_edges.from_text(found["kept"], found["edges"])
+    assert found["edges"] == len(graph) == 32491
+    assert int(kept.sum()) == found["kept_edges"] > 100
+    live = graph.live_readers(graph.live_writers(kept))
+    assert live[graph.reader_of[kept]].all()
+    assert int(live[graph.reader_of].sum()) == found["tests"]  # every edge into a live reader, as the benchmark counts
+
+
+def prepare(positions=1):
+    batch = random_batch(lengths=(6, 6, 6), positions=positions)
+    return PreparedBatch(tiny("llama"), batch, LogitDifference(), Resample())
+
+
+def test_a_resumed_search_ends_like_a_whole_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(acdc, "SECONDS_BETWEEN_SAVES", 0.0)
+    job, state = acdc.Job("absolute_0.02", 4, None), tmp_path / "state"
+    whole = acdc.SavedSearch(job, prepare(), None)
+    whole.run()
+    interrupted = acdc.SavedSearch(job, prepare(), state)
+    save, saves = interrupted._save, []
+
+    def save_and_interrupt(search):
+        save(search)
+        saves.append(search.tests)
+        if len(saves) == 5:
+            raise KeyboardInterrupt
+
+    interrupted.search.on_reader_end = save_and_interrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.run()
+    resumed = acdc.SavedSearch(job, prepare(), state)
+    assert 0 < resumed.search.tests < whole.search.tests
+    assert resumed._spent > 0
+    resumed.run()
+    assert torch.equal(resumed.search.scores, whole.search.scores)
+    assert torch.equal(resumed.search.kept, whole.search.kept)
+    assert resumed.editor.forward_equivalents == whole.editor.forward_equivalents
+
+
+def test_searches_in_the_file_are_not_run_again(tmp_path):
+    job = acdc.Job("absolute_0.1", 16, 0.25)
+    figures = {"search_s": 1.5, "kept": kept_edges.to_text(torch.tensor([True, True, False, False]))}
+    (tmp_path / "done").write_text(json.dumps({"job": job, **figures}) + "\n")
+    found = acdc.searches(None, [job], tmp_path / "done", 1)
+    exact = {**figures, "kept": kept_edges.to_text(torch.tensor([True, False, False, False]))}
+    result = acdc.by_figure({**found, job._replace(screen=None): exact}, 4)
+    label = "absolute_0.1_16_prompts"
+    assert result["search_s"] == {label: 1.5}
+    assert result["screened"] == {"search_s": {label: 1.5}, "jaccard": {label: 0.5}}
+
+
+@pytest.mark.parametrize("name", ["signed_0.3", "absolute_0.02", "kl_0.05"])
+def test_operating_points(name):
+    job = acdc.Job(acdc.operating_point(name), 4, None)
+    assert job.label == name
+    assert job.threshold == float(name.split("_")[1])
+    assert job.absolute == name.startswith("absolute")
+
+
+@pytest.mark.parametrize("name", ["signed", "signed_-1", "nats_0.1"])
+def test_names_that_are_no_operating_points(name):
+    with pytest.raises((acdc.argparse.ArgumentTypeError, ValueError)):
+        acdc.operating_point(name)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.4, 1.0])
+def test_arithmetic_from_the_shape_is_what_the_editor_counts(density):
+    """The counts are equal here, where answers are read at all positions, so every node is computed at all of them."""
+    one = prepare(positions=6)
+    model, batch = one.model, one.batch
+    shape, graph = growth.shape_of(model), model.graph
+    kept = sparse_circuit(graph, density) if density < 1 else torch.ones(len(graph), dtype=torch.bool)
+    live, length = graph.live_writers(kept), batch.length
+    editor = IncrementalEditor([one], kept)
+    largest = 0
+    for reader in reversed(range(graph.n_readers)):
+        if not editor.is_live(reader):
+            continue
+        editor.open(reader)
+        found = arithmetic.cone(shape, graph, kept, live, reader, length, length, answers=length)
+        largest = max(largest, found.writers)
+        before = editor.forward_equivalents
+        editor.values(torch.zeros(0, graph.prefix(reader), dtype=torch.bool))
+        counted = (editor.forward_equivalents - before) * shape.forward_macs(length)
+        assert found.macs >= counted * (1 - 1e-9)
+        if density == 1:
+            assert found.macs == pytest.approx(counted)
+        bounds = arithmetic.memory_bytes(shape, len(batch), length, length, largest, answers=length)
+        held = editor.footprint()
+        assert bounds["captures"] == held["captures"]
+        assert bounds["live"] >= held["live"]
+        assert bounds["cone"] >= held["cone"]
+    assert bounds["live"] == held["live"]
+
+
+def test_growth_and_its_plot(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "growth.jsonl"
+    monkeypatch.setattr(sys, "argv", ["growth.py", "--smoke", "--save", str(file)])
+    growth.main()
+    first = capsys.readouterr().out
+    assert len(file.read_text().splitlines()) == 3
+    growth.main()  # from the file
+    assert capsys.readouterr().out == first
+    found = json.loads(first.splitlines()[-1])
+    assert found["extrapolation"]["edges"] == 805_681
+    assert set(found["layers"]) == {"2", "6"}
+    pytest.importorskip("matplotlib")
+    import plot_growth
+
+    plot_growth.draw(found, tmp_path / "growth.svg")
+    assert "<svg" in (tmp_path / "growth.svg").read_text()

@@ -1,0 +1,206 @@
+"""The commands, as a user types them."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import circuitkit
+from circuitkit import Circuit
+from circuitkit.cli.main import COMMANDS, main
+from circuitkit.run.result import Result
+
+DISCOVER = ["discover", "--model", "toy", "--task", "ioi", "--examples", "8"]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_discover_by_short_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*DISCOVER, "--strategy", "acdc", "--strategy.threshold", "0.1", "--out", "run"]) == 0
+    shown, errors = capsys.readouterr()
+    assert "acdc on ioi, in toy" in shown
+    assert "Saved in run" in shown
+    assert errors == ""
+    expected = circuitkit.discover("toy", task="ioi", strategy="acdc", strategy_args={"threshold": 0.1}, examples=8)
+    assert Circuit.load("run") == expected.circuit
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        ["--strategy=acdc", "--strategy.init_args.threshold=0.1"],
+        ["--strategy", "ACDC", "--strategy.threshold", "1e-1"],
+        ["--strategy", "circuitkit.strategies.acdc.ACDC", "--strategy.threshold", "0.1"],
+        ["--strategy", "{class_path: acdc, init_args: {threshold: 0.1}}"],
+    ],
+)
+def test_every_way_to_name_a_strategy(strategy: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*DISCOVER, *strategy, "--precision", "full", "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["strategy"]["class_path"] == "circuitkit.strategies.acdc.ACDC"
+    assert printed["strategy"]["init_args"]["threshold"] == 0.1
+    assert printed["precision"] == {"class_path": "circuitkit.precision.base.FullPrecision"}
+
+
+def test_a_config_file_with_short_names_and_an_override(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.yaml").write_text(
+        "model: toy\ntask: {class_path: ioi, init_args: {corruption: swap}}\nobjective: kl\nexamples: 4\n"
+        "strategy: {class_path: acdc, init_args: {threshold: [0.1, 0.2]}}\nprecision: null\n"
+    )
+    assert main(["discover", "--config", "own.yaml", "--examples", "6", "--seed", "5", "--out", "run"]) == 0
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert config["task"]["init_args"]["corruption"] == "swap"
+    assert config["objective"]["class_path"].endswith("KLDivergence")
+    assert (config["examples"], config["seed"]) == (6, 5)
+    assert len(Result.load("run").circuits) == 2
+
+
+def test_the_config_of_a_run_repeats_the_run() -> None:
+    assert main([*DISCOVER, "--strategy", "eap", "--ablation", "mean", "--kv", "head", "--out", "a"]) == 0
+    assert main(["discover", "--config", "a/config.yaml", "--out", "b"]) == 0
+    one, two = Result.load("a"), Result.load("b")
+    assert one.circuits == two.circuits
+    assert one.evaluations == two.evaluations
+    assert one.config == two.config
+    assert main(["discover", "--config", "a/config.yaml", "--out", "a", "--resume"]) == 0
+    assert main(["discover", "--config", "a/config.yaml", "--out", "a", "--overwrite"]) == 0
+
+
+def test_every_run_has_a_folder_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert main([*DISCOVER, "--strategy", "random_edges"]) == 0
+    folders, shown = sorted(Path("runs").iterdir()), capsys.readouterr().out
+    assert len(folders) == 2
+    assert all((folder / "result.json").exists() for folder in folders)
+    assert all(str(folder) in shown for folder in folders)
+    assert folders[0].name.startswith("random_edges-ioi-")
+
+
+def test_device_and_dtype(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*DISCOVER, "--strategy", "eap", "--dtype", "float64", "--accelerator", "cpu", "--devices", "1"]
+    assert main([*arguments, "--out", "run"]) == 0
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert (config["dtype"], config["accelerator"], config["devices"]) == ("float64", "cpu", 1)
+
+
+def test_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*DISCOVER, "--strategy", "acdc", "--strategy.threshold", "[0.1, 1]", "--out", "run"]) == 0
+    assert main(["evaluate", "run", "--sizes", "[0.1, 1.0]"]) == 0
+    shown = capsys.readouterr().out
+    assert "threshold 0.1, signed" in shown
+    assert "threshold 1, signed" in shown
+    assert "CPR" in shown
+    found = json.loads(Path("run/evaluation.json").read_text())
+    model = circuitkit.CircuitModel.from_pretrained("toy")
+    expected = circuitkit.evaluate(model, Circuit.load("run", "circuit_2"), "ioi", sizes=[0.1, 1.0], examples=8)
+    assert found["evaluations"][1]["cpr"] == pytest.approx(expected.cpr)
+    assert main(["evaluate", "run", "--split", "validation", "--examples", "4", "--seed", "2"]) == 0
+    found = json.loads(Path("run/evaluation.json").read_text())
+    assert (found["split"], found["seed"], found["evaluations"][0]["prompts"]) == ("validation", 2, 4)
+    assert len(found["evaluations"][0]["points"]) == 3 * 10 + 1
+
+
+def test_compare_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare"]) == 0
+    shown, progress = capsys.readouterr()
+    for name in ("eap", "acdc, threshold 0.03, signed", "random control", "CPR", "CMD", "peak"):
+        assert name in shown
+    assert "[2/2] acdc (full) on ioi, toy, seed 0" in progress
+    (folder,) = Path("runs").iterdir()
+    with (folder / "results.csv").open() as file:
+        assert {row["strategy"] for row in csv.DictReader(file)} == {"eap", "acdc", "random control"}
+
+
+def test_the_default_config_of_compare_is_printed_and_can_be_overridden(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["strategies"]["eap"] == "eap"
+    Path("own.yaml").write_text(printed)
+    arguments = ["--strategies", "{random: random_edges}", "--examples", "4", "--seed", "7", "--out", "cmp"]
+    assert main(["compare", "--config", "own.yaml", *arguments]) == 0
+    config = yaml.safe_load(Path("cmp/config.yaml").read_text())
+    assert (list(config["strategies"]), config["examples"], config["seeds"]) == (["random"], 4, [7])
+
+
+def test_a_config_replaces_the_default_one_entirely(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.yaml").write_text("models: {toy: toy}\ntasks: {ioi: ioi}\n")
+    assert main(["compare", "--config", "own.yaml"]) == 2
+    assert "No strategies is given" in capsys.readouterr().err
+
+
+def test_a_comparison_with_a_failed_cell_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    strategies = "{eap: eap, random: random_edges}"
+    assert main(["compare", "--strategies", strategies, "--objective", "kl", "--examples", "4", "--out", "cmp"]) == 1
+    shown, errors = capsys.readouterr()
+    assert "random" in shown
+    assert "its gradient vanishes" in errors
+    assert "1 of 2 cells failed" in errors
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("strategies", ["acdc", "eap", "edge_patching", "pahq_acdc", "random_edges"]),
+        ("precision", ["full", "pahq", "all_low"]),
+        ("tasks", ["ioi", "prompt_file"]),
+        ("models", ["toy", "smollm2-135m"]),
+        ("families", ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"]),
+        ("objectives", ["kl", "logit_difference"]),
+        ("ablations", ["resample", "mean", "zero"]),
+    ],
+)
+def test_list(kind: str, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", kind]) == 0
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert set(names) <= set(shown)
+
+
+def test_list_by_the_old_name_of_a_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "precision"]) == 0
+    expected = capsys.readouterr().out
+    assert main(["list", "policies"]) == 0
+    shown, errors = capsys.readouterr()
+    assert shown == expected
+    assert len(errors.splitlines()) == 1
+    assert "'policies' is now called 'precision'" in errors
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"circuitkit {circuitkit.__version__}\n"
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+        assert f"circuitkit {command}" in capsys.readouterr().out
+    assert main(["discover", "--strategy.help", "acdc"]) == 0
+    assert "try_whole_reader" in capsys.readouterr().out
+    assert main([]) == 2
+
+
+def test_an_interrupted_run_leaves_no_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("circuitkit.strategies.eap.EAP.discover", interrupt)
+    assert main([*DISCOVER, "--strategy", "eap", "--out", "run"]) == 130
+    assert capsys.readouterr().err == "circuitkit: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_as_a_module_and_into_a_closed_pipe() -> None:
+    command = f"set -o pipefail; {sys.executable} -m circuitkit list strategies | true"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    ran = subprocess.run([sys.executable, "-m", "circuitkit", "--version"], capture_output=True, text=True)
+    assert ran.stdout.startswith("circuitkit ")

@@ -1,0 +1,59 @@
+"""Sums over kept edges only, against a matrix product with zeros."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuitkit.engine.editors.deltas import DeltaTable, DifferentiableDeltas, KeptEdges
+
+
+class LastIsAnswer:
+    """Positions of which the last is the answer; the two sets are only names here."""
+
+    all, answers = "all", "answers"
+    both = (all, answers)
+
+    @staticmethod
+    def narrow(x):
+        return x[..., -1:, :]
+
+
+@given(st.data())
+def test_both_kinds_agree(data):
+    seed, hypotheses, batch, positions, width = (data.draw(st.integers(1, top)) for top in (999, 4, 3, 4, 5))
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    groups = data.draw(
+        st.lists(st.tuples(st.integers(1, 3), st.sampled_from(LastIsAnswer.both)), min_size=1, max_size=5)
+    )
+    room = {"all": sum(n for n, at in groups if at == "all"), "answers": sum(n for n, _ in groups)}
+    table, pieces = DeltaTable(LastIsAnswer(), room), DifferentiableDeltas(LastIsAnswer())
+    filled = {"all": 0, "answers": 0}
+    for n, at in groups:
+        count = positions if at == "all" else 1
+        outputs, before = noise(n, hypotheses, batch, count, width), noise(n, batch, count, width)
+        delta = table.add(outputs, before, at)
+        assert torch.equal(delta, outputs - before.unsqueeze(1))
+        assert torch.equal(pieces.add(outputs, before, at), delta)
+        filled["answers"] += n
+        filled["all"] += n * (at == "all")
+        for where, seen in filled.items():
+            if seen:
+                kept = torch.rand(data.draw(st.integers(1, 4)), seen, generator=generator) < 0.4
+                edges = KeptEdges(kept)
+                assert edges.count == kept.sum()
+                expected = pieces.sums(edges, where)
+                assert torch.allclose(table.sums(edges, where), expected, rtol=0, atol=1e-12)
+                assert torch.equal(table.sums(edges, where), table.sums(edges, where))  # cached indices are right
+
+
+def test_the_open_readers_delta_is_taken_as_it_is():
+    delta = torch.ones(1, 2, 1, 1, 3)
+    table, pieces = DeltaTable(LastIsAnswer(), {"all": 0, "answers": 1}), DifferentiableDeltas(LastIsAnswer())
+    edges = KeptEdges(torch.tensor([[True], [False]]))
+    for deltas in (table, pieces):
+        assert torch.equal(deltas.add(delta, None, "answers"), delta)
+        assert torch.equal(deltas.sums(edges, "answers"), torch.cat([delta, torch.zeros_like(delta)]))

@@ -1,0 +1,95 @@
+"""Full-precision weights come back from the store bit for bit."""
+
+import os
+
+import pytest
+import torch
+
+from circuitkit.errors import CircuitKitError
+from circuitkit.precision.units import Unit
+from circuitkit.precision.weight_store import FileWeightStore, PinnedWeightStore
+
+CPU = torch.device("cpu")
+cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+both = pytest.mark.parametrize("kind", ["file", pytest.param("pinned", marks=cuda)])
+
+
+def make(kind):
+    return FileWeightStore(CPU, 1 << 20) if kind == "file" else PinnedWeightStore(torch.device("cuda"))
+
+
+def bits(tensor):
+    return tensor.cpu().contiguous().view(torch.uint8)
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_every_bit_comes_back(kind, dtype):
+    torch.manual_seed(0)
+    kept = {("attention", 0): torch.randn(3, 7), ("mlp", 0): torch.randn(1, 50), ("attention", 1): torch.randn(2, 5)}
+    kept = {key: rows.to(dtype) for key, rows in kept.items()}
+    kept["attention", 0][0, :3] = torch.tensor([-0.0, float("inf"), float("nan")])
+    store = make(kind)
+    for key, rows in kept.items():
+        store.write(key, rows)
+    assert store.nbytes == sum(rows.nbytes for rows in kept.values())
+    store.prefetch({Unit("attention", 0, 1), Unit("mlp", 0)})
+    for key, rows in kept.items():
+        assert store.read(key).dtype == dtype
+        assert torch.equal(bits(store.read(key)), bits(rows))
+        for group in range(len(rows)):
+            assert torch.equal(bits(store.read(key, group, group + 1)), bits(rows[group : group + 1]))
+    store.prefetch(set())
+    assert torch.equal(bits(store.read(("attention", 0), 1, 2)), bits(kept["attention", 0][1:2]))
+    store.close()
+
+
+def test_rows_need_not_be_contiguous():
+    store, rows = make("file"), torch.randn(4, 6).T
+    store.write(("attention", 0), rows)
+    assert torch.equal(store.read(("attention", 0)), rows)
+    store.close()
+
+
+def test_the_file_has_no_name(tmp_path, monkeypatch):
+    """So nothing is left however the process ends."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    store = make("file")
+    store.write(("mlp", 0), torch.ones(1, 1000))
+    assert not list(tmp_path.iterdir())
+    store.close()
+
+
+def test_short_reads_are_continued(monkeypatch):
+    store, rows, read = make("file"), torch.randn(2, 1000), os.preadv
+    store.write(("mlp", 0), rows)
+    monkeypatch.setattr("os.preadv", lambda file, buffers, offset: read(file, [buffers[0][:100]], offset))
+    assert torch.equal(store.read(("mlp", 0)), rows)
+    monkeypatch.setattr("os.preadv", lambda file, buffers, offset: 0)
+    with pytest.raises(CircuitKitError, match=r"end 8000 bytes early"):
+        store.read(("mlp", 0))
+    store.close()
+
+
+def test_no_temporary_folder(tmp_path, monkeypatch):
+    missing = tmp_path / "missing"
+    monkeypatch.setattr("tempfile.tempdir", str(missing))
+    with pytest.raises(CircuitKitError, match=rf"take 1.0 MiB in {missing}, which cannot be written.*TMPDIR"):
+        make("file")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_prefetched_rows_have_arrived_when_they_are_read():
+    """Large enough that a copy that nobody waits for would be seen half done."""
+    store = make("pinned")
+    rows = [torch.full((1, 1 << 24), float(layer)) for layer in range(4)]
+    for layer, one in enumerate(rows):
+        store.write(("mlp", layer), one)
+    for _ in range(3):
+        for layer in reversed(range(4)):
+            store.prefetch({Unit("mlp", layer), Unit("mlp", (layer - 1) % 4)})
+            read = store.read(("mlp", layer), 0, 1)
+            assert float(read.sum(dtype=torch.float64)) == layer * (1 << 24)
+            del read
+    store.close()

@@ -1,0 +1,229 @@
+"""A second implementation of the masked run and of ACDC: plain loops over edges, on the transformers modules.
+
+Nothing is shared with the package but the model: edges are pairs of names, every reader's input is summed edge by
+edge, and every head is computed alone through the module's own projections.
+"""
+
+import re
+
+import torch
+from torch import Tensor
+from transformers.models.llama.modeling_llama import rotate_half
+
+
+class SlowModel:
+    """Heads and MLPs of a transformers model, one at a time."""
+
+    def __init__(self, model, kv: str = "group") -> None:
+        self.model, self.config, self.kv = model, model.config, kv
+        kind = self.config.model_type
+        body = {"gpt2": "transformer", "gpt_neox": "gpt_neox"}.get(kind, "model")
+        self.body = getattr(model, body)
+        self.layers = list(self.body.h if kind == "gpt2" else self.body.layers)
+        self.heads = self.config.num_attention_heads
+        self.groups = getattr(self.config, "num_key_value_heads", None) or self.heads
+        self.parallel = kind == "gpt_neox" and self.config.use_parallel_residual
+        self.kind = kind
+        self.writers = ["input"]
+        self.readers: list[str] = []
+        self.before: dict[str, list[str]] = {}
+        for layer in range(len(self.layers)):
+            early = list(self.writers)
+            kv_names = [f"a{layer}.kv{g}" for g in range(self.groups)]
+            if kv == "head" or self.groups == self.heads:
+                kv_names = [f"a{layer}.h{h}" for h in range(self.heads)]
+            readers = [f"a{layer}.h{h}<q>" for h in range(self.heads)]
+            readers += [f"{name}<{letter}>" for letter in "kv" for name in kv_names]
+            for reader in readers:
+                self.before[reader] = early
+            self.writers += [f"a{layer}.h{h}" for h in range(self.heads)]
+            self.before[f"m{layer}"] = early if self.parallel else list(self.writers)
+            self.writers.append(f"m{layer}")
+            self.readers += [*readers, f"m{layer}"]
+        self.before["logits"] = list(self.writers)
+        self.readers.append("logits")
+        self.edges = [f"{w}->{r}" for r in self.readers for w in self.before[r]]
+
+    def kv_reader(self, layer: int, head: int, letter: str) -> str:
+        if self.kv == "head" or self.groups == self.heads:
+            return f"a{layer}.h{head}<{letter}>"
+        return f"a{layer}.kv{head * self.groups // self.heads}<{letter}>"
+
+    def projected(self, layer: int, letter: str, head: int, x: Tensor) -> Tensor:
+        """Query, key or value of one (query) head, `[B, T, E]`."""
+        block, index = self.layers[layer], "qkv".index(letter)
+        group = head if letter == "q" else head * self.groups // self.heads
+        if self.kind == "gpt2":
+            return block.attn.c_attn(block.ln_1(x)).chunk(3, -1)[index].chunk(self.heads, -1)[head]
+        if self.kind == "gpt_neox":
+            fused = block.attention.query_key_value(block.input_layernorm(x))
+            return fused.chunk(self.heads, -1)[head].chunk(3, -1)[index]
+        attention = block.self_attn
+        out = getattr(attention, f"{letter}_proj")(block.input_layernorm(x))
+        out = out.chunk(self.heads if letter == "q" else self.groups, -1)[group]
+        if letter in "qk" and hasattr(attention, "q_norm"):
+            out = getattr(attention, f"{letter}_norm")(out)
+        return out
+
+    def head(self, layer: int, head: int, inputs: dict[str, Tensor], mask: Tensor, positions: Tensor) -> Tensor:
+        q = self.projected(layer, "q", head, inputs[f"a{layer}.h{head}<q>"])
+        k = self.projected(layer, "k", head, inputs[self.kv_reader(layer, head, "k")])
+        v = self.projected(layer, "v", head, inputs[self.kv_reader(layer, head, "v")])
+        if self.kind != "gpt2":
+            cos, sin = self.body.rotary_emb(q, position_ids=positions)
+            n = cos.shape[-1]
+            q, k = (torch.cat([x[..., :n] * cos + rotate_half(x[..., :n]) * sin, x[..., n:]], -1) for x in (q, k))
+        window = getattr(self.config, "sliding_window", None)
+        kinds = getattr(self.config, "layer_types", None)
+        if kinds is not None and kinds[layer] != "sliding_attention":
+            window = None
+        gathered = torch.zeros_like(q)
+        for b in range(q.shape[0]):
+            for t in range(q.shape[1]):
+                seen = [s for s in range(t + 1) if s == t or (mask[b, s] and (window is None or t - s < window))]
+                weights = torch.stack([q[b, t] @ k[b, s] * q.shape[-1] ** -0.5 for s in seen]).softmax(0)
+                gathered[b, t] = sum(weight * v[b, s] for weight, s in zip(weights, seen, strict=True))
+        block = self.layers[layer]
+        if self.kind == "gpt2":
+            out = block.attn.c_proj
+        else:
+            out = block.attention.dense if self.kind == "gpt_neox" else block.self_attn.o_proj
+        wide = torch.zeros(*q.shape[:2], self.heads * q.shape[-1], dtype=q.dtype)
+        wide[..., head * q.shape[-1] : (head + 1) * q.shape[-1]] = gathered
+        return out(wide) - out(torch.zeros_like(wide))
+
+    def constants(self, layer: int, positions: Tensor) -> Tensor | float:
+        """What every reader up to this layer's attention has in its input besides the writers."""
+        total: Tensor | float = self.body.wpe(positions) if self.kind == "gpt2" else 0.0
+        for block in self.layers[:layer]:
+            if self.kind == "gpt2":
+                total = total + block.attn.c_proj.bias
+            else:
+                out = block.attention.dense if self.kind == "gpt_neox" else block.self_attn.o_proj
+                total = total + (0.0 if out.bias is None else out.bias)
+        return total
+
+    @torch.no_grad()
+    def run(
+        self, batch, kept: set[str], ablated: dict[str, Tensor] | None, ids: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits `[B, T, V]` and every writer's output; removed edges carry `ablated`."""
+
+        def carried(writer: str, reader: str, outputs: dict[str, Tensor]) -> Tensor:
+            return outputs[writer] if f"{writer}->{reader}" in kept else ablated[writer]
+
+        return self._run(batch, ids, carried, {})
+
+    @torch.enable_grad()
+    def slopes(self, batch, value, differences: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, float]:
+        """Slope of `value` (of the logits) as an edge alone carries more and more of its writer's difference.
+
+        Args:
+            given: outputs of some writers in place of what they compute.
+        """
+        more = {edge: torch.zeros((), dtype=torch.float64, requires_grad=True) for edge in self.edges}
+
+        def carried(writer: str, reader: str, outputs: dict[str, Tensor]) -> Tensor:
+            return outputs[writer] + more[f"{writer}->{reader}"] * differences[writer]
+
+        logits, _ = self._run(batch, batch.clean, carried, given)
+        slopes = torch.autograd.grad(value(logits), list(more.values()), allow_unused=True)
+        return {edge: 0.0 if slope is None else float(slope) for edge, slope in zip(more, slopes, strict=True)}
+
+    def _run(self, batch, ids: Tensor, carried, given: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        outputs = {"input": self.model.get_input_embeddings()(ids), **given}
+
+        def read(reader: str, constant: Tensor | float) -> Tensor:
+            total = torch.zeros_like(outputs["input"]) + constant
+            for writer in self.before[reader]:
+                total = total + carried(writer, reader, outputs)
+            return total
+
+        for layer, block in enumerate(self.layers):
+            here = self.constants(layer, batch.positions)
+            after = here if self.parallel else self.constants(layer + 1, batch.positions)
+            inputs = {r: read(r, here) for r in self.readers if r.startswith(f"a{layer}.")}
+            for head in range(self.heads):
+                if (name := f"a{layer}.h{head}") not in given:
+                    outputs[name] = self.head(layer, head, inputs, batch.mask, batch.positions)
+            norm = block.ln_2 if self.kind == "gpt2" else block.post_attention_layernorm
+            if (name := f"m{layer}") not in given:
+                outputs[name] = block.mlp(norm(read(name, after)))
+        final = read("logits", self.constants(len(self.layers), batch.positions))
+        norm = {"gpt2": "ln_f", "gpt_neox": "final_layer_norm"}.get(self.kind, "norm")
+        return self.model.get_output_embeddings()(getattr(self.body, norm)(final)), outputs
+
+
+def slow_acdc(
+    slow: SlowModel, batch, value, ablated, threshold, absolute=False, whole=False
+) -> tuple[set[str], dict[str, float]]:
+    """ACDC by its description: kept edges, and each tested edge's effect.
+
+    Args:
+        value: from logits `[B, T, V]` to the objective's mean.
+    """
+    kept = set(slow.edges)
+    scores: dict[str, float] = {}
+
+    def number(name: str) -> tuple[int, int]:
+        """Later writers have larger keys; the MLP comes after the heads of its layer."""
+        if name == "input":
+            return (-1, 0)
+        layer, _, head = name[1:].partition(".")
+        return (int(layer), 1000 if name[0] == "m" else int(re.sub(r"\D", "", head)))
+
+    def reaches(writer: str) -> bool:
+        for edge in kept:
+            source, reader = edge.split("->")
+            if source == writer:
+                if reader == "logits":
+                    return True
+                if any(reaches(owner) for owner in writers_fed_by(reader)):
+                    return True
+        return False
+
+    def writers_fed_by(reader: str) -> list[str]:
+        if reader[0] == "m":
+            return [reader]
+        layer, letter = reader[1:].split(".")[0], reader[-2]
+        heads = range(slow.heads)
+        return [
+            f"a{layer}.h{h}"
+            for h in heads
+            if reader == f"a{layer}.h{h}<q>" or (letter in "kv" and reader == slow.kv_reader(int(layer), h, letter))
+        ]
+
+    def current(without: set[str] = frozenset()) -> float:
+        return float(value(slow.run(batch, kept - without, ablated, batch.clean)[0]))
+
+    def goes(effect: float) -> bool:
+        return (abs(effect) if absolute else effect) < threshold
+
+    def attention_readers(layer: int) -> list[str]:
+        found = [r for r in slow.readers if r.startswith(f"a{layer}.")]
+        by_head = lambda r: int(re.search(r"\d+", r.split(".")[1])[0])  # noqa: E731
+        return [r for letter in "vkq" for r in sorted((r for r in found if r[-2] == letter), key=by_head, reverse=True)]
+
+    visits: list[tuple[str, bool]] = [("logits", False)]
+    for layer in reversed(range(len(slow.layers))):
+        visits.append((f"m{layer}", False))
+        visits += [(r, True) for r in attention_readers(layer) if whole]
+        visits += [(r, False) for r in attention_readers(layer)]
+    for reader, together in visits:
+        edges = [f"{w}->{reader}" for w in sorted(slow.before[reader], key=number, reverse=True)]
+        if reader != "logits" and not any(reaches(owner) for owner in writers_fed_by(reader)):
+            if not together:
+                kept -= set(edges)
+            continue
+        if together:
+            effect = current(set(edges)) - current()
+            if goes(effect):
+                kept -= set(edges)
+                scores.update(dict.fromkeys(edges, effect))
+            continue
+        for edge in edges:
+            if edge in kept:
+                scores[edge] = current({edge}) - current()
+                if goes(scores[edge]):
+                    kept.discard(edge)
+    return kept, scores

@@ -1,0 +1,91 @@
+"""Tiny random models of every family, and random prompts for them."""
+
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from circuitkit.data.prompt_batch import PromptBatch
+from circuitkit.models.circuit_model import CircuitModel
+
+VOCABULARY = 37
+
+_LLAMA = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+_NEOX = {
+    **_LLAMA,
+    "rotary_pct": 0.5,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+}
+del _NEOX["num_key_value_heads"], _NEOX["rotary_pct"]
+
+VARIANTS = {
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=12, n_layer=2, n_head=3, n_positions=64)),
+    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_NEOX)),
+    "gpt_neox_serial": lambda: GPTNeoXForCausalLM(
+        GPTNeoXConfig(**_NEOX, use_parallel_residual=False, attention_bias=False)
+    ),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_LLAMA)),
+    "llama_biased": lambda: LlamaForCausalLM(LlamaConfig(**_LLAMA, attention_bias=True, mlp_bias=True, head_dim=6)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**_LLAMA, sliding_window=3)),
+    "qwen2": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**_LLAMA, use_sliding_window=True, sliding_window=3, max_window_layers=1)
+    ),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_LLAMA, head_dim=8)),
+}
+"""One maker a family, and the variants within it that take another path."""
+
+
+def tiny_hf(variant: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    """A random model, its weights large enough that attention and norms are far from linear."""
+    torch.manual_seed(seed)
+    model = VARIANTS[variant]()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 and ("norm" in name or ".ln_" in name) and name.endswith("weight"):
+                parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
+            else:
+                fan = parameter.shape[-1] if parameter.ndim > 1 else 10
+                parameter.copy_(torch.randn_like(parameter) * (0.8 if parameter.ndim > 1 else 1) * fan**-0.5)
+    return model.to(dtype).eval()
+
+
+def tiny(variant: str, seed: int = 0, dtype: torch.dtype = torch.float64, kv: str = "group") -> CircuitModel:
+    """The same as a `CircuitModel`."""
+    return CircuitModel.from_model(tiny_hf(variant, seed, dtype), kv=kv)
+
+
+def random_batch(
+    seed: int = 0, lengths: tuple[int, ...] = (5, 7, 6), positions: int = 1, answers: int = 1
+) -> PromptBatch:
+    """Random pairs that part in the middle and share their last token."""
+    generator = torch.Generator().manual_seed(seed)
+    clean, corrupted = [], []
+    for length in lengths:
+        one = torch.randint(VOCABULARY, (length,), generator=generator)
+        other = one.clone()
+        other[length // 3 : length - 1] = torch.randint(VOCABULARY, (length - 1 - length // 3,), generator=generator)
+        clean.append(one.tolist())
+        corrupted.append(other.tolist())
+    tokens = torch.randint(VOCABULARY, (2, len(lengths), positions, answers), generator=generator)
+    where = [list(range(-positions, 0)) for _ in lengths]
+    return PromptBatch.from_ids(clean, corrupted, tokens[0].tolist(), tokens[1].tolist(), answer_positions=where)
