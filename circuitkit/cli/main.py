@@ -96,8 +96,8 @@ def _only_our_warnings() -> Iterator[None]:
     """Show this package's warnings about old names, one line each; hide all others, which would bury the results."""
     shown: set[str] = set()
 
-    def show(message: Warning | str, *_: object, **__: object) -> None:
-        if str(message) not in shown:
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if issubclass(category, FutureWarning) and str(message) not in shown:
             print(f"circuitkit: {message}", file=sys.stderr)
         shown.add(str(message))
 

@@ -13,7 +13,14 @@ from circuitkit.config import registry
 from circuitkit.errors import UsageError
 
 _LONGEST = 400
-_TYPE_NAMES = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text", "NoneType": "null"}
+_TYPE_NAMES = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": "text",
+    "NoneType": "null",
+    "Sequence": "a list",
+}
 
 
 def to_usage_error(error: ArgumentError, known: Iterable[str] = (), command: str = "circuitkit") -> UsageError:
@@ -95,7 +102,7 @@ def _last_line(text: str) -> str:
 
 
 def _type_in_words(kind: str) -> str:
-    if match := re.fullmatch(r"<class '(\w+)'>", kind):
+    if match := re.fullmatch(r"<class '(?:[\w.]+\.)?(\w+)'>", kind):
         return _TYPE_NAMES.get(match[1], f"a {match[1]}")
     if match := re.fullmatch(r"typing\.Literal\[(.+)\]", kind):
         return match[1].replace(", ", " or ")

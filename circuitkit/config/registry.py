@@ -5,7 +5,7 @@ An installed package registers a class under a short name by an entry point in t
 """
 
 import difflib
-import importlib
+import pkgutil
 import warnings
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -95,9 +95,8 @@ def load(kind: str, name: str) -> Any:
 
 
 def import_object(path: str) -> Any:
-    """Import the object of a dotted path, such as `circuitkit.tasks.ioi.IOI`."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    """Import the object of a dotted path, such as `circuitkit.tasks.ioi.IOI`, or of a class inside a class."""
+    return pkgutil.resolve_name(path)
 
 
 def unknown_name(what: str, name: object, known: list[str]) -> UsageError:

@@ -82,6 +82,7 @@ class Attention:
         xq, xk, xv = (normed,) * 3 if len(normed) == 1 else normed.split([count, kv_count, kv_count])
         q, k = self.read("q", xq, rotary, heads), self.read("k", xk, rotary, readers)
         v = self.read("v", xv, rotary, readers)
+        del normed, xq, xk, xv  # as large as all inputs: not to be held while the heads attend
         if heads is None or readers is None:
             return AttentionRun(q, k, v, self.output(q, k, v, mask))
         own = torch.searchsorted(readers, heads // (graph.heads // graph.kv_readers))  # each head's row of `k`

@@ -1,6 +1,7 @@
 """Freeing parameters of a module temporarily, and returning their memory to the system."""
 
 import ctypes
+import sys
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -99,6 +100,8 @@ class MappedPages:
 
 def return_free_memory() -> None:
     """Return freed memory to the system, if the C library can (glibc)."""
+    if sys.platform != "linux":
+        return
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -7,7 +7,7 @@ from typing import Any, Self, TypedDict, Unpack
 
 import torch
 
-from circuitkit.config import specs
+from circuitkit.config import registry, specs
 from circuitkit.config.specs import Spec
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
@@ -61,6 +61,8 @@ class RunConfig:
         Raises:
             UsageError: a name does not exist, or an argument does not fit.
         """
+        if unknown := sorted(options.keys() - RunOptions.__annotations__.keys()):
+            raise registry.unknown_name("option", unknown[0], sorted(RunOptions.__annotations__))
         examples = options.get("examples", 32)
         if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
             raise UsageError(f"examples={examples!r} is not a positive integer.", "Ask for at least one prompt.")

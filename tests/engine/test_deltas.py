@@ -10,8 +10,8 @@ from circuitkit.engine.editors.deltas import DeltaTable, DifferentiableDeltas, K
 class LastIsAnswer:
     """Positions of which the last is the answer; the two sets are only names here."""
 
-    all, answers = "all", "answers"
-    both = (all, answers)
+    changed, answers = "changed", "answers"
+    both = (changed, answers)
 
     @staticmethod
     def narrow(x):
@@ -29,17 +29,17 @@ def test_both_kinds_agree(data):
     groups = data.draw(
         st.lists(st.tuples(st.integers(1, 3), st.sampled_from(LastIsAnswer.both)), min_size=1, max_size=5)
     )
-    room = {"all": sum(n for n, at in groups if at == "all"), "answers": sum(n for n, _ in groups)}
+    room = {"changed": sum(n for n, at in groups if at == "changed"), "answers": sum(n for n, _ in groups)}
     table, pieces = DeltaTable(LastIsAnswer(), room), DifferentiableDeltas(LastIsAnswer())
-    filled = {"all": 0, "answers": 0}
+    filled = {"changed": 0, "answers": 0}
     for n, at in groups:
-        count = positions if at == "all" else 1
+        count = positions if at == "changed" else 1
         outputs, before = noise(n, hypotheses, batch, count, width), noise(n, batch, count, width)
         delta = table.add(outputs, before, at)
         assert torch.equal(delta, outputs - before.unsqueeze(1))
         assert torch.equal(pieces.add(outputs, before, at), delta)
         filled["answers"] += n
-        filled["all"] += n * (at == "all")
+        filled["changed"] += n * (at == "changed")
         for where, seen in filled.items():
             if seen:
                 kept = torch.rand(data.draw(st.integers(1, 4)), seen, generator=generator) < 0.4
@@ -52,7 +52,7 @@ def test_both_kinds_agree(data):
 
 def test_the_open_readers_delta_is_taken_as_it_is():
     delta = torch.ones(1, 2, 1, 1, 3)
-    table, pieces = DeltaTable(LastIsAnswer(), {"all": 0, "answers": 1}), DifferentiableDeltas(LastIsAnswer())
+    table, pieces = DeltaTable(LastIsAnswer(), {"changed": 0, "answers": 1}), DifferentiableDeltas(LastIsAnswer())
     edges = KeptEdges(torch.tensor([[True], [False]]))
     for deltas in (table, pieces):
         assert torch.equal(deltas.add(delta, None, "answers"), delta)

@@ -324,6 +324,12 @@ def test_parts_of_the_wrong_type_are_refused(model: CircuitModel, batch: PromptB
             circuitkit.discover(*parts)  # type: ignore[arg-type]
 
 
+def test_an_unknown_option_of_a_run_is_refused(model: CircuitModel, batch: PromptBatch) -> None:
+    for method in (Discoverer("cpu", callbacks=[]).run, Discoverer("cpu").dry_run):
+        with pytest.raises(UsageError, match=r"no option 'exampels'\. Did you mean 'examples'"):
+            method(model, batch, "eap", exampels=4)  # type: ignore[call-arg]
+
+
 def test_arguments_of_the_discoverer_are_checked() -> None:
     for arguments in ({"accelerator": "tpu"}, {"devices": 2}, {"seed": -1}, {"seed": True}, {"seed": 2**32}):
         with pytest.raises(UsageError):

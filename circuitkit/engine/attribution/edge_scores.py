@@ -88,7 +88,7 @@ def _edge_scores(
         weight = 1 / (len(interpolation.alphas) if own_writers else runs)
 
         def contract(block: Block, found: Tensor, writers: slice = writers, weight: float = weight) -> None:
-            differences = gradients.differences[: block.writers][writers]
+            differences = gradients.ablated_minus_clean[: block.writers][writers]
             graph.matrix(scores, block)[:, writers].addmm_(found.flatten(1), differences.flatten(1).T, alpha=weight)
 
         gradients.compute(interpolation, contract, downstream_only=own_writers)
@@ -99,7 +99,7 @@ def _writer_effects(prepared: PreparedBatch, gradients: ReaderGradients) -> Tens
     effects = prepared.embedded.new_zeros(prepared.model.graph.n_writers, len(prepared.batch))
 
     def contract(block: Block, found: Tensor) -> None:
-        differences = gradients.differences[: block.writers].flatten(2)  # [U, B, T * D]
+        differences = gradients.ablated_minus_clean[: block.writers].flatten(2)  # [U, B, T * D]
         effects[: block.writers] += torch.einsum("wbx,bx->wb", differences, found.sum(0).flatten(1))
 
     gradients.compute(CLEAN_RUN, contract)

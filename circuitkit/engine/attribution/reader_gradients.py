@@ -71,7 +71,7 @@ def writer_groups(graph: EdgeGraph) -> list[slice]:
 
 
 class ReaderGradients:
-    """The differences of a batch's writers, and the gradients at its readers.
+    """The differences õ - o of a batch's writers, and the gradients at its readers.
 
     Args:
         prepared: model under its policy, prompts, objective and ablation.
@@ -79,8 +79,8 @@ class ReaderGradients:
         memory_budget: bytes for captures and runs; by default half of what is free.
 
     Attributes:
-        differences: ablated minus clean output of every writer, `[W, B, T, D]` (in editors and masked runs the sign is
-            the opposite); complete when a callback is called.
+        ablated_minus_clean: õ - o of every writer, `[W, B, T, D]` (editors and masked runs hold o - õ); complete when a
+            callback is called.
     """
 
     def __init__(self, prepared: PreparedBatch, rule: BackwardRule, memory_budget: int | None = None) -> None:
@@ -88,7 +88,7 @@ class ReaderGradients:
         shape = (prepared.model.graph.n_writers, *prepared.embedded.shape)
         ablated = prepared.ablated
         # One buffer: it starts as the ablated outputs, and each clean output is subtracted when it is computed
-        self.differences = ablated.clone() if ablated.shape == shape else ablated.expand(shape).clone()
+        self.ablated_minus_clean = ablated.clone() if ablated.shape == shape else ablated.expand(shape).clone()
         self._complete = False
         self._model: CircuitModel = prepared.model.under(rule)
         self._memory_budget = memory_budget
@@ -119,7 +119,7 @@ class ReaderGradients:
 
     def _mix(self, writers: slice, alphas: Tensor) -> Tensor:
         """Sum the writers' interpolated outputs, `[S, B, T, D]`."""
-        ablated, differences = self._prepared.ablated[writers].sum(0), self.differences[writers].sum(0)
+        ablated, differences = self._prepared.ablated[writers].sum(0), self.ablated_minus_clean[writers].sum(0)
         return ablated - alphas[:, None, None, None] * differences
 
     def _steps_at_once(self) -> int:
@@ -128,7 +128,7 @@ class ReaderGradients:
         if available is None:
             available = memory.budget(prepared.model.device)
         else:
-            available -= 2 * self.differences.nbytes
+            available -= 2 * self.ablated_minus_clean.nbytes
         return max(1, available // each)  # batches are prepared such that one run fits
 
     @torch.enable_grad()
@@ -195,9 +195,9 @@ class ReaderGradients:
 
     def _subtract(self, writers: slice, outputs: Tensor) -> None:
         """Subtract clean outputs from the differences."""
-        self.differences[writers] -= outputs[:, 0]
+        self.ablated_minus_clean[writers] -= outputs[:, 0]
         if (offset := self._prepared.offset(writers)) is not None:
-            self.differences[writers] -= offset
+            self.ablated_minus_clean[writers] -= offset
 
 
 def _call_back(callback: GradientCallback, block: Block, gradients: Tensor) -> None:

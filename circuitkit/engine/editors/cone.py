@@ -64,14 +64,11 @@ class Cone:
         under_policy = state.prepared.policy.low_precision_writers() is not None
         self._mlp = self.model.checkpoint_mlp if under_policy else self.model.mlp
         self._sources = state.differences[: self.graph.prefix(reader)]
-        self._skipped = self._positions.all.start
+        self._skipped = self._positions.changed.start
         at = self.plan.reader_at
         # Copy the needed positions, if they are so few that the copy saves more than it costs
         if at is self._positions.answers or 4 * self._skipped > state.prepared.batch.length:
-            self._sources, self._skipped = (
-                at.take(self._sources).contiguous(),
-                0,
-            )
+            self._sources, self._skipped = at.take(self._sources).contiguous(), 0
 
     def values(self, removed: Tensor) -> Tensor:
         """Compute the objective of hypotheses.
@@ -87,11 +84,12 @@ class Cone:
     @torch.no_grad()
     def update(self, removed: Tensor) -> None:
         """Bring the live state up to date after the edges `[U]` of the open reader are removed."""
-        found: list[NewValue] = []
-        self.state.final = self._run(removed[None], found.append)[0]
-        for new in found:
+
+        def store(new: NewValue) -> None:  # at once, so that no second copy of the live state is held
             x = new.x[:, 0]
             new.at.put(new.target, new.rows, new.at.take(new.target[new.rows]) + x if new.is_delta else x)
+
+        self.state.final = self._run(removed[None], store)[0]
 
     def _run(self, removed: Tensor, record: Record) -> Tensor:
         """Run the plan; return the logits' input at the answers, `[J, B, A, D]`."""
@@ -191,7 +189,7 @@ class Cone:
         old = live[groups].unsqueeze(1)
         if new is None or readers is None:
             return old
-        present, start = _replace(readers.at.take(old), groups, new, readers.index), self._positions.all.start
+        present, start = _replace(readers.at.take(old), groups, new, readers.index), self._positions.changed.start
         if not start:
             return present
         past = old[..., :start, :].expand(-1, present.shape[1], -1, -1, -1)

@@ -107,11 +107,11 @@ class ConePlan:
 
     def __init__(self, state: LiveState, reader: int, kept: Tensor) -> None:
         self._state, self._model, self._graph, self._reader = state, state.model, state.graph, reader
-        self._all, self._answers = state.positions.all, state.positions.answers
+        self._changed, self._answers = state.positions.changed, state.positions.answers
         block = self._graph.block(reader)
-        self.reader_at: PositionSet = self._all if self._needed_at_all(block) else self._answers
+        self.reader_at: PositionSet = self._changed if self._needed_everywhere(block) else self._answers
         # The affected writers of each set of positions, in the order of their deltas
-        self._writers: dict[PositionSet, list[int]] = {self._all: [], self._answers: []}
+        self._writers: dict[PositionSet, list[int]] = {self._changed: [], self._answers: []}
         self._affected = torch.zeros(self._graph.n_writers, dtype=torch.bool)
         self.steps: list[AttentionStep | MLPStep] = []
         self.logits: KeptEdges
@@ -119,23 +119,23 @@ class ConePlan:
         for later in self._graph.blocks[first:]:
             self._plan_block(later, kept)
         self.room: dict[PositionSet, int] = {
-            at: len(self._writers[at]) + self._has_reader_delta(at) for at in (self._all, self._answers)
+            at: len(self._writers[at]) + self._has_reader_delta(at) for at in (self._changed, self._answers)
         }
         self.bytes_per_hypothesis = self._bytes()
-        self.rows = len(state.prepared.batch) * (self._all if self.room[self._all] else self._answers).count
+        self.rows = len(state.prepared.batch) * (self._changed if self.room[self._changed] else self._answers).count
         self.cost = self._cost()
 
-    def _needed_at_all(self, block: Block) -> bool:
+    def _needed_everywhere(self, block: Block) -> bool:
         if block.kind == "logits":
             return False
         kind, _, _ = self._graph.reader(self._reader)
         return kind in ("k", "v") or bool(
-            self._state.needed_at_all[list(self._graph.writers_fed_by(self._reader))].any()
+            self._state.needed_everywhere[list(self._graph.writers_fed_by(self._reader))].any()
         )
 
     def _has_reader_delta(self, at: PositionSet) -> bool:
         """Tell whether the first delta, the open reader's own, is in this set of positions."""
-        return at is self._answers or self.reader_at is self._all
+        return at is self._answers or self.reader_at is self._changed
 
     def _plan_block(self, block: Block, kept: Tensor) -> None:
         graph, state = self._graph, self._state
@@ -151,7 +151,7 @@ class ConePlan:
                 self._plan_attention(block, matrix, affected)
         elif affected[0] and state.live[graph.mlp(block.layer)]:
             writers = torch.tensor([graph.mlp(block.layer)])
-            at = self._all if state.needed_at_all[writers] else self._answers
+            at = self._changed if state.needed_everywhere[writers] else self._answers
             x = at.take(state.layers[block.layer].mlp_input[None])
             readers = PlannedReaders(first, first, self._kept_edges(block, matrix, first, at), x, at)
             self.steps.append(MLPStep(block.layer, readers, writers, self._outputs_before(writers, at)))
@@ -166,7 +166,7 @@ class ConePlan:
         if not heads.any():
             return
         groups = heads.unflatten(0, (-1, share)).any(1)
-        at_all = state.needed_at_all[graph.heads_of(layer)]
+        everywhere = state.needed_everywhere[graph.heads_of(layer)]
 
         def plan(which: Tensor, offset: int, at: PositionSet) -> PlannedReaders | None:
             index = which.nonzero()[:, 0]
@@ -176,10 +176,10 @@ class ConePlan:
             edges = self._kept_edges(block, matrix, rows, at)
             return PlannedReaders(index, rows, edges, at.take(state.layers[layer].inputs[rows]), at)
 
-        keys = plan(k & groups, graph.heads, self._all)
-        values = plan(v & groups, graph.heads + graph.kv_readers, self._all)
+        keys = plan(k & groups, graph.heads, self._changed)
+        values = plan(v & groups, graph.heads + graph.kv_readers, self._changed)
         parts = []
-        for at, some in ((self._all, heads & at_all), (self._answers, heads & ~at_all)):
+        for at, some in ((self._changed, heads & everywhere), (self._answers, heads & ~everywhere)):
             if some.any():
                 index = some.nonzero()[:, 0]
                 writers = index + graph.head(layer, 0)
@@ -212,13 +212,13 @@ class ConePlan:
     def _add_deltas(self, writers: Tensor, at: PositionSet) -> None:
         self._affected[writers] = True
         self._writers[self._answers] += writers.tolist()
-        if at is self._all:
-            self._writers[self._all] += writers.tolist()
+        if at is self._changed:
+            self._writers[self._changed] += writers.tolist()
 
     def _bytes(self) -> int:
         """Count the bytes of one hypothesis at its peak: all deltas, and the inputs and results of the largest step."""
-        wide, narrow = self._all.count, self._answers.count
-        deltas = self.room[self._all] * wide + self.room[self._answers] * narrow
+        wide, narrow = self._changed.count, self._answers.count
+        deltas = self.room[self._changed] * wide + self.room[self._answers] * narrow
         largest = 0
         for step in self.steps:
             if isinstance(step, MLPStep):

@@ -85,7 +85,7 @@ class DeltaTable:
             delta.copy_(outputs)
         else:
             torch.sub(outputs, before.unsqueeze(1), out=delta)
-        if at is self._positions.all:
+        if at is self._positions.changed:
             at_answers = self._positions.narrow(delta)
             self._next_rows(at_answers, self._positions.answers).copy_(at_answers)
         return delta
@@ -120,7 +120,7 @@ class DifferentiableDeltas:
         """See `Deltas`."""
         delta = outputs if before is None else outputs - before.unsqueeze(1)
         self._pieces[at].append(delta)
-        if at is self._positions.all:
+        if at is self._positions.changed:
             self._pieces[self._positions.answers].append(self._positions.narrow(delta))
         return delta
 

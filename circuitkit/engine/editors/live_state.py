@@ -42,7 +42,7 @@ class LiveState:
         layers: by number, from the layer under search to the last.
         final: the logits' input at the answer positions, `[B, A, D]`.
         live: whether a writer has a path of kept edges to the logits, bool `[W]`.
-        needed_at_all: whether a live writer is needed at all positions, not only at the answers, bool `[W]`.
+        needed_everywhere: whether a live writer is needed at all positions, not only at the answers, bool `[W]`.
     """
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ class LiveState:
         self.layers: dict[int, LayerState] = {}
         self.final = outputs[0, :, :1]
         self.live = torch.ones(self.graph.n_writers, dtype=torch.bool)
-        self.needed_at_all = self.live.clone()
+        self.needed_everywhere = self.live.clone()
         self._ablated_streams = self._sum_ablated()
 
     def _sum_ablated(self) -> list[Tensor]:
@@ -146,17 +146,17 @@ class LiveState:
         """Find the live writers and those needed at all positions, going backwards from the logits."""
         graph = self.graph
         self.live = graph.live_writers(kept)
-        self.needed_at_all = torch.zeros_like(self.live)
+        self.needed_everywhere = torch.zeros_like(self.live)
         for block in reversed(graph.blocks[:-1]):
             if block.kind == "mlp":
-                readers = self.needed_at_all[graph.mlp(block.layer)][None]
+                readers = self.needed_everywhere[graph.mlp(block.layer)][None]
             else:
                 heads = graph.heads_of(block.layer)
                 groups = self.live[heads].unflatten(0, (graph.kv_readers, -1)).any(1)
-                readers = torch.cat([self.needed_at_all[heads], groups, groups])
+                readers = torch.cat([self.needed_everywhere[heads], groups, groups])
             if readers.any():
-                self.needed_at_all[: block.writers] |= graph.matrix(kept, block)[readers].any(0)
-        self.needed_at_all &= self.live
+                self.needed_everywhere[: block.writers] |= graph.matrix(kept, block)[readers].any(0)
+        self.needed_everywhere &= self.live
 
     @property
     def capture_bytes(self) -> int:

@@ -33,7 +33,7 @@ class PositionSet(ABC):
         """Return the rows of a layer's additive attention mask at the positions, `[B, P, T]`."""
 
 
-class AllFrom(PositionSet):
+class FromFirstChange(PositionSet):
     """All positions from `start` on."""
 
     def __init__(self, prepared: PreparedBatch, start: int) -> None:
@@ -93,21 +93,21 @@ class Positions:
         prepared: the prompts.
 
     Attributes:
-        all: every position from the first at which a clean and an ablated output can differ, or from the first answer
-            position if that is earlier.
+        changed: every position from the first at which a clean and an ablated output can differ, or from the first
+            answer position if that is earlier.
         answers: the answer positions alone.
     """
 
     def __init__(self, prepared: PreparedBatch) -> None:
         self.answers = Answers(prepared)
         first_changed = prepared.ablation.first_changed_position(prepared.batch)
-        self.all = AllFrom(prepared, min(first_changed, int(self.answers.columns.min())))
+        self.changed = FromFirstChange(prepared, min(first_changed, int(self.answers.columns.min())))
 
     @property
     def both(self) -> tuple[PositionSet, PositionSet]:
-        """Return both sets, `all` first."""
-        return self.all, self.answers
+        """Return both sets, `changed` first."""
+        return self.changed, self.answers
 
     def narrow(self, x: Tensor) -> Tensor:
-        """Select the answers `[..., B, A, *]` from values at the positions `all`, `[..., B, P, *]`."""
-        return x[..., self.answers.rows, self.answers.columns - self.all.start, :]
+        """Select the answers `[..., B, A, *]` from values at the positions `changed`, `[..., B, P, *]`."""
+        return x[..., self.answers.rows, self.answers.columns - self.changed.start, :]

@@ -341,11 +341,11 @@ class GreedySearch:
         self.smallest_gap = min(self.smallest_gap, abs(above))
         return above < 0
 
-    def _remove_whole(self, reader: int, removal: Tensor, effect: float, score_sources: ScoreSource) -> None:
+    def _remove_whole(self, reader: int, removal: Tensor, effect: float, source: ScoreSource) -> None:
         self._commit(removal)
         edges = self.editor.graph.edges(reader)
         self.scores[edges][removal] = effect
-        self.score_sources[edges][removal] = score_sources
+        self.score_sources[edges][removal] = source
         self.decided[edges] |= removal
         self.kept[edges] &= ~removal
 
