@@ -7,6 +7,8 @@ import pytest
 
 # Before torch: threads that spin while they wait make tiny models many times slower where cores are shared
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several test processes
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
