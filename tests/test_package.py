@@ -68,7 +68,7 @@ def test_the_public_names() -> None:
     assert issubclass(circuitkit.UsageError, circuitkit.CircuitKitError)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked, for speed")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks one process per name; this system has no os.fork")
 def test_every_public_name_can_be_imported_first() -> None:
     """Each in a process of its own, since an import that comes first meets circles that a later one does not."""
     ran = subprocess.run([sys.executable, "-c", IMPORT_EACH, *circuitkit.__all__], capture_output=True, text=True)

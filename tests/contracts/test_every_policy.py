@@ -276,7 +276,9 @@ def test_fewer_bytes_of_weights_are_in_memory(make, variant):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="compares weights on a CUDA device with the CPU's; there is no such device"
+)
 @every_family
 @quantizing
 def test_weights_on_cuda_equal_those_on_the_cpu(make, variant):

@@ -48,7 +48,10 @@ for first in (True, False):  # the first use of a policy loads libraries
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux how much memory is resident")
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps").exists(),
+    reason="pages are only freed, and resident memory only read, where Linux has /proc",
+)
 @pytest.mark.parametrize("mode", ["int8", "nf4"])
 @pytest.mark.parametrize("source", ["memory", "file"])
 def test_resident_memory_falls(source, mode, tmp_path):

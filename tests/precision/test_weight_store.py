@@ -10,7 +10,12 @@ from circuitkit.precision.units import Unit
 from circuitkit.precision.weight_store import FileWeightStore, PinnedWeightStore
 
 CPU = torch.device("cpu")
-cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+cuda = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="copies to a CUDA device on a stream of its own; there is no such device"
+    ),
+]
 both = pytest.mark.parametrize("kind", ["file", pytest.param("pinned", marks=cuda)])
 
 
@@ -79,7 +84,9 @@ def test_no_temporary_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="copies to a CUDA device on a stream of its own; there is no such device"
+)
 def test_prefetched_rows_have_arrived_when_they_are_read():
     """Large enough that a copy that nobody waits for would be seen half done."""
     store = make("pinned")

@@ -377,7 +377,7 @@ def test_wall_time_is_that_of_the_strategy_alone(
     assert (result.metrics["load_s"], result.metrics["wall_s"]) == (7, 3)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process reset its peak memory, by /proc")
 def test_peak_memory_is_that_of_the_strategy_alone(
     model: CircuitModel, batch: PromptBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,7 +397,10 @@ def test_peak_memory_is_that_of_the_strategy_alone(
     assert 95 < large["peak_mb"] < 200
 
 
-@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="elsewhere the system may report none")
+@pytest.mark.skipif(
+    sys.platform not in ("linux", "darwin"),
+    reason="the package reads getrusage here; other systems have none, and it reports None",
+)
 def test_peak_memory_where_it_cannot_be_reset(
     model: CircuitModel, batch: PromptBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

