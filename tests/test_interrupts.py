@@ -1,13 +1,16 @@
 """Signals are held back, and then delivered."""
 
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
 
-from circuitkit.interrupts import hold_signals
+from circuitkit import interrupts
+from circuitkit.interrupts import hold_signals, run_then
 
 
 class Terminated(BaseException):
@@ -89,3 +92,102 @@ def test_other_threads_do_nothing() -> None:
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGINT)]
+
+
+def interrupted_at(step: int, work: Callable[[], object]) -> tuple[bool, BaseException | None]:
+    """Run `work` with a Ctrl-C at its n-th instruction in this file or in `interrupts`.
+
+    Returns:
+        Whether it has that many instructions; what it raised.
+    """
+    counted = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., object]:
+        nonlocal counted
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_code.co_filename in (interrupts.__file__, __file__):
+            counted += 1
+            if counted == step:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    raised = None
+    sys.settrace(trace)
+    try:
+        work()
+    except BaseException as error:
+        raised = error
+    finally:
+        sys.settrace(None)
+    return counted >= step, raised
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_wherever_a_signal_arrives_started_work_is_cleaned_up(fails: bool) -> None:
+    """At every instruction: before, in, between and after work and clean-up."""
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    events: list[str] = []
+
+    def work() -> None:
+        events.append("started")
+        if fails:
+            raise ValueError
+
+    def clean_up(returned: bool) -> None:
+        for _ in range(3):
+            events.append("cleaning")
+        events.append("clean")
+
+    reached, step, times = True, 0, Counter[str]()
+    while reached:
+        step, events[:] = step + 1, []
+        reached, raised = interrupted_at(step, lambda: run_then(work, clean_up))
+        cleaned = ["cleaning", "cleaning", "cleaning", "clean"]
+        assert events in ([], cleaned, ["started", *cleaned])
+        assert isinstance(raised, KeyboardInterrupt) or not reached
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+        times["".join(events[:1])] += 1
+    assert times["started"] > 50
+    assert times[""] > 10  # before `run_then` has begun
+
+
+def test_signals_interrupt_work_again_and_again() -> None:
+    """Also after one that the work has caught."""
+    caught = []
+
+    def work() -> str:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            caught.append(True)
+        return "result"
+
+    returned: list[bool] = []
+    assert run_then(work, returned.append) == "result"
+    assert (len(caught), returned) == (2, [True])
+
+
+def test_work_inside_clean_up_is_not_interrupted() -> None:
+    """The inner call delivers the signal to the outer one, which holds it."""
+    done = []
+
+    def clean_up(_: bool) -> None:
+        run_then(lambda: signal.raise_signal(signal.SIGINT), done.append)
+        done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_then(lambda: None, clean_up)
+    assert done == [True, True]
+
+
+def test_work_inside_work_is_interrupted() -> None:
+    """And both are cleaned up."""
+    cleaned: list[bool] = []
+
+    def interrupt() -> None:
+        signal.raise_signal(signal.SIGINT)
+        cleaned.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_then(lambda: run_then(interrupt, cleaned.append), cleaned.append)
+    assert cleaned == [False, False]

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.data.logits import Logits
 from circuitkit.data.prompt_batch import PromptBatch
+from circuitkit.errors import CircuitKitError
 from circuitkit.models import parity
 from circuitkit.models.attention import Attention, Rotary
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
@@ -72,11 +73,25 @@ class CircuitModel:
     def refresh(self) -> None:
         """Get the module's parameters again, after it was moved to another device or dtype."""
         family = self.family
+        self.check_weights()
         self.weights: Weights = ModuleWeights(family)
         layers = range(family.layers)
         self._mlps = [_copy_sharing_parameters(family.mlp_module(layer)) for layer in layers] if family.mlps else []
         self.mlp_size = sum(parameter.numel() for parameter in self._mlps[0].parameters()) if family.mlps else 0
         self._apply_rule_to_norms()
+
+    def check_weights(self) -> None:
+        """Refuse a model without its weights: a precision policy holds them, or could not give them back.
+
+        Raises:
+            CircuitKitError: weights are missing.
+        """
+        for name, parameter in self.model.named_parameters():
+            if parameter.numel() == 0:
+                raise CircuitKitError(
+                    f"The model has no weights in {name}: a precision policy holds them, or they were lost.",
+                    "Wait for the run that uses the policy, or load the model again.",
+                )
 
     def _apply_rule_to_norms(self) -> None:
         family, norm = self.family, self._rule.norm

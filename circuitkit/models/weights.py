@@ -10,6 +10,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from circuitkit.errors import CircuitKitError
+
 
 class AttentionByHead(Protocol):
     """One layer's attention weights by head, with the attributes of `AttentionWeights`.
@@ -95,3 +97,30 @@ class ModuleWeights:
     def mlp(self, layer: int) -> Mapping[str, Tensor]:
         """Return a layer's MLP parameters and buffers by their names inside the MLP module."""
         return self._mlp[layer]
+
+
+class LostWeights:
+    """The `Weights` of a model that has lost some: every use raises the error that says so.
+
+    Args:
+        error: which weights, and why.
+    """
+
+    def __init__(self, error: CircuitKitError) -> None:
+        self.problem, self.remedy = error.problem, error.remedy
+
+    def attention(self, layer: int) -> AttentionWeights:
+        """Refuse.
+
+        Raises:
+            CircuitKitError: always.
+        """
+        raise CircuitKitError(self.problem, self.remedy)
+
+    def mlp(self, layer: int) -> Mapping[str, Tensor]:
+        """Refuse.
+
+        Raises:
+            CircuitKitError: always.
+        """
+        raise CircuitKitError(self.problem, self.remedy)

@@ -4,7 +4,8 @@ import ctypes
 import sys
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from mmap import PAGESIZE
 from pathlib import Path
 
@@ -29,11 +30,20 @@ class Freeable:
             self._pages.drop(data)
             parameter.data = data.new_empty(0)
 
-    def allocate(self) -> None:
-        """Allocate memory for each parameter, with its old layout and undefined values."""
-        for parameter, (shape, stride) in zip(self._parameters, self._layouts, strict=True):
-            data = parameter.data
-            parameter.data = torch.empty_strided(shape, stride, dtype=data.dtype, device=data.device)
+    @contextmanager
+    def allocated(self) -> Iterator[None]:
+        """Allocate memory for each parameter, with its old layout, to be filled inside a `with`.
+
+        If that fails, the parameters are freed again: none keeps undefined values.
+        """
+        try:
+            for parameter, (shape, stride) in zip(self._parameters, self._layouts, strict=True):
+                data = parameter.data
+                parameter.data = torch.empty_strided(shape, stride, dtype=data.dtype, device=data.device)
+            yield
+        except BaseException:
+            self.free()
+            raise
 
 
 class ParameterIndex:

@@ -10,11 +10,12 @@ Afterwards, each access to a part of a layer (such as `q`) dequantizes it in one
 units in full precision from the store. Biases, norms and embeddings stay as they are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor
 
+from circuitkit.errors import CircuitKitError
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.weights import AttentionByHead
 from circuitkit.precision.free_memory import MappedPages, ParameterIndex, return_free_memory
@@ -22,6 +23,8 @@ from circuitkit.precision.quantization import Mode
 from circuitkit.precision.quantized_layers import PARTS, AttentionLayer, MixedAttention, MLPLayer
 from circuitkit.precision.units import Unit, unit_after
 from circuitkit.precision.weight_store import WeightStore, make_weight_store
+
+_Part = AttentionLayer | MLPLayer
 
 
 class MixedWeights:
@@ -90,14 +93,31 @@ class MixedWeights:
         for parameter in self._module.parameters():  # most of the embeddings are not read again
             pages.drop(parameter.data)
 
-    def give_back(self) -> None:
-        """Restore the freed weights from the store, bit for bit, and close the store."""
+    def give_back(self) -> BaseException | None:
+        """Restore the freed weights from the store, bit for bit, and close the store.
+
+        What cannot be restored does not keep other weights from being restored. It is tried twice, since an exception
+        from outside (such as one that another thread sends) ends one attempt only.
+
+        Returns:
+            An exception from outside, which the caller should raise; everything is restored.
+
+        Raises:
+            CircuitKitError: weights were lost.
+        """
         try:
-            for part in self._parts():
-                part.restore()
-                return_free_memory()
+            interrupted = _restore(self._parts())
+            lost = _restore(interrupted)
         finally:
             self._store.close()
+        if lost:
+            cause = next(iter(lost.values()))
+            raise CircuitKitError(
+                f"The weights of the model's {', '.join(part.name for part in lost)} were lost, because they could not "
+                f"be restored: {str(cause) or type(cause).__name__}.",
+                "Load the model again.",
+            ) from cause
+        return next((cause for cause in interrupted.values() if not isinstance(cause, Exception)), None)
 
     @contextmanager
     def in_full(self, units: frozenset[Unit] | None) -> Iterator[None]:
@@ -122,7 +142,7 @@ class MixedWeights:
             "full": self._store.nbytes,
         }
 
-    def _parts(self) -> list[AttentionLayer | MLPLayer]:
+    def _parts(self) -> list[_Part]:
         return [*self._attention, *self._mlps]
 
     def _units_to_prefetch(self, units: frozenset[Unit]) -> set[Unit]:
@@ -141,3 +161,15 @@ class MixedWeights:
             if self._low_mlps:
                 total += sum(weight.nbytes for weight in self._family.mlp_weights(layer).values())
         return total
+
+
+def _restore(parts: Iterable[_Part]) -> dict[_Part, BaseException]:
+    """Give the module the weights of these parts back; return the parts that failed, with the reason."""
+    failed: dict[_Part, BaseException] = {}
+    for part in parts:
+        try:
+            part.restore()
+            return_free_memory()
+        except BaseException as error:
+            failed[part] = error
+    return failed

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from circuitkit.circuit.graph import EdgeGraph
-from circuitkit.errors import UsageError
+from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.interrupts import hold_signals, run_then
 from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.models.weights import ModuleWeights
+from circuitkit.models.weights import LostWeights, ModuleWeights
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.precision.mixed_weights import MixedWeights
 from circuitkit.precision.quantization import MODES, Mode
@@ -46,29 +47,44 @@ class Quantization(PrecisionPolicy):
     def prepare(self, model: CircuitModel) -> None:
         """Round the model's weights, store the full ones elsewhere, and free them.
 
+        If it fails or is interrupted, the model is left as it was.
+
         Raises:
             UsageError: the policy already holds a model's weights, or the model has several dtypes.
-            CircuitKitError: there is no space for the full weights; the model is left as it was.
+            CircuitKitError: there is no space for the full weights, or the model has lost some.
         """
         if self._weights is not None:
             raise UsageError(f"This {type(self).__name__} already holds a model's weights.", "Call close() first.")
+        model.check_weights()
         weights = MixedWeights(model, self.mode, self.scope == "attention+mlp")
-        self._model, self._weights = model, weights
-        model.weights = weights  # instead of views of the module's own weights, which would keep them in memory
-        try:
+
+        def take() -> None:
+            self._model, self._weights = model, weights
+            model.weights = weights  # instead of views of the module's own weights, which would keep them in memory
             weights.take()
-        except BaseException:
-            self.close()
-            raise
+
+        run_then(take, lambda taken: None if taken else self.close())
 
     def close(self) -> None:
-        """Restore the weights, bit for bit."""
+        """Restore the weights, bit for bit; SIGINT and SIGTERM take effect afterwards.
+
+        Raises:
+            CircuitKitError: some could not be restored; the model refuses to be used.
+        """
         if self._model is None or self._weights is None:
             return
         model, weights = self._model, self._weights
-        self._model = self._weights = None
-        weights.give_back()
-        model.weights = ModuleWeights(model.family)
+        with hold_signals():
+            try:
+                interruption = weights.give_back()
+                model.weights = ModuleWeights(model.family)
+            except CircuitKitError as error:
+                model.weights = LostWeights(error)
+                raise
+            finally:
+                self._model = self._weights = None
+        if interruption is not None:
+            raise interruption
 
     def full(self) -> AbstractContextManager[None]:
         """Put everything in full precision inside a `with`; each layer is read from the store when it is accessed."""

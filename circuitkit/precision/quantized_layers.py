@@ -33,10 +33,11 @@ class AttentionLayer:
 
     def __init__(self, family: Family, layer: int, mode: Mode, store: WeightStore, index: ParameterIndex) -> None:
         self.kv_heads = family.kv_heads
+        self.name = f"attention of layer {layer}"
         self._family, self._layer, self._store = family, layer, store
         weights = family.attention_weights(layer)
         matrices = [getattr(weights, part) for part in PARTS]
-        _check_dtypes(matrices, family.model.dtype, f"attention of layer {layer}")
+        _check_dtypes(matrices, family.model.dtype, self.name)
         rows = torch.cat([matrix.unflatten(0, (self.kv_heads, -1)).flatten(1) for matrix in matrices], 1).cpu()
         store.write(("attention", layer), rows)
         self.low = {part: quantize(full, mode, weights.q.device) for part, full in self._split(rows).items()}
@@ -61,10 +62,10 @@ class AttentionLayer:
     def restore(self) -> None:
         """Give the module its weights back."""
         full = self.full()
-        self._parameters.allocate()
-        weights = self._family.attention_weights(self._layer)
-        for part in PARTS:
-            getattr(weights, part).copy_(full[part])
+        with self._parameters.allocated():
+            weights = self._family.attention_weights(self._layer)
+            for part in PARTS:
+                getattr(weights, part).copy_(full[part])
 
     def _split(self, rows: Tensor) -> dict[str, Tensor]:
         """Split groups' rows `[n, size]` into parts `[n * H / K, E, D]` and `[n, E, D]`."""
@@ -132,13 +133,14 @@ class MLPLayer:
     """
 
     def __init__(self, family: Family, layer: int, mode: Mode, store: WeightStore, index: ParameterIndex) -> None:
+        self.name = f"MLP of layer {layer}"
         self._module, self._layer, self._store = family.mlp_module(layer), layer, store
         weights = family.mlp_weights(layer)
         parameters = {name for name, parameter in self._module.named_parameters() if parameter.ndim == 2}
         matrices = {name: weight for name, weight in weights.items() if name in parameters}
         self._others = {name: weight for name, weight in weights.items() if name not in parameters}
         self._shapes = {name: matrix.shape for name, matrix in matrices.items()}
-        _check_dtypes(matrices.values(), family.model.dtype, f"MLP of layer {layer}")
+        _check_dtypes(matrices.values(), family.model.dtype, self.name)
         store.write(("mlp", layer), torch.cat([matrix.flatten() for matrix in matrices.values()])[None].cpu())
         self._low = {
             name: quantize(self._transpose(name, matrix).cpu()[None], mode, matrix.device)
@@ -169,9 +171,9 @@ class MLPLayer:
     def restore(self) -> None:
         """Give the module its weights back."""
         full = self.full()
-        self._parameters.allocate()
-        for name in self._shapes:
-            self._module.get_parameter(name).detach().copy_(full[name])
+        with self._parameters.allocated():
+            for name in self._shapes:
+                self._module.get_parameter(name).detach().copy_(full[name])
 
     def _transpose(self, name: str, matrix: Tensor) -> Tensor:
         """Convert between the module's orientation and `[out, in]`: only transformers' `Conv1D` has `[in, out]`."""

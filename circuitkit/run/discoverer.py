@@ -29,7 +29,7 @@ from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine import memory
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.prepared_batch import capture_bytes, prepare_batches
-from circuitkit.engine.search.cost_estimate import PROMPTS, hypotheses_at_once
+from circuitkit.engine.search.cost_estimate import PROMPTS, CostEstimate, hypotheses_at_once
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.evaluator import Evaluator, make_prompts, split_name
 from circuitkit.models.circuit_model import CircuitModel
@@ -44,6 +44,7 @@ from circuitkit.run.resources import ResourceMonitor, bytes_of, parse_size
 from circuitkit.run.result import Result
 from circuitkit.run.run_config import ModelSpec, RunConfig, RunOptions, StrategySpec, TaskSpec, load_model, move_to
 from circuitkit.run.run_folder import RunFolder
+from circuitkit.run.under_policy import under_policy
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
 from circuitkit.tasks.base import Split
 
@@ -175,9 +176,8 @@ class Discoverer:
             loaded = model if isinstance(model, CircuitModel) else load_model(model)
             run, _ = self._prepare(run_config, move_to(self.device, loaded), fabric, None)
             few = replace(run, batches=[run.batches[0][:PROMPTS]])
-            with _ready(run_config.strategy, few):
-                estimate = run_config.strategy.estimate_cost(few).times(run.prompts / few.prompts)
-                weights = run_config.precision.footprint() or {"weights": bytes_of(run.model, self.device)}
+            estimate, weights = under_policy(run_config.strategy, few, lambda: self._estimate(run_config, few))
+            estimate = estimate.times(run.prompts / few.prompts)
         prepared, budget = run.prepared_batches(), run.memory_budget or memory.budget(self.device)
         largest = max(len(one.batch) for one in prepared) / run.prompts
         at_once = None
@@ -197,6 +197,11 @@ class Discoverer:
             estimate=estimate,
             notes=tuple(notes),
         )
+
+    def _estimate(self, run_config: RunConfig, few: Discovery) -> tuple[CostEstimate, dict[str, int]]:
+        """Estimate the cost of the strategy on a few prompts, and count the bytes of the weights."""
+        estimate = run_config.strategy.estimate_cost(few)
+        return estimate, run_config.precision.footprint() or {"weights": bytes_of(few.model, self.device)}
 
     def _make_config(self, model: ModelSpec, task: TaskSpec, strategy: StrategySpec, options: RunOptions) -> RunConfig:
         run_config = RunConfig.make(model, task, strategy, self.seed, **options)
@@ -328,29 +333,14 @@ def discover(
 
 def _discover(strategy: DiscoveryStrategy, run: Discovery) -> list[Circuit]:
     """Run the strategy under the precision policy."""
-    with _ready(strategy, run):
+
+    def discover() -> list[Circuit]:
         run.restore(strategy)
         circuits = _check_circuits(strategy, strategy.discover(run), run)
         run.fabric.call("on_discovery_end", run, circuits)
-    return circuits
+        return circuits
 
-
-@contextmanager
-def _ready(strategy: DiscoveryStrategy, run: Discovery) -> Iterator[None]:
-    """Prepare policy and strategy; on exit, also after an exception, close both."""
-    try:
-        run.policy.prepare(run.model)
-        run.fabric.call("on_discovery_start", run)
-        strategy.setup(run)
-        yield
-    except BaseException as exception:
-        run.fabric.call("on_exception", run, exception)
-        raise
-    finally:
-        try:
-            strategy.teardown(run)
-        finally:
-            run.policy.close()
+    return under_policy(strategy, run, discover)
 
 
 def _check_circuits(strategy: DiscoveryStrategy, found: Any, run: Discovery) -> list[Circuit]:
