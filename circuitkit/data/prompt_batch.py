@@ -119,6 +119,12 @@ class PromptBatch:
         return (self.mask.long().cumsum(-1) - 1).clamp(min=0)
 
     @cached_property
+    def read_positions(self) -> Tensor:
+        """Return `answer_positions` with a prompt's last one in place of each that it lacks, `[B, A]`."""
+        found = self.answer_positions
+        return torch.where(found < 0, found.amax(1, keepdim=True), found)
+
+    @cached_property
     def first_difference(self) -> Tensor:
         """Return the first position at which clean and corrupted differ, `[B]`; T if they are equal."""
         differs = self.clean != self.corrupted

@@ -106,8 +106,7 @@ class MaskedRun:
         stream = self._stream.expand(len(masks), *self._stream.shape)  # [J, B, T, D]
         for layer in range(self.start, graph.layers):
             stream = run_layer(layer, stream, removed)
-        positions = prepared.batch.answer_positions.clamp(min=0)
-        base, at_answers = differences.at(positions, model.at_answers(stream, prepared.batch))
+        base, at_answers = differences.at(prepared.batch.read_positions, model.at_answers(stream, prepared.batch))
         return at_answers.read(base, graph.matrix(removed, graph.blocks[-1]))[0]
 
 

@@ -1,5 +1,6 @@
 """Free memory, and the size of a batch that fits into it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,12 +16,70 @@ def budget(device: torch.device) -> int:
     """Return the bytes that the engine may use on a device: half of what is free."""
     if device.type == "cuda":
         return int(FRACTION * torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(FRACTION * 1024 * int(line.split()[1]))
-    return _UNKNOWN
+    free = free_bytes()
+    return _UNKNOWN if free is None else int(FRACTION * free)
+
+
+def free_bytes(root: Path = Path("/")) -> int | None:
+    """Return the least that the system and the limits of this process's control groups leave; None: unknown.
+
+    Args:
+        root: the folder that holds `proc` and `sys`.
+    """
+    found = [_available(root / "proc/meminfo"), *(_left(folder) for folder in _control_groups(root))]
+    return min((size for size in found if size is not None), default=None)
+
+
+def _available(meminfo: Path) -> int | None:
+    for name, value in _fields(meminfo):
+        if name == "MemAvailable:":
+            return 1024 * value
+    return None
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """List the folders of this process's memory control groups and of those that contain them.
+
+    A container may not show the folders of its groups. Then the root of what it shows is its own group.
+    """
+    for line in _lines(root / "proc/self/cgroup"):
+        number, controllers, group = line.split(":", 2)
+        if number != "0" and "memory" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("" if number == "0" else "memory")
+        folder = top / group.lstrip("/")
+        yield from (one for one in (folder, *folder.parents) if one == top or top in one.parents)
+
+
+def _left(folder: Path) -> int | None:
+    """Return what the limit of a control group leaves (version 2 or 1); pages of files count as free."""
+    for limit, usage, inactive in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        numbers = [_number(folder / name) for name in (limit, usage)]
+        if numbers[0] is not None and numbers[1] is not None:
+            cached = dict(_fields(folder / "memory.stat")).get(inactive, 0)
+            return max(numbers[0] - numbers[1] + cached, 0)
+    return None
+
+
+def _number(file: Path) -> int | None:
+    text = "".join(_lines(file))
+    return int(text) if text.isdigit() else None  # `max`: no limit
+
+
+def _fields(file: Path) -> list[tuple[str, int]]:
+    """Read lines of a name and a number."""
+    split = [line.split() for line in _lines(file)]
+    return [(words[0], int(words[1])) for words in split if len(words) > 1 and words[1].isdigit()]
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
 
 
 def how_many(bytes_each: int, available: int, what: str) -> int:

@@ -254,7 +254,7 @@ class CircuitModel:
     def at_answers(self, x: Tensor, batch: PromptBatch) -> Tensor:
         """Select the answer positions, `[..., B, A, D]`, from `[..., B, T, D]`."""
         rows = torch.arange(len(batch), device=x.device)[:, None]
-        return x[..., rows, batch.answer_positions.clamp(min=0), :]
+        return x[..., rows, batch.read_positions, :]
 
     def logits(self, x: Tensor) -> Logits:
         """Compute logits from the stream at the answer positions, `[..., B, A, D]`."""

@@ -9,6 +9,7 @@ from support.tiny import VARIANTS, random_batch, tiny
 
 from circuitkit.data.objectives import AnswerLogProbability, KLDivergence, LogitDifference, ProbabilityDifference
 from circuitkit.engine.editors.incremental import IncrementalEditor
+from circuitkit.engine.editors.positions import Positions
 from circuitkit.engine.editors.replay import ReplayEditor
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import prepare_batches
@@ -25,6 +26,7 @@ CASES = st.fixed_dictionaries(
         "objective": st.sampled_from(OBJECTIVES),
         "lengths": st.lists(st.integers(2, 8), min_size=1, max_size=4),
         "positions": st.integers(1, 2),
+        "missing": st.integers(0, 1),
         "parts": st.integers(1, 4),
         "seed": st.integers(0, 10**6),
         "density": st.sampled_from([1.0, 1.0, 0.7]),
@@ -37,11 +39,17 @@ CASES = st.fixed_dictionaries(
 )
 
 
+def prompts(case):
+    """The prompts of a case; the first may have fewer answer positions than the others."""
+    missing = min(case["missing"], case["positions"] - 1)
+    return random_batch(case["seed"], tuple(case["lengths"]), positions=case["positions"], missing=missing)
+
+
 def searches(case):
     """The same search by both editors."""
     seed = case["seed"]
     model = tiny(case["variant"], seed % 11, kv=case["kv"])
-    batch = random_batch(seed, tuple(case["lengths"]), positions=case["positions"])
+    batch = prompts(case)
     ablation = case["ablation"]()
     ablation.fit(model, [batch])
     prepared_batches = prepare_batches(model, batch.split(case["parts"]), case["objective"](), ablation)
@@ -77,7 +85,7 @@ def test_same_decisions_and_scores_as_replay(case):
 def test_values_and_gradients_of_any_removals_and_commits(case):
     seed = case["seed"]
     model = tiny(case["variant"], seed % 11, kv=case["kv"])
-    graph, batch = model.graph, random_batch(seed, tuple(case["lengths"]), positions=case["positions"])
+    graph, batch = model.graph, prompts(case)
     ablation = case["ablation"]()
     ablation.fit(model, [batch])
     prepared_batches = prepare_batches(model, batch.split(case["parts"]), case["objective"](), ablation)
@@ -99,6 +107,15 @@ def test_values_and_gradients_of_any_removals_and_commits(case):
             for editor in (replay, incremental):
                 editor.commit(removed)
             assert torch.allclose(incremental.values(removals), replay.values(removals), atol=1e-9)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_prompt_with_fewer_answer_positions_changes_no_other_position(missing):
+    batch = random_batch(lengths=(9, 9, 9), positions=3, missing=missing)
+    (prepared,) = prepare_batches(tiny("llama"), [batch], LogitDifference(), ABLATIONS[0]())
+    first = int(batch.first_difference.min())
+    assert Positions(prepared).changed.start == first == 3
+    assert int(Positions(prepared).answers.columns.min()) == 6
 
 
 def test_the_value_at_the_end_is_that_of_a_masked_run_in_single_precision():

@@ -75,9 +75,9 @@ def tiny(variant: str, seed: int = 0, dtype: torch.dtype = torch.float64, kv: st
 
 
 def random_batch(
-    seed: int = 0, lengths: tuple[int, ...] = (5, 7, 6), positions: int = 1, answers: int = 1
+    seed: int = 0, lengths: tuple[int, ...] = (5, 7, 6), positions: int = 1, answers: int = 1, missing: int = 0
 ) -> PromptBatch:
-    """Random pairs that part in the middle and share their last token."""
+    """Random pairs that part in the middle and share their last token; the first lacks the first `missing` positions."""
     generator = torch.Generator().manual_seed(seed)
     clean, corrupted = [], []
     for length in lengths:
@@ -88,4 +88,7 @@ def random_batch(
         corrupted.append(other.tolist())
     tokens = torch.randint(VOCABULARY, (2, len(lengths), positions, answers), generator=generator)
     where = [list(range(-positions, 0)) for _ in lengths]
-    return PromptBatch.from_ids(clean, corrupted, tokens[0].tolist(), tokens[1].tolist(), answer_positions=where)
+    right, wrong = tokens.tolist()
+    for rows in (where, right, wrong):
+        del rows[0][:missing]
+    return PromptBatch.from_ids(clean, corrupted, right, wrong, answer_positions=where)

@@ -57,11 +57,11 @@ class FromFirstChange(PositionSet):
 
 
 class Answers(PositionSet):
-    """The answer positions; a prompt with fewer than A has position 0 in place of each missing one."""
+    """The answer positions; a prompt with fewer than A repeats its last one."""
 
     def __init__(self, prepared: PreparedBatch) -> None:
         batch = prepared.batch
-        self.columns = batch.answer_positions.clamp(min=0)  # [B, A]
+        self.columns = batch.read_positions  # [B, A]
         self.rows = torch.arange(len(batch), device=batch.clean.device)[:, None]
         self.count = self.columns.shape[1]
         model, context = prepared.model, prepared.context
