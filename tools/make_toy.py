@@ -16,7 +16,6 @@ versions.
 import argparse
 import json
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -109,7 +108,7 @@ def train(model: GPT2LMHeadModel, batch: PromptBatch, names: Tensor, steps: int,
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
         rows = torch.randint(len(batch), (size,))
-        chosen = PromptBatch(**{field.name: getattr(batch, field.name)[rows] for field in fields(batch)})
+        chosen = batch[rows]
         loss = loss_of(model, chosen, names)
         optimizer.zero_grad()
         loss.backward()

@@ -1,6 +1,6 @@
 """A batch of prompts: clean and corrupted token ids, answer positions, answers and wrong answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Self
@@ -8,13 +8,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from circuitkit.data.ids import is_id, read_positions, read_rows, read_sets
 from circuitkit.errors import UsageError
 
 Ids = Tensor | Sequence[Sequence[int]]
 Answers = Tensor | Sequence[int] | Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PromptBatch:
     """Pairs of prompts, left-padded to one length. Make one with `from_ids`.
 
@@ -25,6 +26,7 @@ class PromptBatch:
         answer_positions: `[B, A]`, the positions whose logits predict an answer; -1 where a prompt has fewer than A.
         answers: token ids `[B, A, n]`, -1 where a set of answers has fewer than n.
         wrong_answers: likewise `[B, A, m]`; m is 0 if the task has none.
+        notes: what a user should know about these prompts, such as that some occur twice.
     """
 
     clean: Tensor
@@ -33,6 +35,7 @@ class PromptBatch:
     answer_positions: Tensor
     answers: Tensor
     wrong_answers: Tensor
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_ids(
@@ -43,50 +46,45 @@ class PromptBatch:
         wrong_answers: Answers | None = None,
         *,
         answer_positions: Sequence[int] | Sequence[Sequence[int]] | Tensor | None = None,
-        pad_id: int = 0,
+        pad_id: int | None = 0,
     ) -> Self:
         """Make a batch from token ids; prompts of different lengths are left-padded.
 
+        Ids, answers and positions may be lists, tensors, NumPy arrays, or pandas columns.
+
         Args:
             clean, corrupted: token ids, one row per prompt; the two prompts of a pair have the same length.
-            answers: one token per prompt, or a set of tokens per prompt, or such a set per answer position.
+            answers: one token per prompt, or a set of tokens per prompt, or such a set per answer position. In a set,
+                duplicates count once, and -1 means nothing.
             wrong_answers: likewise; needed by the objectives that are differences.
             answer_positions: the positions whose logits predict an answer, counted in the prompt without padding
                 (negative: from its end); by default the last.
-            pad_id: the padding token; it does not affect any result.
+            pad_id: the padding token; it does not affect any result. None, as of a tokenizer without one, means 0.
 
         Raises:
             UsageError: no prompts, an empty prompt, pairs of unequal length (the message names the first), counts
-                that do not match, a position outside its prompt.
+                that do not match, a position outside its prompt, something that is no token id, a token that is both
+                an answer and a wrong answer.
         """
-        clean_rows, corrupted_rows = _rows(clean, "clean"), _rows(corrupted, "corrupted")
-        if not clean_rows:
-            raise UsageError("The batch has no prompts.", "Give at least one.")
-        if len(clean_rows) != len(corrupted_rows):
-            raise UsageError(
-                f"There are {len(clean_rows)} clean and {len(corrupted_rows)} corrupted prompts.", "Give pairs."
-            )
-        for number, (one, other) in enumerate(zip(clean_rows, corrupted_rows, strict=True)):
-            if len(one) != len(other):
-                raise UsageError(
-                    f"Prompt {number} has {len(one)} clean and {len(other)} corrupted tokens.",
-                    "The two prompts of a pair must have the same length.",
-                )
-            if not one:
-                raise UsageError(f"Prompt {number} is empty.", "Give at least one token.")
-        length = max(map(len, clean_rows))
+        if pad_id is not None and not is_id(pad_id):
+            raise UsageError(f"pad_id={pad_id!r} is not a token id.", "Leave it out: it does not affect any result.")
+        clean_rows, corrupted_rows = read_rows(clean, "clean"), read_rows(corrupted, "corrupted")
+        _check_pairs(clean_rows, corrupted_rows)
+        length, pad = max(map(len, clean_rows)), pad_id or 0
         pads = [length - len(row) for row in clean_rows]
         positions = _positions(answer_positions, pads, length)
-        no_answers: Answers = torch.full((len(pads), positions.shape[1], 0), -1)
+        none: list[list[list[int]]] = [[[]] * positions.shape[1] for _ in pads]
+        right = read_sets(answers, len(pads), "answers")
+        wrong = none if wrong_answers is None else read_sets(wrong_answers, len(pads), "wrong_answers")
+        _check_disjoint(right, wrong)
         return cls(
-            clean=torch.tensor([[pad_id] * pad + row for pad, row in zip(pads, clean_rows, strict=True)]),
-            corrupted=torch.tensor([[pad_id] * pad + row for pad, row in zip(pads, corrupted_rows, strict=True)]),
-            mask=torch.arange(length) >= torch.tensor(pads)[:, None],
+            clean=_pad_left(clean_rows, pads, pad),
+            corrupted=_pad_left(corrupted_rows, pads, pad),
+            mask=torch.arange(length, dtype=torch.long) >= torch.tensor(pads, dtype=torch.long)[:, None],
             answer_positions=positions,
-            answers=_token_sets(answers, len(clean_rows), "answers"),
-            wrong_answers=_token_sets(
-                no_answers if wrong_answers is None else wrong_answers, len(pads), "wrong_answers"
-            ),
+            answers=_token_sets(right),
+            wrong_answers=_token_sets(wrong),
+            notes=_notes(list(zip(clean_rows, corrupted_rows, right, wrong, strict=True))),
         )._checked()
 
     def _checked(self) -> Self:
@@ -96,6 +94,15 @@ class PromptBatch:
             if found != positions:
                 raise UsageError(
                     f"There are {name} for {found} positions, but {positions} answer positions.",
+                    f"Give one set of {name} per answer position.",
+                )
+            beyond = ((getattr(self, name) >= 0).any(-1) & (self.answer_positions < 0)).any(-1)
+            if beyond.any():
+                row = int(beyond.nonzero()[0])
+                given = int((getattr(self, name)[row] >= 0).any(-1).nonzero().max()) + 1
+                raise UsageError(
+                    f"Prompt {row} has {name} for {given} positions, but "
+                    f"{int((self.answer_positions[row] >= 0).sum())} answer positions.",
                     f"Give one set of {name} per answer position.",
                 )
         return self
@@ -131,8 +138,13 @@ class PromptBatch:
         first = differs.long().argmax(-1)
         return torch.where(differs.any(-1), first, torch.full_like(first, self.length))
 
-    def __getitem__(self, rows: slice) -> Self:
-        return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        """Return the prompts of a slice, or those with the numbers in a tensor, in its order."""
+        return self._map(lambda values: values[rows if isinstance(rows, slice) else rows.to(values.device)])
+
+    def __repr__(self) -> str:
+        length = f"up to {self.length}" if self.padded else str(self.length)
+        return f"{type(self).__name__}({len(self)} prompts, {length} tokens)"
 
     def split(self, size: int) -> list[Self]:
         """Split the prompts into batches of at most `size`."""
@@ -140,30 +152,61 @@ class PromptBatch:
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch on a device."""
-        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return self._map(lambda values: values.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Apply a function to every tensor; the notes stay."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return type(self)(**given | {name: change(it) for name, it in given.items() if isinstance(it, Tensor)})
 
 
-def _rows(ids: Ids, name: str) -> list[list[int]]:
-    try:
-        rows = ids.tolist() if isinstance(ids, Tensor) else [list(row) for row in ids]
-        return [[int(token) for token in row] for row in rows]
-    except TypeError as error:
-        raise UsageError(
-            f"The {name} prompts are not rows of token ids.", "Give a list of lists, or a [B, T] tensor."
-        ) from error
+def _check_pairs(clean: list[list[int]], corrupted: list[list[int]]) -> None:
+    if not clean:
+        raise UsageError("The batch has no prompts.", "Give at least one.")
+    if len(clean) != len(corrupted):
+        raise UsageError(f"There are {len(clean)} clean and {len(corrupted)} corrupted prompts.", "Give pairs.")
+    for number, (one, other) in enumerate(zip(clean, corrupted, strict=True)):
+        if len(one) != len(other):
+            raise UsageError(
+                f"Prompt {number} has {len(one)} clean and {len(other)} corrupted tokens.",
+                "The two prompts of a pair must have the same length.",
+            )
+        if not one:
+            raise UsageError(f"Prompt {number} is empty.", "Give at least one token.")
 
 
-def _positions(given: Sequence[int] | Sequence[Sequence[int]] | Tensor | None, pads: list[int], length: int) -> Tensor:
-    if given is None:
-        return torch.full((len(pads), 1), length - 1)
-    listed: list[Any] = given.tolist() if isinstance(given, Tensor) else list(given)
-    rows: list[list[int]] = [[row] if isinstance(row, int) else list(row) for row in listed]
-    if len(rows) != len(pads):
-        raise UsageError(
-            f"There are answer positions for {len(rows)} of {len(pads)} prompts.", "Give one row per prompt."
+def _check_disjoint(answers: list[list[list[int]]], wrong_answers: list[list[list[int]]]) -> None:
+    for number, (right, wrong) in enumerate(zip(answers, wrong_answers, strict=True)):
+        for tokens, others in zip(right, wrong, strict=False):
+            if both := [token for token in tokens if token in others]:
+                raise UsageError(
+                    f"Prompt {number} has {both[0]} both as an answer and as a wrong answer.",
+                    "Remove it from one of the two.",
+                )
+
+
+def _notes(pairs: list[tuple[list[int], list[int], Any, Any]]) -> tuple[str, ...]:
+    """Say how many prompts are copies of others, and how many pairs do not differ."""
+    notes = []
+    if copies := len(pairs) - len(set(map(repr, pairs))):
+        notes.append(f"Prompts that are copies of others: {copies} of {len(pairs)}; each counts.")
+    if identical := sum(clean == corrupted for clean, corrupted, _, _ in pairs):
+        notes.append(
+            f"Pairs whose clean and corrupted prompts are the same: {identical} of {len(pairs)}; "
+            "with the ablation resample, no edge matters in them."
         )
-    widest = max(map(len, rows))
-    result = torch.full((len(pads), widest), -1)
+    return tuple(notes)
+
+
+def _pad_left(rows: list[list[int]], pads: list[int], pad: int) -> Tensor:
+    return torch.tensor([[pad] * count + row for count, row in zip(pads, rows, strict=True)], dtype=torch.long)
+
+
+def _positions(given: Any, pads: list[int], length: int) -> Tensor:
+    if given is None:
+        return torch.full((len(pads), 1), length - 1, dtype=torch.long)
+    rows = read_positions(given, len(pads))
+    result = torch.full((len(pads), max(map(len, rows))), -1, dtype=torch.long)
     for number, (row, pad) in enumerate(zip(rows, pads, strict=True)):
         for column, position in enumerate(row):
             if not -(length - pad) <= position < length - pad:
@@ -177,22 +220,11 @@ def _positions(given: Sequence[int] | Sequence[Sequence[int]] | Tensor | None, p
     return result
 
 
-def _token_sets(given: Answers, prompts: int, name: str) -> Tensor:
-    """Make `[B, A, n]` from one token or set per prompt, or one set per answer position; padded with -1."""
-    listed: list[Any] = given.tolist() if isinstance(given, Tensor) else list(given)
-    if len(listed) != prompts:
-        raise UsageError(f"There are {len(listed)} {name} for {prompts} prompts.", f"Give {name} for every prompt.")
-    nested: list[list[list[int]]] = []
-    for row in listed:
-        if isinstance(row, int):
-            nested.append([[row]])
-        elif all(isinstance(token, int) for token in row):
-            nested.append([list(row)])
-        else:
-            nested.append([list(tokens) for tokens in row])
+def _token_sets(nested: list[list[list[int]]]) -> Tensor:
+    """Make `[B, A, n]` from sets of tokens per prompt and answer position, padded with -1."""
     positions = max(map(len, nested))
-    widest = max(len(tokens) for row in nested for tokens in row)
-    result = torch.full((prompts, positions, widest), -1)
+    widest = max((len(tokens) for row in nested for tokens in row), default=0)
+    result = torch.full((len(nested), positions, widest), -1, dtype=torch.long)
     for number, row in enumerate(nested):
         for position, tokens in enumerate(row):
             result[number, position, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)

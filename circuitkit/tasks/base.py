@@ -84,15 +84,6 @@ def check_request(split: str, examples: int) -> None:
         raise UsageError(f"examples={examples} is not a positive number.", "Ask for at least one.")
 
 
-def continuation(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str = "to") -> int | None:
-    """Return the token with which `text` continues `prompt`; None if it is not exactly one known token."""
-    before = tokenizer.encode(prompt, add_special_tokens=False)
-    both = tokenizer.encode(prompt + text, add_special_tokens=False)
-    if both[:-1] != before or both[-1] == tokenizer.unk_token_id:
-        return None
-    return int(both[-1])
-
-
 def _pair(batch: PromptBatch, row: int, tokenizer: PreTrainedTokenizerBase | None) -> str:
     """Show one pair in aligned columns, wrapped, with `^` under tokens that differ."""
     real = batch.mask[row]

@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, islice, zip_longest
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
-from circuitkit.tasks.base import Split, Task, check_request, continuation, require_tokenizer
+from circuitkit.tasks.base import Split, Task, check_request, require_tokenizer
+from circuitkit.tasks.text import continuation, encode
 
 Corruption = Literal["abc", "swap"]
 Order = Literal["abba", "baba", "both"]
@@ -151,19 +152,16 @@ class IOI(Task):
         pairs = _deal(words.names, seed)[split]
         drawn = list(islice(self._draw(words, pairs, examples, Random(f"ioi {split} {seed}")), examples))
 
-        def encode(texts: list[str]) -> Any:
-            return tokenizer(texts)["input_ids"]
-
         def tokens(names: list[str]) -> list[int]:
             found = {name: continuation(tokenizer, f" {name}") for name in set(names)}
             return [token for name in names if (token := found[name]) is not None]
 
         return PromptBatch.from_ids(
-            encode([example.clean for example in drawn]),
-            encode([example.corrupted for example in drawn]),
+            encode(tokenizer, [example.clean for example in drawn]),
+            encode(tokenizer, [example.corrupted for example in drawn]),
             tokens([example.answer for example in drawn]),
             tokens([example.wrong_answer for example in drawn]),
-            pad_id=tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0,
+            pad_id=tokenizer.pad_token_id,
         )
 
     def _words(self, tokenizer: PreTrainedTokenizerBase) -> _Words:

@@ -29,7 +29,8 @@ from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
-from circuitkit.tasks.base import Split, Task, check_request, continuation, require_tokenizer
+from circuitkit.tasks.base import Split, Task, check_request, require_tokenizer
+from circuitkit.tasks.text import continuation, encode
 
 _PROMPTS = ("clean", "corrupted")
 _TEXT = ("answer", "wrong_answer")
@@ -99,7 +100,7 @@ class PromptFile(Task):
                 f"{str(self.path)!r} has no rows for the split {split!r} (it has {len(self._rows)} in all).",
                 "Add rows." if not self._has_splits else f"Add rows whose column split says {split}.",
             )
-        clean, corrupted = (tokenizer([row.values[name] for row in rows])["input_ids"] for name in _PROMPTS)
+        clean, corrupted = (encode(tokenizer, [row.values[name] for row in rows]) for name in _PROMPTS)
         for row, one, other in zip(rows, clean, corrupted, strict=True):
             if len(one) != len(other):
                 raise UsageError(

@@ -87,6 +87,8 @@ def random_batch(
         clean.append(one.tolist())
         corrupted.append(other.tolist())
     tokens = torch.randint(VOCABULARY, (2, len(lengths), positions, answers), generator=generator)
+    while (clash := (tokens[1][..., None] == tokens[0][..., None, :]).any(-1)).any():
+        tokens[1][clash] = (tokens[1][clash] + 1) % VOCABULARY  # no token is both right and wrong
     where = [list(range(-positions, 0)) for _ in lengths]
     right, wrong = tokens.tolist()
     for rows in (where, right, wrong):

@@ -15,7 +15,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from lightning.pytorch.cli import instantiate_class
 from torch import Tensor
 
 from circuitkit.config import registry
-from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.errors import UsageError
 from circuitkit.strategies import base
@@ -136,7 +134,7 @@ def training_runs(run: Discovery, batch_size: int, checkpoint: bool) -> list[Mas
     for number, batch in enumerate(run.batches):
         order = noise(run.generator.initial_seed(), _SHUFFLE + number, len(batch)).argsort()
         parts = math.ceil(len(batch) / batch_size)
-        runs += run.masked_runs(_reorder(batch, order).split(math.ceil(len(batch) / parts)), checkpoint=checkpoint)
+        runs += run.masked_runs(batch[order].split(math.ceil(len(batch) / parts)), checkpoint=checkpoint)
     return runs
 
 
@@ -262,12 +260,6 @@ def _instantiate(value: Any) -> Any:
     if isinstance(value, Mapping) and "class_path" in value:
         return instantiate_class((), dict(value))
     return [_instantiate(item) for item in value] if isinstance(value, list) else value
-
-
-def _reorder(batch: PromptBatch, order: Tensor) -> PromptBatch:
-    """Return the prompts in another order."""
-    given = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return PromptBatch(**{name: tensor[order.to(tensor.device)] for name, tensor in given.items()})
 
 
 @torch.no_grad()
