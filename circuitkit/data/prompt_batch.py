@@ -1,7 +1,7 @@
 """A batch of prompts: clean and corrupted token ids, answer positions, answers and wrong answers."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -47,6 +47,7 @@ class PromptBatch:
         *,
         answer_positions: Sequence[int] | Sequence[Sequence[int]] | Tensor | None = None,
         pad_id: int | None = 0,
+        notes: Sequence[str] = (),
     ) -> Self:
         """Make a batch from token ids; prompts of different lengths are left-padded.
 
@@ -60,6 +61,7 @@ class PromptBatch:
             answer_positions: the positions whose logits predict an answer, counted in the prompt without padding
                 (negative: from its end); by default the last.
             pad_id: the padding token; it does not affect any result. None, as of a tokenizer without one, means 0.
+            notes: what else a user should know about these prompts.
 
         Raises:
             UsageError: no prompts, an empty prompt, pairs of unequal length (the message names the first), counts
@@ -77,15 +79,18 @@ class PromptBatch:
         right = read_sets(answers, len(pads), "answers")
         wrong = none if wrong_answers is None else read_sets(wrong_answers, len(pads), "wrong_answers")
         _check_disjoint(right, wrong)
-        return cls(
+        batch = cls(
             clean=_pad_left(clean_rows, pads, pad),
             corrupted=_pad_left(corrupted_rows, pads, pad),
             mask=torch.arange(length, dtype=torch.long) >= torch.tensor(pads, dtype=torch.long)[:, None],
             answer_positions=positions,
             answers=_token_sets(right),
             wrong_answers=_token_sets(wrong),
-            notes=_notes(list(zip(clean_rows, corrupted_rows, right, wrong, strict=True))),
         )._checked()
+        rows = list(map(repr, zip(clean_rows, corrupted_rows, right, wrong, strict=True)))
+        return replace(
+            batch, notes=(*notes, *_notes(len(rows) - len(set(rows)), int(batch.unchanged.sum()), len(rows)))
+        )
 
     def _checked(self) -> Self:
         positions = self.answer_positions.shape[1]
@@ -138,6 +143,11 @@ class PromptBatch:
         first = differs.long().argmax(-1)
         return torch.where(differs.any(-1), first, torch.full_like(first, self.length))
 
+    @cached_property
+    def unchanged(self) -> Tensor:
+        """Tell of every pair whether its prompts are the same up to the last answer position, bool `[B]`."""
+        return self.first_difference > self.answer_positions.amax(-1)
+
     def __getitem__(self, rows: slice | Tensor) -> Self:
         """Return the prompts of a slice, or those with the numbers in a tensor, in its order."""
         return self._map(lambda values: values[rows if isinstance(rows, slice) else rows.to(values.device)])
@@ -185,17 +195,14 @@ def _check_disjoint(answers: list[list[list[int]]], wrong_answers: list[list[lis
                 )
 
 
-def _notes(pairs: list[tuple[list[int], list[int], Any, Any]]) -> tuple[str, ...]:
-    """Say how many prompts are copies of others, and how many pairs do not differ."""
-    notes = []
-    if copies := len(pairs) - len(set(map(repr, pairs))):
-        notes.append(f"Prompts that are copies of others: {copies} of {len(pairs)}; each counts.")
-    if identical := sum(clean == corrupted for clean, corrupted, _, _ in pairs):
-        notes.append(
-            f"Pairs whose clean and corrupted prompts are the same: {identical} of {len(pairs)}; "
+def _notes(copies: int, unchanged: int, prompts: int) -> Iterator[str]:
+    if copies:
+        yield f"Prompts that are copies of others: {copies} of {prompts}; each counts."
+    if unchanged:
+        yield (
+            f"Pairs whose clean and corrupted prompts are the same up to the answer: {unchanged} of {prompts}; "
             "with the ablation resample, no edge matters in them."
         )
-    return tuple(notes)
 
 
 def _pad_left(rows: list[list[int]], pads: list[int], pad: int) -> Tensor:

@@ -19,6 +19,13 @@ class Ablation(ABC):
     def fit(self, model: CircuitModel, reference: Iterable[PromptBatch]) -> None:
         """Fit to reference prompts (the train split); by default, do nothing."""
 
+    def check(self, batch: PromptBatch) -> None:
+        """Refuse prompts on which a removed edge would carry what it carries anyway; by default, accept all.
+
+        Raises:
+            UsageError: the ablation uses the corrupted prompts, and none differs from its clean one.
+        """
+
     @abstractmethod
     def outputs(self, model: CircuitModel, batch: PromptBatch, context: Context) -> Tensor:
         """Compute ablated outputs, `[W, B, T, D]` or a shape that broadcasts to it."""
@@ -30,6 +37,15 @@ class Ablation(ABC):
 
 class Resample(Ablation):
     """The writer's output on the corrupted prompt."""
+
+    def check(self, batch: PromptBatch) -> None:
+        """See the base class."""
+        if batch.unchanged.all():
+            raise UsageError(
+                f"All {len(batch)} corrupted prompts are the same as their clean ones up to the answer, "
+                "so that no edge matters.",
+                "Give corrupted prompts that differ, or choose the ablation zero or mean.",
+            )
 
     def first_changed_position(self, batch: PromptBatch) -> int:
         """Return where the first pair differs: before that, both runs are the same (attention is causal)."""

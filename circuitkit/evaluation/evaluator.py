@@ -10,7 +10,7 @@ clamped.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -86,14 +86,25 @@ def make_evaluator(
 ) -> "Evaluator":
     """Make an evaluator for a model on one split of a task; the ablation is fitted on the train split."""
     train, held_out = (make_prompts(model, task, name, examples, seed) for name in ("train", split))
+    ablation.check(held_out)
     ablation.fit(model, [train])
-    return Evaluator(prepare_batches(model, [held_out], objective, ablation), split_name(task, split), seed)
+    prepared = prepare_batches(model, [held_out], objective, ablation)
+    return Evaluator(prepared, split_name(task, split), seed, held_out.notes)
 
 
 def make_prompts(model: CircuitModel, task: Task | PromptBatch, split: Split, examples: int, seed: int) -> PromptBatch:
     """Make a task's prompts of one split, on the model's device; a `PromptBatch` is used as it is."""
     batch = task if isinstance(task, PromptBatch) else task.prompts(model.tokenizer, split, examples, seed)
     return batch.to(model.device)
+
+
+def prompt_notes(batches: Mapping[str, PromptBatch]) -> list[str]:
+    """Return the notes of the prompts of several splits, each once, with its split unless it is true of all."""
+    found = []
+    for note in dict.fromkeys(note for batch in batches.values() for note in batch.notes):
+        where = [split for split, batch in batches.items() if note in batch.notes]
+        found.append(note if len(where) == len(batches) else f"In the {' and '.join(where)} split: {note}")
+    return found
 
 
 def split_name(task: Task | PromptBatch, split: Split) -> str:
@@ -108,10 +119,14 @@ class Evaluator:
         prepared_batches: the held-out prompts.
         split: the name of their split, for the result.
         seed: seed of the random control.
+        notes: notes on the prompts, for every evaluation.
     """
 
-    def __init__(self, prepared_batches: Sequence[PreparedBatch], split: str, seed: int = 0) -> None:
+    def __init__(
+        self, prepared_batches: Sequence[PreparedBatch], split: str, seed: int = 0, notes: Sequence[str] = ()
+    ) -> None:
         self.split = split
+        self._prompt_notes = list(notes)
         self.graph = prepared_batches[0].model.graph
         self.prompts = sum(len(prepared.batch) for prepared in prepared_batches)
         self._runs = [MaskedRun(prepared) for prepared in prepared_batches]
@@ -175,7 +190,7 @@ class Evaluator:
         )
 
     def _notes(self) -> list[str]:
-        notes = []
+        notes = list(self._prompt_notes)
         if self.full == self.ablated:
             notes.append("The full and the ablated model do equally well: faithfulness is not defined.")
         elif self.full > self.ablated:

@@ -31,7 +31,7 @@ from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.prepared_batch import capture_bytes, prepare_batches
 from circuitkit.engine.search.cost_estimate import PROMPTS, CostEstimate, hypotheses_at_once
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.evaluation.evaluator import Evaluator, make_prompts, split_name
+from circuitkit.evaluation.evaluator import Evaluator, make_prompts, prompt_notes, split_name
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.report.dry_run import DryRun
@@ -174,7 +174,8 @@ class Discoverer:
         fabric = Fabric(accelerator=self.device.type, devices=self.devices)
         with self._launch(fabric):
             loaded = model if isinstance(model, CircuitModel) else load_model(model)
-            run, _ = self._prepare(run_config, move_to(self.device, loaded), fabric, None)
+            run, test = self._prepare(run_config, move_to(self.device, loaded), fabric, None)
+            notes += _notes(run, test)
             few = replace(run, batches=[run.batches[0][:PROMPTS]])
             estimate, weights = under_policy(run_config.strategy, few, lambda: self._estimate(run_config, few))
             estimate = estimate.times(run.prompts / few.prompts)
@@ -229,6 +230,7 @@ class Discoverer:
         run, test = self._prepare(run_config, loaded, fabric, checkpoint_file)
         circuits = _discover(run_config.strategy, run)
         result = Result(circuits, [], run.metrics, run_config.config, describe_environment(self.device))
+        result.notes.extend(_notes(run, test))
         if sizes is None or sizes:
             self._evaluate(result, run_config, run.model, test, sizes)
         return result
@@ -241,6 +243,8 @@ class Discoverer:
             make_prompts(model, run_config.task, split, run_config.examples, run_config.seed) for split in _SPLITS
         )
         run_config.objective.check(test)  # now, not only after the search
+        for batch in (train, test):
+            run_config.ablation.check(batch)
         run_config.ablation.fit(model, [train])
         run = Discovery(
             model=model,
@@ -329,6 +333,12 @@ def discover(
         out=out,
         resume=resume,
     )
+
+
+def _notes(run: Discovery, test: PromptBatch) -> list[str]:
+    """Return the notes on the prompts of both splits."""
+    (train,) = run.batches
+    return prompt_notes(dict(zip(_SPLITS, (train, test), strict=True)))
 
 
 def _discover(strategy: DiscoveryStrategy, run: Discovery) -> list[Circuit]:

@@ -187,10 +187,20 @@ def test_pairs_that_do_not_differ_and_copies_are_noted_with_their_number() -> No
     batch = PromptBatch.from_ids(clean, corrupted, [7, 7, 7, 8, 9])
     copies, identical = batch.notes
     assert copies == "Prompts that are copies of others: 2 of 5; each counts."
-    assert "Pairs whose clean and corrupted prompts are the same: 2 of 5" in identical
+    assert "Pairs whose clean and corrupted prompts are the same up to the answer: 2 of 5" in identical
     assert all(part.notes == batch.notes for part in batch.split(2))
     assert batch.to("cpu").notes == batch.notes
     assert not PromptBatch.from_ids([[1, 2]] * 2, [[1, 3]] * 2, [7, 8]).notes, "they differ in their answers"
+
+
+def test_pairs_that_differ_only_after_their_answers_do_not_differ() -> None:
+    def batch(*positions: list[int]) -> PromptBatch:
+        rows = [[1, 2, 3], [2, 3], [1, 2, 3]], [[1, 2, 4], [2, 4], [1, 2, 3]]
+        return PromptBatch.from_ids(*rows, [[[5]] * len(row) for row in positions], answer_positions=positions)
+
+    assert batch([1], [1], [1]).unchanged.tolist() == [True, False, True]
+    assert batch([0], [0], [2]).unchanged.tolist() == [True, True, True]
+    assert batch([0, 2], [0], [2]).unchanged.tolist() == [False, True, True]
 
 
 def test_prompts_may_be_chosen_by_number() -> None:

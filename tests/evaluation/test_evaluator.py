@@ -1,6 +1,5 @@
 """Faithfulness by its definition; tests/reference compares with the figures of others."""
 
-import dataclasses
 import json
 import math
 
@@ -11,7 +10,8 @@ from support.tiny import random_batch, tiny
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.data.objectives import LogitDifference
-from circuitkit.engine.ablation import Mean, Resample, Zero
+from circuitkit.engine.ablation import Ablation, Mean, Resample, Zero
+from circuitkit.engine.capture import capture
 from circuitkit.engine.prepared_batch import prepare_batches
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.evaluator import Evaluator, evaluate
@@ -65,9 +65,11 @@ def test_batches_make_no_difference():
     assert (whole.full, whole.ablated) == pytest.approx((parts.full, parts.ablated), abs=1e-12)
 
 
-def same_prompts(batch):
-    """The batch with its clean prompts as corrupted ones: full and ablated model do the same, but for rounding."""
-    return dataclasses.replace(batch, corrupted=batch.clean)
+class Unchanged(Ablation):
+    """The writer's own output: full and ablated model do the same, but for rounding."""
+
+    def outputs(self, model, batch, context):
+        return capture(model, model.embed(batch.clean), context)
 
 
 def test_faithfulness_is_undefined_where_the_full_and_the_ablated_model_do_equally_well():
@@ -82,10 +84,10 @@ def test_faithfulness_is_undefined_where_the_full_and_the_ablated_model_do_equal
 
 
 def test_prompts_that_show_nothing_are_noted_and_warned_about():
-    model, batch = tiny("gpt2"), same_prompts(random_batch())
+    model, batch = tiny("gpt2"), random_batch()
     circuit = Circuit.from_scores(model.graph, torch.rand(len(model.graph)))
     with pytest.warns(UserWarning, match="is not defined|too much to trust") as warned:
-        result = evaluate(model, circuit, batch)
+        result = evaluate(model, circuit, batch, ablation=Unchanged())
     assert abs(result.full - result.ablated) < 1e-12
     assert [str(one.message) for one in warned] == result.notes
     assert all(point.faithfulness is None or math.isfinite(point.faithfulness) for point in result.points)

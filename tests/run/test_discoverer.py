@@ -27,6 +27,7 @@ from circuitkit.run import resources
 from circuitkit.run.callbacks import Callback, RichProgress
 from circuitkit.run.result import Result
 from circuitkit.strategies.base import Discovery
+from circuitkit.tasks.base import Task
 
 THRESHOLDS = [0.01, 0.1]
 
@@ -66,6 +67,60 @@ def strict(path: Path) -> Any:
         raise AssertionError(f"{constant} is no JSON")
 
     return json.loads(path.read_text(), parse_constant=refuse)
+
+
+# The prompts
+
+
+def some_the_same(which: str) -> PromptBatch:
+    """Three pairs, of which some or all do not differ."""
+    clean, corrupted = [[1, 2, 3], [4, 5, 6], [7, 8, 9]], [[1, 9, 3], [4, 9, 6], [7, 9, 9]]
+    kept = {"none": 0, "some": 2, "all": 3}[which]
+    return PromptBatch.from_ids(clean, clean[:kept] + corrupted[kept:], [1, 2, 3], [4, 5, 6])
+
+
+class TwoSplits(Task):
+    """Gives some prompts to find a circuit on, and others to evaluate it on."""
+
+    def __init__(self, train: PromptBatch, test: PromptBatch) -> None:
+        self._splits = {"train": train, "test": test}
+
+    def prompts(self, tokenizer: Any, split: str, examples: int, seed: int) -> PromptBatch:
+        return self._splits[split]
+
+
+def test_notes_on_the_prompts_are_in_the_result_once(model: CircuitModel) -> None:
+    some, good = some_the_same("some"), some_the_same("none")
+    (note,) = some.notes
+    assert "2 of 3" in note
+    assert run(model, some).notes == [note]
+    assert run(model, good).notes == []
+    assert run(model, TwoSplits(some, good)).notes == [f"In the train split: {note}"]
+    assert run(model, TwoSplits(good, some)).notes == [f"In the test split: {note}"]
+    assert note in str(run(model, some))
+    assert note in Discoverer("cpu").dry_run(model, some, "eap").notes
+
+
+def test_notes_on_the_prompts_are_in_an_evaluation(model: CircuitModel) -> None:
+    (note,) = some_the_same("some").notes
+    circuit = run(model, some_the_same("none"), sizes=()).circuit
+    with pytest.warns(UserWarning, match="2 of 3"):
+        evaluation = circuitkit.evaluate(model, circuit, some_the_same("some"))
+    assert note in evaluation.notes
+
+
+def test_prompts_that_do_not_differ_at_all_are_refused_where_resampling_would_remove_nothing(
+    model: CircuitModel,
+) -> None:
+    same, good = some_the_same("all"), some_the_same("none")
+    circuit = run(model, good, sizes=()).circuit
+    for task in (same, TwoSplits(good, same), TwoSplits(same, good)):
+        with pytest.raises(UsageError, match=r"All 3 corrupted prompts are the same as their clean ones.*zero or mean"):
+            run(model, task)
+    with pytest.raises(UsageError, match="All 3 corrupted prompts"):
+        circuitkit.evaluate(model, circuit, same)
+    for ablation in ("zero", "mean"):
+        assert run(model, same, ablation=ablation).circuits
 
 
 # The folder

@@ -34,7 +34,7 @@ def tiny_tokenizer(template: str) -> PreTrainedTokenizerFast:
     )
 
 
-@pytest.mark.parametrize(("where", "front"), zip(TEMPLATES, [[], [2], [], [2], []], strict=True))
+@pytest.mark.parametrize(("where", "front"), [*zip(TEMPLATES, [[], [2], [], [2], []], strict=True)])
 def test_special_tokens_stay_in_front_and_are_dropped_at_the_end(where: str, front: list[int], tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(TEMPLATES[where])
     assert encode(tokenizer, ["a b", "b"]) == [[*front, 4, 7], [*front, 5]]
