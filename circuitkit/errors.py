@@ -1,5 +1,7 @@
 """Exceptions for the errors that a user can cause and fix."""
 
+import reprlib
+
 
 class CircuitKitError(Exception):
     """An error that the user can fix.
@@ -21,3 +23,14 @@ class UsageError(CircuitKitError):
     """A wrong argument, name or configuration, found before any work is done."""
 
     exit_code = 2
+
+
+def quote(value: object) -> str:
+    """Return the `repr` of a value for an error message, with its middle left out if it is long or deep."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= _MOST else f"{text[:_MOST]}..."
+
+
+_MOST = 200
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120

@@ -124,4 +124,5 @@ def _rewrite_value(option: str, value: str, specs_of: Sequence[str]) -> str:
         return to_config_text(specs.rewrite(KIND_OF[option], parse_yaml(value, f"--{option}")))
     if value == "null" or value.startswith("-"):  # jsonargparse reports an option without a value
         return value
-    return str(specs.rewrite(KIND_OF[option], value)["class_path"])
+    spec = specs.rewrite(KIND_OF[option], value)
+    return to_config_text(spec) if "init_args" in spec else str(spec["class_path"])

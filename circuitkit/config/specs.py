@@ -1,8 +1,9 @@
 """Specs: how a configuration names an object.
 
 A spec is a short name (`eap`), a class name (`EAP`), a class path (`circuitkit.strategies.eap.EAP`), or a mapping with
-one of these as `class_path` and constructor arguments as `init_args`. jsonargparse checks the arguments against the
-constructor's types. It accepts class paths only, so `rewrite` replaces names first.
+one of these as `class_path` and constructor arguments as `init_args`; for a task also the path of a prompt file.
+jsonargparse checks the arguments against the constructor's types. It accepts class paths only, so `rewrite` replaces
+names first.
 """
 
 import copy
@@ -43,8 +44,7 @@ def rewrite(kind: str, spec: Any) -> dict[str, Any]:
     Raises:
         UsageError: the name is unknown, or the spec is neither a name nor such a mapping.
     """
-    if isinstance(spec, str):
-        spec = {"class_path": spec}
+    spec = _expand(kind, spec)
     if not isinstance(spec, Mapping) or not isinstance(spec.get("class_path"), str):
         raise UsageError(f"{spec!r} does not name one of the {kind}.", _SHAPE)
     if extra := sorted(set(spec) - {"class_path", "init_args"}, key=str):
@@ -104,7 +104,8 @@ def describe(thing: Any) -> dict[str, Any]:
 
 def label(kind: str, spec: Spec) -> str:
     """Return the name of a spec in tables: its registered name or, without one, its class name."""
-    path = spec if isinstance(spec, str) else str(spec.get("class_path"))
+    path = registry.class_path("tasks", "prompt_file") if _is_prompt_file(kind, spec) else spec
+    path = path if isinstance(path, str) else str(path.get("class_path"))
     package, class_name = path.partition(".")[0], path.rpartition(".")[2]
     for name in registry.names(kind):
         registered = registry.class_path(kind, name)  # may be another import path of the same class
@@ -133,6 +134,20 @@ def model_spec(spec: Any) -> dict[str, str]:
     if spec.get("kv", "group") not in ("group", "head"):
         raise UsageError(f"kv={spec['kv']!r} is neither 'group' nor 'head'.", "Choose one of the two.")
     return {"name": spec["name"]} | {key: spec.get(key, default) for key, default in _MODEL_DEFAULTS.items()}
+
+
+def _expand(kind: str, spec: Any) -> Any:
+    """Write a name, a class path or a file of prompts as a mapping."""
+    if _is_prompt_file(kind, spec):
+        return {"class_path": "prompt_file", "init_args": {"path": spec}}
+    return {"class_path": spec} if isinstance(spec, str) else spec
+
+
+def _is_prompt_file(kind: str, spec: Any) -> bool:
+    """Tell whether a task is given as the path of a file."""
+    if kind != "tasks" or not isinstance(spec, str):
+        return False
+    return Path(spec).suffix.lower() in (".csv", ".jsonl", ".json") or Path(spec).name != spec
 
 
 def _parse(kind: str, spec: Spec) -> tuple[ArgumentParser, Namespace]:

@@ -1,10 +1,9 @@
 """Reads token ids and positions from lists, tensors, NumPy arrays and pandas columns."""
 
 from collections.abc import Iterable, Mapping
-from reprlib import repr as short_repr
 from typing import Any
 
-from circuitkit.errors import UsageError
+from circuitkit.errors import UsageError, quote
 
 _WHOLE = "Give whole numbers: lists, a tensor or an array of them."
 _SETS = "Give token ids: one per prompt, or sets of them, one per prompt or one per answer position."
@@ -27,7 +26,7 @@ def read_rows(given: Any, name: str) -> list[list[int]]:
         for token in row:
             if not is_id(token):
                 raise UsageError(
-                    f"Prompt {number} has {short_repr(token)} among its {name} token ids.",
+                    f"Prompt {number} has {quote(token)} among its {name} token ids.",
                     "Give whole numbers from 0, the ids of the model's tokenizer.",
                 )
     return rows
@@ -61,7 +60,7 @@ def read_positions(given: Any, prompts: int) -> list[list[int]]:
     for number, row in enumerate(rows):
         for position in row:
             if type(position) is not int:
-                raise UsageError(f"Prompt {number} has {short_repr(position)} among its {name}.", _WHOLE)
+                raise UsageError(f"Prompt {number} has {quote(position)} among its {name}.", _WHOLE)
     return rows
 
 
@@ -73,7 +72,7 @@ def is_id(token: Any) -> bool:
 def _read_list(given: Any, prompts: int, name: str, remedy: str) -> list[Any]:
     found = _to_lists(given)
     if not isinstance(found, list):
-        raise UsageError(f"The {name} are {short_repr(given)}.", remedy)
+        raise UsageError(f"The {name} are {quote(given)}.", remedy)
     if len(found) != prompts:
         raise UsageError(f"There are {len(found)} {name} for {prompts} prompts.", f"Give {name} for every prompt.")
     return found
@@ -89,7 +88,7 @@ def _read_set(tokens: Any, number: int, name: str) -> list[int]:
     found = tokens if isinstance(tokens, list) else [tokens]
     for token in found:
         if not isinstance(tokens, list) or not (is_id(token) or (type(token) is int and token == -1)):
-            raise UsageError(f"Prompt {number} has {short_repr(token)} among its {name}.", _SETS)
+            raise UsageError(f"Prompt {number} has {quote(token)} among its {name}.", _SETS)
     return list(dict.fromkeys(token for token in found if token >= 0))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from circuitkit.config.reprs import constructor_form
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # a task can be used and written without loading the model co
 Split = Literal["train", "validation", "test"]
 _WIDTH = 110
 _MEASURED = 32
+_AT_ONCE = 100_000
 
 
 class Task(ABC):
@@ -29,11 +31,15 @@ class Task(ABC):
     def prompts(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, examples: int, seed: int) -> PromptBatch:
         """Make at most `examples` pairs of one split, the same for the same arguments.
 
+        If there are fewer, a note of the batch says how many.
         The splits of one seed share no prompt. Only words that are one token for this tokenizer are used.
 
         Raises:
             UsageError: the task needs a tokenizer and there is none, or too few words or prompts are left.
         """
+
+    def __repr__(self) -> str:
+        return constructor_form(self)
 
     def preview(self, model: "CircuitModel", examples: int = 3, seed: int = 0) -> str:
         """Show pairs of the train split token by token, and how well the model does the task.
@@ -44,9 +50,9 @@ class Task(ABC):
             seed: of the prompts.
 
         Returns:
-            Several lines of text. *Right* means that the best answer has a larger logit than the best wrong answer
-            (or than every other token, if there are no wrong answers); the logit difference is that of the means,
-            as in the objective `logit_difference`.
+            Several lines of text, the notes on the prompts among them. *Right* means that the best answer has a larger
+            logit than the best wrong answer (or than every other token, if there are no wrong answers); the logit
+            difference is that of the means, as in the objective `logit_difference`.
 
         Raises:
             UsageError: as `prompts`.
@@ -55,7 +61,7 @@ class Task(ABC):
         with torch.no_grad():
             logits = model.answer_logits(batch)  # [B, A, V]
         shown = [_pair(batch, row, model.tokenizer) for row in range(min(examples, len(batch)))]
-        return "\n\n".join([*shown, _measure(batch, logits)])
+        return "\n\n".join([*shown, *(f"Note: {note}" for note in batch.notes), _measure(batch, logits)])
 
 
 def require_tokenizer(tokenizer: PreTrainedTokenizerBase | None, task: Task) -> PreTrainedTokenizerBase:
@@ -80,8 +86,27 @@ def check_request(split: str, examples: int) -> None:
     """
     if split not in get_args(Split):
         raise UsageError(f"There is no split {split!r}.", f"Choose one of {', '.join(get_args(Split))}.")
-    if examples < 1:
-        raise UsageError(f"examples={examples} is not a positive number.", "Ask for at least one.")
+    if type(examples) is not int or examples < 1:
+        raise UsageError(f"examples={examples!r} is not a positive number.", "Ask for at least one.")
+
+
+def check_supply(what: str, split: Split, examples: int, available: int) -> list[str]:
+    """Compare how many different prompts were asked for with how many there are, before any is made.
+
+    Returns:
+        A note if there are fewer, or nothing.
+
+    Raises:
+        UsageError: there are none, or fewer and yet so many that making all of them would take minutes.
+    """
+    if not available:
+        raise UsageError(f"{what} has no prompts for the split {split!r}.", "Choose another seed, or fewer conditions.")
+    if examples <= available:
+        return []
+    said = f"{available:,} different prompts, fewer than the {examples:,} asked for."
+    if available > _AT_ONCE:
+        raise UsageError(f"{what} has for the split {split!r} {said}", f"Ask for fewer, such as {_AT_ONCE // 100:,}.")
+    return [f"{what} has {said}"]
 
 
 def _pair(batch: PromptBatch, row: int, tokenizer: PreTrainedTokenizerBase | None) -> str:

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
-from circuitkit.tasks.base import Split, Task, check_request, require_tokenizer
+from circuitkit.tasks.base import Split, Task, check_request, check_supply, require_tokenizer
 from circuitkit.tasks.text import continuation, encode
 
 Corruption = Literal["abc", "swap"]
@@ -149,8 +149,10 @@ class IOI(Task):
         check_request(split, examples)
         tokenizer = require_tokenizer(tokenizer, self)
         words = self._words(tokenizer)
-        pairs = _deal(words.names, seed)[split]
-        drawn = list(islice(self._draw(words, pairs, examples, Random(f"ioi {split} {seed}")), examples))
+        pairs, rng = _deal(words.names, seed)[split], Random(f"ioi {split} {seed}")
+        frames = self._frames(words, pairs, rng)
+        notes = check_supply(type(self).__name__, split, examples, sum(map(len, frames)))
+        drawn = list(islice(self._draw(frames, pairs, examples, rng), examples))
 
         def tokens(names: list[str]) -> list[int]:
             found = {name: continuation(tokenizer, f" {name}") for name in set(names)}
@@ -162,6 +164,7 @@ class IOI(Task):
             tokens([example.answer for example in drawn]),
             tokens([example.wrong_answer for example in drawn]),
             pad_id=tokenizer.pad_token_id,
+            notes=notes,
         )
 
     def _words(self, tokenizer: PreTrainedTokenizerBase) -> _Words:
@@ -190,23 +193,29 @@ class IOI(Task):
             )
         return words
 
-    def _draw(self, words: _Words, pairs: list[tuple[str, str]], examples: int, rng: Random) -> Iterator[_Example]:
-        """Yield examples from the frames in turn, until all frames are used up."""
+    def _frames(self, words: _Words, pairs: list[tuple[str, str]], rng: Random) -> list[_Frame]:
+        """Return every template in every order of the names, shuffled."""
+        if self.corruption == "abc":
+            pairs = [pair for pair in pairs if any(map(set(pair).isdisjoint, pairs))]
         orders = {"abba": [False], "baba": [True], "both": [False, True]}[self.order]
         templates = rng.sample(words.templates, len(words.templates))
-        frames = [_Frame(template, first, pairs, words) for template in templates for first in orders]
+        return [_Frame(template, first, pairs, words) for template in templates for first in orders]
+
+    def _draw(
+        self, frames: list[_Frame], pairs: list[tuple[str, str]], examples: int, rng: Random
+    ) -> Iterator[_Example]:
+        """Yield examples from the frames in turn, until all frames are used up."""
         choices = [rng.sample(range(len(frame)), min(len(frame), examples)) for frame in frames]
         for turn in zip_longest(*choices):
             for frame, index in zip(frames, turn, strict=True):
                 if index is None:  # this frame is used up
                     continue
                 answer, subject, place, thing = frame[index]
-                replacement: tuple[str, str, str] | None = (answer, subject, answer)
+                replacement = answer, subject, answer
                 if self.corruption == "abc":
-                    replacement = _others({answer, subject}, words.names, pairs, rng)
-                if replacement is not None:
-                    clean = frame.render(answer, subject, subject, place, thing)
-                    yield _Example(clean, frame.render(*replacement, place, thing), answer, subject)
+                    replacement = _others({answer, subject}, frame.words.names, pairs, rng)
+                clean = frame.render(answer, subject, subject, place, thing)
+                yield _Example(clean, frame.render(*replacement, place, thing), answer, subject)
 
 
 def _deal(names: list[str], seed: int) -> dict[str, list[tuple[str, str]]]:
@@ -217,20 +226,13 @@ def _deal(names: list[str], seed: int) -> dict[str, list[tuple[str, str]]]:
     return {"train": pairs[quarter:-quarter], "validation": pairs[:quarter], "test": pairs[-quarter:]}
 
 
-def _others(
-    taken: set[str], names: list[str], pairs: list[tuple[str, str]], rng: Random
-) -> tuple[str, str, str] | None:
-    """Draw three names that are not `taken`; the first two are a pair of the split, so that splits share no prompt.
-
-    Returns None if every pair of the split has a taken name, which can happen only with very few names.
-    """
+def _others(taken: set[str], names: list[str], pairs: list[tuple[str, str]], rng: Random) -> tuple[str, str, str]:
+    """Draw three names that are not `taken`; the first two are a pair of the split, so that splits share no prompt."""
     start = rng.randrange(len(pairs))
-    for step in range(len(pairs)):
-        pair = pairs[(start + step) % len(pairs)]
-        if taken.isdisjoint(pair):
-            first, second = rng.sample(pair, 2)
-            return first, second, rng.choice([name for name in names if name not in taken and name not in pair])
-    return None
+    while not taken.isdisjoint(pair := pairs[start % len(pairs)]):
+        start += 1
+    first, second = rng.sample(pair, 2)
+    return first, second, rng.choice([name for name in names if name not in taken and name not in pair])
 
 
 def _in_words(counts: dict[str, int]) -> str:

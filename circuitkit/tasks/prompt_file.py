@@ -1,26 +1,27 @@
-"""Prompts from a file: CSV with a header, or JSONL with one object per line, in UTF-8.
+"""Prompts from a file: CSV with a header, JSON Lines with one object per line, or JSON; in UTF-8.
 
-Columns (others are ignored):
+JSON is a list of objects, or `{"prompts": [...]}` with such a list, as in auto-circuit.
 
-- `clean`, `corrupted`: the two prompts as text, with the same number of tokens.
+Columns, or keys (others are ignored):
+
+- `clean`, `corrupted` (or `corrupt`): the two prompts as text, with the same number of tokens.
 - the answers, in one of three forms; if a file has several, the first is used:
-    1. `answer`, `wrong_answer`: text; a leading space is part of the answer. If some answer of the file is not one
-       token, all answers without a leading space get one.
+    1. `answer`, `wrong_answer` (or `answers`, `wrong_answers`): text; a leading space is part of the answer. If some
+       answer of the file is not one token, all answers without a leading space get one.
     2. `correct_idx`, `incorrect_idx` (as in EAP-IG): token ids of the model's tokenizer.
     3. `label` (as in EAP-IG's greater-than): a two-digit number. Answers are all larger two-digit numbers, wrong
        answers that number and all smaller ones; each must be one token of two digits without a space.
 - `split` (optional): `train`, `validation` or `test`.
 
-In forms 1 and 2 an answer may be a set: a list in JSONL; for ids, also a list in CSV (`"[262, 257]"`).
+In forms 1 and 2 an answer may be a set: a list in JSON; for ids, also a list in CSV (`"[262, 257]"`).
 
 Without `split`, the rows are shuffled by the seed: half are train, a quarter validation, a quarter test. Rows with the
-same clean prompt stay in one split, so that no two splits share a prompt.
+same clean prompt stay in one split, so that no two splits share a prompt. Duplicate rows count once.
 """
 
-import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, get_args
@@ -28,37 +29,30 @@ from typing import Any, get_args
 from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
-from circuitkit.errors import UsageError
-from circuitkit.tasks.base import Split, Task, check_request, require_tokenizer
-from circuitkit.tasks.text import continuation, encode
+from circuitkit.errors import UsageError, quote
+from circuitkit.tasks.base import Split, Task, check_request, check_supply, require_tokenizer
+from circuitkit.tasks.file_rows import COLUMNS, Row, read_rows
+from circuitkit.tasks.text import continuation, describe, encode
 
 _PROMPTS = ("clean", "corrupted")
 _TEXT = ("answer", "wrong_answer")
 _IDS = ("correct_idx", "incorrect_idx")
 _YEAR = ("label",)
 _NEEDED = "clean, corrupted and one of: answer with wrong_answer; correct_idx with incorrect_idx; label"
+_SHOWN = 8
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Tokens = list[list[int]]
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One pair.
-
-    Attributes:
-        where: its row and file, for error messages.
-        values: its cells by column.
-    """
-
-    where: str
-    values: Mapping[str, Any]
-
-
 class PromptFile(Task):
-    """Your own prompts, from a file; `circuitkit.tasks.prompt_file` describes its columns.
+    """Your own prompts, from a file.
 
     Args:
-        path: a `.csv` or `.jsonl` file.
+        path: a `.csv`, `.jsonl` or `.json` file with the columns `clean` and `corrupted` (two prompts of as many
+            tokens), and `answer` with `wrong_answer` (text of one token each), or `correct_idx` with `incorrect_idx`
+            (token ids), or `label` (a two-digit number that the answer exceeds); optionally `split` (train, validation
+            or test). See `circuitkit.tasks.prompt_file`.
 
     Raises:
         UsageError: the file cannot be read, is empty or malformed, lacks a column, or has a cell that cannot be used.
@@ -67,24 +61,40 @@ class PromptFile(Task):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
-        self._rows = _read(self.path)
-        columns = list(dict.fromkeys(name for row in self._rows for name in row.values))
-        forms = [form for form in (_TEXT, _IDS, _YEAR) if set(form) <= set(columns)]
-        if not forms or not set(_PROMPTS) <= set(columns):
-            hint = ""
-            if "correct_idx" in columns and "incorrect_idx" not in columns:
-                hint = " If correct_idx holds two-digit years, call that column label."
+        try:
+            self.path = Path(path).expanduser()
+        except RuntimeError as error:
             raise UsageError(
-                f"{str(self.path)!r} has the columns {', '.join(map(repr, columns)) or 'none'}.",
-                f"It needs {_NEEDED}.{hint}",
-            )
+                f"{quote(str(path))} cannot be read: {str(error)[:-1]}.", "Write the whole path."
+            ) from error
+        rows = read_rows(self.path)
+        if not rows:
+            raise UsageError(f"The prompt file {self._name} has no rows.", f"Write some, with the columns {_NEEDED}.")
+        columns = {name for row in rows for name in row.values}
+        forms = [form for form in (_TEXT, _IDS, _YEAR) if columns.issuperset(form)]
+        if not forms or not columns.issuperset(_PROMPTS):
+            raise self._wrong_columns(list(dict.fromkeys(name for row in rows for name in row.given)))
         self._form = forms[0]
         self._has_splits = "split" in columns
-        for row in self._rows:
+        for row in rows:
             self._check(row)
+        different: dict[str, Row] = {}
+        for row in rows:
+            answers = [_parse(row, name) for name in self._form]
+            different.setdefault(repr([*(row.values.get(name) for name in (*_PROMPTS, "split")), *answers]), row)
+        self._rows = list(different.values())
+        self._copies = len(rows) - len(self._rows)
         if self._has_splits:
             self._check_splits()
+
+    @property
+    def _name(self) -> str:
+        return quote(str(self.path))
+
+    @property
+    def _used(self) -> list[str]:
+        """Return the columns that are read."""
+        return [*_PROMPTS, *self._form, *(["split"] if self._has_splits else [])]
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, examples: int, seed: int) -> PromptBatch:
         """Make at most `examples` pairs of one split, ordered by the seed; see the module and `Task`.
@@ -94,41 +104,65 @@ class PromptFile(Task):
         """
         check_request(split, examples)
         tokenizer = require_tokenizer(tokenizer, self)
-        rows = self._of_split(split, seed)[:examples]
+        rows = self._of_split(split, seed)
         if not rows:
-            raise UsageError(
-                f"{str(self.path)!r} has no rows for the split {split!r} (it has {len(self._rows)} in all).",
-                "Add rows." if not self._has_splits else f"Add rows whose column split says {split}.",
-            )
-        clean, corrupted = (encode(tokenizer, [row.values[name] for row in rows]) for name in _PROMPTS)
+            raise self._no_rows(split)
+        notes = check_supply(f"The prompt file {self._name}", split, examples, len(rows))
+        rows = rows[:examples]
+        texts: list[list[str]] = [[row.values[name] for row in rows] for name in _PROMPTS]
+        clean, corrupted = (encode(tokenizer, prompts) for prompts in texts)
         for row, one, other in zip(rows, clean, corrupted, strict=True):
-            if len(one) != len(other):
+            if len(one) != len(other) or not one:
                 raise UsageError(
                     f"{row.where} has {len(one)} clean and {len(other)} corrupted tokens: "
-                    f"{row.values['clean']!r} and {row.values['corrupted']!r}.",
+                    f"{quote(row.values['clean'])} and {quote(row.values['corrupted'])}.",
                     "Reword one prompt so that both have the same number.",
                 )
         answers, wrong_answers = self._answers(rows, tokenizer)
-        pad = tokenizer.pad_token_id
-        return PromptBatch.from_ids(clean, corrupted, answers, wrong_answers, pad_id=pad if isinstance(pad, int) else 0)
+        if self._copies:
+            notes.append(f"Duplicate rows in {self._name}: {self._copies}; each counts once.")
+        notes += describe(tokenizer, [*texts[0], *texts[1]])
+        return PromptBatch.from_ids(
+            clean, corrupted, answers, wrong_answers, pad_id=tokenizer.pad_token_id, notes=notes
+        )
 
-    def _check(self, row: _Row) -> None:
+    def _wrong_columns(self, columns: list[str]) -> UsageError:
+        shown = ", ".join(map(quote, columns[:_SHOWN])) or "none"
+        more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
+        hint = ""
+        if "correct_idx" in columns and "incorrect_idx" not in columns:
+            hint = " If correct_idx holds two-digit years, call that column label."
+        elif "prompts" in columns:
+            hint = " A file that is one JSON object ends in .json."
+        elif any(name not in COLUMNS and name.strip().lower() in COLUMNS for name in columns):
+            hint = " Write their names in small letters, without spaces."
+        return UsageError(f"{self._name} has the columns {shown}{more}.", f"It needs {_NEEDED}.{hint}")
+
+    def _check(self, row: Row) -> None:
         """Refuse a row that is wrong for every tokenizer."""
-        for name in (*_PROMPTS, *self._form, *(["split"] if self._has_splits else [])):
-            if row.values.get(name) in (None, "", []):
+        for name in self._used:
+            value = row.values.get(name)
+            if value in (None, "", []):
                 raise UsageError(f"{row.where} has no {name!r}.", "Fill it in, or remove the row.")
-        for name in _PROMPTS:
-            if not isinstance(row.values[name], str):
-                raise UsageError(f"{row.where} has {row.values[name]!r} as {name!r}.", "Write the prompt as text.")
-        for name in self._form:
-            _parse(row, name)
+            if name in _PROMPTS and not isinstance(value, str):
+                raise UsageError(f"{row.where} has {quote(value)} as {name!r}.", "Write the prompt as text.")
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and _SURROGATE.search(text):
+                    raise UsageError(
+                        f"{row.where} has half of a surrogate pair in {name!r}: {quote(text)}.",
+                        "Write the character itself, in UTF-8.",
+                    )
+        right, *wrong = (_parse(row, name) for name in self._form)
+        if both := [value for others in wrong for value in right if value in others]:
+            raise _in_both(row, quote(both[0]), self._form)
+        if self._has_splits and row.values["split"] not in get_args(Split):
+            known = ", ".join(get_args(Split))
+            raise UsageError(f"{row.where} has the split {quote(row.values['split'])}.", f"Write one of {known}.")
 
     def _check_splits(self) -> None:
-        seen: dict[str, tuple[str, _Row]] = {}
+        seen: dict[str, tuple[str, Row]] = {}
         for row in self._rows:
             split = row.values["split"]
-            if split not in get_args(Split):
-                raise UsageError(f"{row.where} has the split {split!r}.", f"Write one of {', '.join(get_args(Split))}.")
             other, first = seen.setdefault(row.values["clean"], (split, row))
             if other != split:
                 raise UsageError(
@@ -136,13 +170,27 @@ class PromptFile(Task):
                     "Put both into one split.",
                 )
 
-    def _of_split(self, split: Split, seed: int) -> list[_Row]:
+    def _no_rows(self, split: Split) -> UsageError:
+        """Make the error for a split without rows: too few rows, duplicates, or one clean prompt in all of them."""
+        said = f"it has {len(self._rows) + self._copies} in all"
+        if self._copies:
+            said += f"; {self._copies} are duplicates"
+        if self._has_splits:
+            remedy = f"Add rows whose column split says {split}."
+        else:
+            remedy = "Add rows with other clean prompts." if self._copies else "Add rows."
+            if len(self._rows) > 1 and len({row.values["clean"] for row in self._rows}) == 1:
+                said += "; all have one clean prompt, and stay in one split"
+                remedy = "Add rows with other clean prompts."
+        return UsageError(f"{self._name} has no rows for the split {split!r} ({said}).", remedy)
+
+    def _of_split(self, split: Split, seed: int) -> list[Row]:
         rng = Random(f"prompt_file {seed}")
         if self._has_splits:
             chosen = [row for row in self._rows if row.values["split"] == split]
             rng.shuffle(chosen)
             return chosen
-        groups: dict[str, list[_Row]] = {}
+        groups: dict[str, list[Row]] = {}
         for row in self._rows:
             groups.setdefault(row.values["clean"], []).append(row)
         shuffled = list(groups.values())
@@ -153,7 +201,7 @@ class PromptFile(Task):
         parts = {"train": slice(train), "test": slice(train, train + test), "validation": slice(train + test, None)}
         return [row for group in shuffled[parts[split]] for row in group]
 
-    def _answers(self, rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase) -> tuple[Tokens, Tokens]:
+    def _answers(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> tuple[Tokens, Tokens]:
         """Return token ids of answers and wrong answers, one list per row."""
         if self._form == _YEAR:
             years = _year_tokens(tokenizer)
@@ -166,6 +214,11 @@ class PromptFile(Task):
             return right, wrong
         token_of = self._tokens_of_texts(tokenizer)
 
+        for row, texts, others in zip(rows, right, wrong, strict=True):
+            wrong_tokens = {token_of[text] for text in others}
+            if both := [text for text in texts if token_of[text] in wrong_tokens]:
+                raise _in_both(row, f"the token of {quote(both[0])}", _TEXT)
+
         def ids(cells: list[list[Any]]) -> Tokens:
             return [[token_of[text] for text in texts] for texts in cells]
 
@@ -173,7 +226,7 @@ class PromptFile(Task):
 
     def _tokens_of_texts(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         """Find the token of every answer in the whole file, so that an answer has the same token in every split."""
-        first_row: dict[str, _Row] = {}
+        first_row: dict[str, Row] = {}
         for row in self._rows:
             for text in (text for name in self._form for text in _parse(row, name)):
                 first_row.setdefault(text, row)
@@ -183,14 +236,18 @@ class PromptFile(Task):
         for text, row in first_row.items():
             if tokens[text] is None:
                 raise UsageError(
-                    f"{row.where} has the answer {text!r}, which is not one token that this tokenizer knows, "
+                    f"{row.where} has the answer {quote(text)}, which is not one token that this tokenizer knows, "
                     "with a leading space or without.",
                     "Choose another answer, or remove the row.",
                 )
         return {text: token for text, token in tokens.items() if token is not None}
 
 
-def _check_ids(row: _Row, tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> None:
+def _in_both(row: Row, what: str, form: Sequence[str]) -> UsageError:
+    return UsageError(f"{row.where} has {what} both as {form[0]} and as {form[1]}.", "Remove it from one of the two.")
+
+
+def _check_ids(row: Row, tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> None:
     for token in tokens:
         if not 0 <= token < len(tokenizer):
             raise UsageError(
@@ -199,7 +256,7 @@ def _check_ids(row: _Row, tokens: list[int], tokenizer: PreTrainedTokenizerBase)
             )
 
 
-def _parse(row: _Row, name: str) -> list[Any]:
+def _parse(row: Row, name: str) -> list[Any]:
     """Parse an answer's cell as a list: of texts, of token ids, or of one year.
 
     Raises:
@@ -210,7 +267,7 @@ def _parse(row: _Row, name: str) -> list[Any]:
         texts = value if isinstance(value, list) else [value]
         if all(isinstance(text, str) and text.strip() for text in texts):
             return texts
-        raise UsageError(f"{row.where} has {value!r} as {name!r}.", "Write text, or in JSONL a list of texts.")
+        raise UsageError(f"{row.where} has {quote(value)} as {name!r}.", "Write text, or in JSONL a list of texts.")
     try:
         listed = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
@@ -218,10 +275,10 @@ def _parse(row: _Row, name: str) -> list[Any]:
     numbers = listed if isinstance(listed, list) else [listed]
     if not numbers or not all(type(number) is int for number in numbers):
         what = "a number from 0 to 98" if name in _YEAR else "a token id, or a list of them such as [262, 257]"
-        raise UsageError(f"{row.where} has {value!r} as {name!r}.", f"Write {what}.")
+        raise UsageError(f"{row.where} has {quote(value)} as {name!r}.", f"Write {what}.")
     if name in _YEAR and (len(numbers) != 1 or not 0 <= numbers[0] <= 98):
         raise UsageError(
-            f"{row.where} has {value!r} as {name!r}.", "Write a number from 0 to 98: 99 has no larger one."
+            f"{row.where} has {quote(value)} as {name!r}.", "Write a number from 0 to 98: 99 has no larger one."
         )
     return numbers
 
@@ -237,67 +294,3 @@ def _year_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
             )
         tokens.append(token)
     return tokens
-
-
-def _read(path: Path) -> list[_Row]:
-    """Read the rows of a file.
-
-    Raises:
-        UsageError: it is missing, has another suffix, is empty, or cannot be parsed.
-    """
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise UsageError(
-            f"The prompt file {str(path)!r} ends in {path.suffix!r}.",
-            f"Give a file that ends in {' or '.join(readers)}.",
-        )
-    try:
-        rows = list(reader(path))
-    except OSError as error:
-        raise UsageError(
-            f"The prompt file {str(path)!r} cannot be read: {error.strerror}.", "Give the path of a file."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{str(path)!r} is not UTF-8 text: {error.reason}.", "Save it as UTF-8.") from error
-    if not rows:
-        raise UsageError(f"The prompt file {str(path)!r} has no rows.", f"Write some, with the columns {_NEEDED}.")
-    return rows
-
-
-def _read_csv(path: Path) -> Iterator[_Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        try:
-            for number, values in enumerate(reader, 1):
-                where = f"Row {number} (line {reader.line_num}) of {str(path)!r}"
-                if None in values:
-                    raise UsageError(
-                        f"{where} has more cells than the header.", "Quote cells that contain a comma, as in CSV."
-                    )
-                yield _Row(where, values)
-        except csv.Error as error:
-            raise UsageError(
-                f"{str(path)!r} is not CSV at line {reader.line_num}: {error}.", "Repair that line."
-            ) from error
-
-
-def _read_jsonl(path: Path) -> Iterator[_Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        number = 0
-        for line_number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            number += 1
-            try:
-                values = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UsageError(
-                    f"Line {line_number} of {str(path)!r} is not JSON: {error}.", "Write one object per line."
-                ) from error
-            if not isinstance(values, dict):
-                raise UsageError(
-                    f"Line {line_number} of {str(path)!r} is not a JSON object: {line.strip()[:60]!r}.",
-                    "Write one object per line.",
-                )
-            yield _Row(f"Row {number} (line {line_number}) of {str(path)!r}", values)

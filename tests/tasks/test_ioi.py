@@ -1,6 +1,7 @@
 """Indirect object identification: the prompts, their splits, and what is refused."""
 
 import json
+import time
 from collections import Counter
 from typing import Any, get_args
 
@@ -189,6 +190,40 @@ def test_requests_that_no_task_can_serve_are_refused(tokenizer: PreTrainedTokeni
         IOI().prompts(tokenizer, "dev", 4, seed=0)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="examples=0"):
         IOI().prompts(tokenizer, "train", 0, seed=0)
+
+
+@pytest.mark.parametrize("examples", [0, -1, True, 2.5, "3"])
+def test_numbers_of_examples_that_are_none_are_refused(tokenizer: PreTrainedTokenizerBase, examples: Any) -> None:
+    with pytest.raises(UsageError, match=f"examples={examples!r}"):
+        IOI().prompts(tokenizer, "train", examples, seed=0)
+
+
+@pytest.mark.parametrize("corruption", ["abc", "swap"])
+@pytest.mark.parametrize("order", ["abba", "both"])
+@pytest.mark.parametrize("split", get_args(Split))
+def test_too_many_examples_are_answered_with_how_many_there_are(corruption: Any, order: Any, split: Split) -> None:
+    """By a count that is compared with the prompts themselves."""
+    few = without(*NAMES[9:], *PLACES[3:], *OBJECTS[2:])
+    task = IOI(corruption, order)
+    batch = task.prompts(few, split, 90_000, seed=0)
+    (note,) = batch.notes
+    assert note == f"IOI has {len(batch):,} different prompts, fewer than the 90,000 asked for."
+    assert len(set(map(tuple, batch.clean.tolist()))) == len(batch)
+    assert not task.prompts(few, split, len(batch), seed=0).notes
+
+
+def test_a_billion_examples_are_refused_at_once(tokenizer: PreTrainedTokenizerBase) -> None:
+    started = time.perf_counter()
+    with pytest.raises(
+        UsageError, match=r"IOI has for the split 'test' [\d,]{7,} different prompts, fewer than the 1,000,000,000"
+    ):
+        IOI().prompts(tokenizer, "test", 10**9, seed=0)
+    assert time.perf_counter() - started < 10
+
+
+def test_the_repr_leaves_defaults_out() -> None:
+    assert repr(IOI()) == "IOI()"
+    assert repr(IOI("swap", template=3)) == "IOI(corruption='swap', template=3)"
 
 
 def test_preview_shows_pairs_in_columns_and_the_accuracy() -> None:

@@ -1,5 +1,6 @@
 """Prompts from files: how they are read and split, and the error message of each mistake."""
 
+import contextlib
 import csv
 import io
 import json
@@ -11,9 +12,13 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from circuitkit.cli.main import main
+from circuitkit.config import specs
 from circuitkit.errors import UsageError
+from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.fetch import TOY
 from circuitkit.tasks.base import Split
+from circuitkit.tasks.file_rows import COLUMNS
 from circuitkit.tasks.ioi import NAMES
 from circuitkit.tasks.prompt_file import PromptFile
 
@@ -209,7 +214,7 @@ PAIR = {"clean": "x", "corrupted": "y"}
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("p.txt", "", r"ends in '\.txt'.*\.csv or \.jsonl"),
+        ("p.txt", "", r"ends in '\.txt'.*\.csv, \.jsonl or \.json"),
         ("p", "", "ends in ''"),
         ("p.csv", "", "has no rows.*clean, corrupted and one of"),
         ("p.csv", "clean,corrupted\n", "has no rows"),
@@ -228,7 +233,7 @@ PAIR = {"clean": "x", "corrupted": "y"}
         ("p.csv", "clean,corrupted,label\nThen, Mary,y,3\n", "Row 1.*more cells than the header"),
         ("p.jsonl", json.dumps(row()) + "\n{'clean': 3}\n", "Line 2 of .* is not JSON"),
         ("p.jsonl", "[" * 100_000, "Line 1 of .* is not JSON"),
-        ("p.jsonl", "\n3\n", "Line 2 of .* is not a JSON object: '3'"),
+        ("p.jsonl", "\n3\n", "Line 2 of .* is not a JSON object: 3"),
         ("p.jsonl", json.dumps(row(clean=3)), "has 3 as 'clean'"),
         ("p.jsonl", json.dumps(row(answer=3)), "has 3 as 'answer'"),
         ("p.jsonl", json.dumps(row(answer=[" "])), "has .* as 'answer'"),
@@ -254,3 +259,121 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("clean,corrupted,label\né,è,3\n".encode("latin-1"))
     with pytest.raises(UsageError, match="is not UTF-8"):
         PromptFile(tmp_path / "latin.csv")
+
+
+def test_duplicates_count_once_with_a_note(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    once = [row(number) for number in range(4)]
+    task = PromptFile(as_jsonl(tmp_path / "p.jsonl", [*once, row(0), row(0, answer=[MARY]), row(3)]))
+    batch = task.prompts(tokenizer, "train", 2, seed=0)
+    assert len({tuple(ids) for ids in batch.clean.tolist()}) == len(batch) == 2
+    (note,) = batch.notes
+    assert note.endswith("p.jsonl': 3; each counts once.")
+    plain = PromptFile(as_jsonl(tmp_path / "q.jsonl", once)).prompts(tokenizer, "train", 2, seed=0)
+    assert torch.equal(plain.clean, batch.clean)
+    assert not plain.notes
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([row()] * 12, r"no rows for the split 'test' \(it has 12 in all; 11 are duplicates\).*other clean prompts"),
+        (
+            [row(wrong_answer=f" {name}") for name in NAMES[2:8]],
+            r"\(it has 6 in all; all have one clean prompt, and stay in one split\).*other clean prompts",
+        ),
+        ([row(split="train")] * 2, r"\(it has 2 in all; 1 are duplicates\).*column split says test"),
+    ],
+)
+def test_a_split_without_rows_says_why(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, rows: list[Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        PromptFile(as_csv(tmp_path / "p.csv", rows)).prompts(tokenizer, "test", 9, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"clean": row()["clean"] + " ", "corrupted": row()["corrupted"] + " "}, "end in a space: 2 of 2"),
+        (
+            {name: row()[name].replace("store", "zeppelin") for name in ("clean", "corrupted")},
+            "does not know 'zeppelin.' (in 2 of 2 prompts)",
+        ),
+        ({"corrupted": row()["clean"]}, "the same up to the answer: 1 of 1"),
+        ({}, "has 1 different prompts, fewer than the 9 asked for"),
+    ],
+)
+def test_what_is_odd_about_prompts_is_noted(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    task = PromptFile(as_csv(tmp_path / "p.csv", [row(**changed)]))
+    assert any(said in note for note in task.prompts(tokenizer, "train", 9, seed=0).notes)
+    assert len(task.prompts(tokenizer, "train", 1, seed=0).notes) == bool(changed)
+    assert said in task.preview(CircuitModel.from_pretrained("toy")).replace("the 32 asked", "the 9 asked")
+
+
+def test_the_names_of_auto_circuit_stand_for_ours(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """Its files are JSON: https://github.com/UFO-101/auto-circuit, `data.py`."""
+    pair = row()
+    prompt = {"clean": pair["clean"], "corrupt": pair["corrupted"], "answers": [MARY, " Paul"], "wrong_answers": [JOHN]}
+    (tmp_path / "p.json").write_text(json.dumps({"word_idxs": {}, "prompts": [prompt | {"other": 1}]}))
+    batch = PromptFile(tmp_path / "p.json").prompts(tokenizer, "train", 1, seed=0)
+    assert batch.clean.tolist() == [tokenizer.encode(pair["clean"])]
+    assert batch.corrupted.tolist() == [tokenizer.encode(pair["corrupted"])]
+    assert batch.answers.tolist() == [[ids(tokenizer, MARY, " Paul")]]
+    assert batch.wrong_answers.tolist() == [[ids(tokenizer, JOHN)]]
+
+
+def test_the_sample_file_shows_the_behavior() -> None:
+    """It is for the toy model: every prompt is understood and answered."""
+    model = CircuitModel.from_pretrained("toy")
+    task = PromptFile(Path(__file__).parents[2] / "examples" / "prompts.csv")
+    for split, size in zip(get_args(Split), (8, 4, 4), strict=True):
+        batch = task.prompts(model.tokenizer, split, size, seed=0)
+        assert len(batch) == size
+        assert not batch.notes
+    assert "right on 8 of 8 answers" in task.preview(model)
+
+
+@pytest.mark.parametrize(("write", "name"), [(as_csv, "my.csv"), (as_jsonl, "my.jsonl"), (as_jsonl, "my.JSONL")])
+def test_a_file_may_stand_for_the_task(tmp_path: Path, write: Any, name: str) -> None:
+    path = write(tmp_path / name, [row()])
+    task = specs.make("tasks", str(path))
+    assert isinstance(task, PromptFile)
+    assert task.path == path
+    resolved = specs.resolve("tasks", str(path))
+    assert resolved == specs.describe(task)
+    assert specs.label("tasks", str(path)) == "prompt_file"
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        specs.make("tasks", str(tmp_path / "other.json"))
+
+
+def test_a_file_may_stand_for_the_task_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    as_jsonl(tmp_path / "my.jsonl", [row(number) for number in range(4)])
+    command = ["discover", "--model", "toy", "--strategy", "eap", "--out", "run", "--task"]
+    assert main([*command, "my.jsonl", "--seed", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "eap on prompt_file" in shown
+    assert "In the test split: The prompt file 'my.jsonl' has 1 different prompts, fewer than the 32" in shown
+    assert main([*command[:-3], "--out", "other", "--config", "run/config.yaml"]) == 0
+    assert main([*command, "your.csv"]) == 2
+    assert "'your.csv' cannot be read: No such file" in capsys.readouterr().err
+    (tmp_path / "my.txt").write_text("x")
+    assert main([*command, "./my.txt"]) == 2
+    assert "ends in '.txt'" in capsys.readouterr().err
+
+
+def test_the_help_of_the_task_lists_the_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        main(["discover", "--task.help", "prompt_file"])
+    shown = capsys.readouterr().out
+    for column in COLUMNS:
+        assert f"`{column}`" in shown
+
+
+def test_the_repr_is_the_call_that_makes_it(tmp_path: Path) -> None:
+    path = as_csv(tmp_path / "p.csv", [row()])
+    assert repr(PromptFile(path)) == f"PromptFile(path={str(path)!r})"
