@@ -80,7 +80,7 @@ def _eap_ig_pt(cfg: dict[str, Any], graph: EdgeGraph, scores: Tensor, kept: Tens
         "cfg": cfg,
         "src_nodes": graph.writer_names,
         "dst_nodes": graph.reader_names,
-        "edges_scores": torch.zeros(shape).index_put(at, scores),
+        "edges_scores": torch.zeros(shape, dtype=torch.float32).index_put(at, scores),
         "edges_in_graph": torch.zeros(shape, dtype=torch.bool).index_put(at, kept),
         "nodes_in_graph": nodes,
     }
@@ -113,7 +113,10 @@ def _eap_ig_order(graph: EdgeGraph) -> Tensor:
         kind, layer, head = graph.reader(index)
         steps.append(2 * layer + (kind == "mlp" and not graph.parallel))
         places.append({"q": 3 * head, "k": 3 * head + 1, "v": 3 * head + 2, "mlp": 3 * graph.heads, "logits": 0}[kind])
-    step, place = torch.tensor(steps)[graph.reader_of], torch.tensor(places)[graph.reader_of]
+    step, place = (
+        torch.tensor(steps, dtype=torch.int64)[graph.reader_of],
+        torch.tensor(places, dtype=torch.int64)[graph.reader_of],
+    )
     return ((step * graph.n_writers + graph.writer_of) * graph.n_readers + place).argsort()
 
 
@@ -154,7 +157,7 @@ def _read_eap_ig_json(path: Path) -> tuple[EdgeGraph, Tensor, Tensor]:
         scores = torch.tensor([float(edges[name]["score"]) for name in graph.names], dtype=torch.float64).float()
     except OverflowError as error:
         raise CircuitKitError(f"{path} has a score too large for a number of 64 bits.", _EXPORT_AGAIN) from error
-    return graph, scores, torch.tensor([edges[name]["in_graph"] for name in graph.names])
+    return graph, scores, torch.tensor([edges[name]["in_graph"] for name in graph.names], dtype=torch.bool)
 
 
 def _read_eap_ig_pt(path: Path) -> tuple[EdgeGraph, Tensor, Tensor]:

@@ -218,13 +218,18 @@ class EdgeGraph:
     @cached_property
     def writer_of(self) -> Tensor:
         """Return the writer number of every edge, `[edges]`."""
-        return torch.cat([torch.arange(block.writers).repeat(len(block.readers)) for block in self.blocks])
+        return torch.cat(
+            [torch.arange(block.writers, dtype=torch.int64).repeat(len(block.readers)) for block in self.blocks]
+        )
 
     @cached_property
     def reader_of(self) -> Tensor:
         """Return the reader number of every edge, `[edges]`."""
         return torch.cat(
-            [torch.arange(b.readers.start, b.readers.stop).repeat_interleave(b.writers) for b in self.blocks]
+            [
+                torch.arange(b.readers.start, b.readers.stop, dtype=torch.int64).repeat_interleave(b.writers)
+                for b in self.blocks
+            ]
         )
 
     # Names
@@ -375,4 +380,4 @@ def group_edges(by_head: EdgeGraph, by_group: EdgeGraph) -> Tensor:
         by_group.edges(by_group.reader_index(kind, layer, head // share if kind in ("k", "v") else head)).start
         for kind, layer, head in readers
     ]
-    return torch.tensor(starts)[by_head.reader_of] + by_head.writer_of
+    return torch.tensor(starts, dtype=torch.int64)[by_head.reader_of] + by_head.writer_of

@@ -201,7 +201,7 @@ class _Differences:
 
     def at(self, positions: Tensor, base: Tensor) -> tuple[Tensor, "_Differences"]:
         """Select the differences at positions `[B, A]`; return `base`, tied to them for autograd, and them."""
-        where = torch.arange(len(positions), device=positions.device)[:, None], positions
+        where = torch.arange(len(positions), dtype=torch.int64, device=positions.device)[:, None], positions
         there = copy.copy(self)
         there._shared, there._own = self._shared[:, *where], self._own[:, :, *where]
         tied: Tensor = _apply(_At, base, self, there, where)

@@ -70,7 +70,7 @@ class PreparedBatch:
         if low is None or not low[writers].any():
             return None
         graph = self.model.graph
-        numbers = torch.arange(graph.n_writers)[writers]
+        numbers = torch.arange(graph.n_writers, dtype=torch.int64)[writers]
         layer, place = divmod(int(numbers[0]) - 1, graph.writers_per_layer)
         mlp = place == graph.heads
         errors = self._errors.of(layer, mlp)[numbers - (graph.mlp(layer) if mlp else graph.head(layer, 0))]

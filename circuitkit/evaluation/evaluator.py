@@ -27,11 +27,13 @@ from circuitkit.errors import UsageError
 from circuitkit.evaluation.measures import SIZES, Evaluation, Point, Ranking, area
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.tasks.base import Split, Task
+from circuitkit.torch_state import usual_torch_state
 
 IDENTITY_TOLERANCE = 1e-3
 """Tolerated error of faithfulness: with all edges kept it should be 1, with none 0."""
 
 
+@usual_torch_state()
 def evaluate(
     model: CircuitModel,
     circuit: Circuit,
@@ -131,11 +133,13 @@ class Evaluator:
         self.prompts = sum(len(prepared.batch) for prepared in prepared_batches)
         self._runs = [MaskedRun(prepared) for prepared in prepared_batches]
         self._control = Circuit.from_scores(
-            self.graph, torch.rand(len(self.graph), generator=torch.Generator().manual_seed(seed))
+            self.graph, torch.rand(len(self.graph), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
         )
         self._control_points: dict[float, Point] = {}
         self.full, self.ablated = self._ends()
-        everything, nothing = (self.value(torch.full((len(self.graph),), state)) for state in (True, False))
+        everything, nothing = (
+            self.value(torch.full((len(self.graph),), state, dtype=torch.bool)) for state in (True, False)
+        )
         span = abs(self.full - self.ablated)
         error = max(abs(everything - self.full), abs(nothing - self.ablated))
         self.identity_error = error / span if span else error

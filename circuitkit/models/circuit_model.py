@@ -18,13 +18,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.data.logits import Logits
 from circuitkit.data.prompt_batch import PromptBatch
-from circuitkit.errors import CircuitKitError
+from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.models import parity
 from circuitkit.models.attention import Attention, Rotary
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
 from circuitkit.models.families.base import Family
 from circuitkit.models.loading import find_family, load_pretrained
 from circuitkit.models.weights import ModuleWeights, Weights
+from circuitkit.torch_state import usual_torch_state
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class CircuitModel:
         self._rule = PLAIN
         self.refresh()
 
+    @usual_torch_state()
     def refresh(self) -> None:
         """Get the module's parameters again, after it was moved to another device or dtype."""
         family = self.family
@@ -81,12 +83,18 @@ class CircuitModel:
         self._apply_rule_to_norms()
 
     def check_weights(self) -> None:
-        """Refuse a model without its weights: a precision policy holds them, or could not give them back.
+        """Refuse a model without its weights, or with weights that allow no gradients.
 
         Raises:
-            CircuitKitError: weights are missing.
+            CircuitKitError: a precision policy holds the weights, or could not give them back.
+            UsageError: they were made under `torch.inference_mode`.
         """
         for name, parameter in self.model.named_parameters():
+            if parameter.is_inference():
+                raise UsageError(
+                    f"The model was made under torch.inference_mode: its {name} allows no gradients.",
+                    "Make it outside of inference_mode, or under torch.no_grad.",
+                )
             if parameter.numel() == 0:
                 raise CircuitKitError(
                     f"The model has no weights in {name}: a precision policy holds them, or they were lost.",
@@ -110,6 +118,7 @@ class CircuitModel:
         return ruled
 
     @classmethod
+    @usual_torch_state()
     def from_pretrained(
         cls, name: str | Path, *, kv: Literal["group", "head"] = "group", dtype: torch.dtype | str = torch.float32
     ) -> Self:
@@ -130,6 +139,7 @@ class CircuitModel:
         return loaded
 
     @classmethod
+    @usual_torch_state()
     def from_model(
         cls,
         model: PreTrainedModel,
@@ -170,6 +180,7 @@ class CircuitModel:
         """Return the dtype of its weights."""
         return self.model.dtype
 
+    @usual_torch_state()
     def to(self, device: torch.device | str) -> Self:
         """Move the model."""
         self.model.to(device)  # type: ignore[arg-type]
@@ -180,7 +191,7 @@ class CircuitModel:
 
     def context(self, batch: PromptBatch) -> Context:
         """Compute positions, attention masks and rotary positions of a batch."""
-        index = torch.arange(batch.length, device=batch.mask.device)
+        index = torch.arange(batch.length, dtype=torch.int64, device=batch.mask.device)
         back = index[:, None] - index  # [T, T]
         windows = {self.family.window(layer) for layer in range(self.family.layers)}
         masks = {}
@@ -253,7 +264,7 @@ class CircuitModel:
 
     def at_answers(self, x: Tensor, batch: PromptBatch) -> Tensor:
         """Select the answer positions, `[..., B, A, D]`, from `[..., B, T, D]`."""
-        rows = torch.arange(len(batch), device=x.device)[:, None]
+        rows = torch.arange(len(batch), dtype=torch.int64, device=x.device)[:, None]
         return x[..., rows, batch.read_positions, :]
 
     def logits(self, x: Tensor) -> Logits:

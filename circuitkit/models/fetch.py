@@ -205,7 +205,7 @@ def _tensors(gguf_file: Path, config: "LlamaConfig") -> "dict[str, Tensor]":
 
     found: dict[str, Tensor] = {}
     for tensor in GGUFReader(gguf_file).tensors:
-        values = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
+        values = torch.tensor(dequantize(tensor.data, tensor.tensor_type), dtype=torch.float32)
         if tensor.name.endswith(("attn_q.weight", "attn_k.weight")):
             heads = config.num_attention_heads if ".attn_q." in tensor.name else config.num_key_value_heads
             values = _unpermute(values, heads or config.num_attention_heads)

@@ -19,7 +19,9 @@ HALF_TOLERANCE = 5e-2
 def parity_batch(vocabulary: int, longest: int) -> PromptBatch:
     """Make two random prompts, of at most `longest` tokens, one of them left-padded."""
     generator = torch.Generator().manual_seed(0)
-    prompts = [torch.randint(vocabulary, (min(n, longest),), generator=generator).tolist() for n in (8, 5)]
+    prompts = [
+        torch.randint(vocabulary, (min(n, longest),), generator=generator, dtype=torch.int64).tolist() for n in (8, 5)
+    ]
     return PromptBatch.from_ids(prompts, prompts, answers=[0, 0])
 
 

@@ -16,6 +16,7 @@ from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.precision.mixed_weights import MixedWeights
 from circuitkit.precision.quantization import MODES, Mode
 from circuitkit.precision.units import Unit, unit_of, writers_of
+from circuitkit.torch_state import usual_torch_state
 
 Scope = Literal["attention", "attention+mlp"]
 
@@ -44,6 +45,7 @@ class Quantization(PrecisionPolicy):
         self._model: CircuitModel | None = None
         self._weights: MixedWeights | None = None
 
+    @usual_torch_state()
     def prepare(self, model: CircuitModel) -> None:
         """Round the model's weights, store the full ones elsewhere, and free them.
 
@@ -65,6 +67,7 @@ class Quantization(PrecisionPolicy):
 
         run_then(take, lambda taken: None if taken else self.close())
 
+    @usual_torch_state()
     def close(self) -> None:
         """Restore the weights, bit for bit; SIGINT and SIGTERM take effect afterwards.
 

@@ -8,20 +8,21 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from circuitkit.torch_state import usual_torch_state
+
 
 @contextmanager
 def preserve_global_state(device: torch.device) -> Iterator[None]:
-    """Restore random generators, grad mode, default dtype, threads and environment variables on exit."""
+    """Enter the usual torch state; on exit restore all, random generators, threads and environment variables too."""
     devices = [device] if device.type == "cuda" else []
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  Fabric seeds the global one
-    dtype, threads, variables = torch.get_default_dtype(), torch.get_num_threads(), dict(os.environ)
-    with torch.random.fork_rng(devices), torch.set_grad_enabled(torch.is_grad_enabled()):
+    threads, variables = torch.get_num_threads(), dict(os.environ)
+    with torch.random.fork_rng(devices), usual_torch_state():
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
-            torch.set_default_dtype(dtype)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
             for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):

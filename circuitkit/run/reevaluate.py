@@ -15,10 +15,12 @@ from circuitkit.run.run_config import load_model, move_to
 from circuitkit.storage.files import write_atomically
 from circuitkit.storage.text import to_json
 from circuitkit.tasks.base import Split
+from circuitkit.torch_state import usual_torch_state
 
 _PROMPTS = f"{PromptBatch.__module__}.{PromptBatch.__qualname__}"
 
 
+@usual_torch_state()
 def reevaluate(
     run: str | Path,
     *,

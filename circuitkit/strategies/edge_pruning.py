@@ -106,7 +106,7 @@ class EdgePruning(DiscoveryStrategy):
 
     def _discover(self, run: Discovery, runs: Sequence[MaskedRun], target: float, number: int) -> Circuit:
         graph = run.model.graph
-        edges = torch.arange(len(graph))
+        edges = torch.arange(len(graph), dtype=torch.int64)
         of_edges = torch.stack([edges, len(graph) + graph.writer_of] if self.writer_gates else [edges])
         gates = Gates(len(graph) + self.writer_gates * graph.n_writers, of_edges, self.start)
         module = _Pruning(self, gates, runs, run.generator.initial_seed(), target)
@@ -128,7 +128,7 @@ class _Pruning(GateTraining):
         self, strategy: EdgePruning, gates: Gates, runs: Sequence[MaskedRun], seed: int, target: float
     ) -> None:
         super().__init__(gates, runs, seed, strategy._options["max_steps"])
-        self.multipliers = nn.Parameter(torch.zeros(2))
+        self.multipliers = nn.Parameter(torch.zeros(2, dtype=torch.float32))
         self._settings = strategy
         self._target = target
 

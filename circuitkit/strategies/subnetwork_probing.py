@@ -109,9 +109,11 @@ def node_gates(graph: EdgeGraph) -> Tensor:
 
     Gates are numbered: first those of the query, key and value readers in the graph's order, then those of MLP outputs.
     """
-    readers, writers = torch.full((graph.n_readers,), -1), torch.full((graph.n_writers,), -1)
+    readers, writers = (torch.full((count,), -1, dtype=torch.int64) for count in (graph.n_readers, graph.n_writers))
     attention = [reader for block in graph.blocks if block.kind == "attention" for reader in block.readers]
-    readers[attention] = torch.arange(len(attention))
+    readers[attention] = torch.arange(len(attention), dtype=torch.int64)
     if graph.mlps:
-        writers[[graph.mlp(layer) for layer in range(graph.layers)]] = len(attention) + torch.arange(graph.layers)
+        writers[[graph.mlp(layer) for layer in range(graph.layers)]] = len(attention) + torch.arange(
+            graph.layers, dtype=torch.int64
+        )
     return torch.stack([readers[graph.reader_of], writers[graph.writer_of]])

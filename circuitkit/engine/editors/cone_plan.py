@@ -150,7 +150,7 @@ class ConePlan:
             if affected.any():
                 self._plan_attention(block, matrix, affected)
         elif affected[0] and state.live[graph.mlp(block.layer)]:
-            writers = torch.tensor([graph.mlp(block.layer)])
+            writers = torch.tensor([graph.mlp(block.layer)], dtype=torch.int64)
             at = self._changed if state.needed_everywhere[writers] else self._answers
             x = at.take(state.layers[block.layer].mlp_input[None])
             readers = PlannedReaders(first, first, self._kept_edges(block, matrix, first, at), x, at)

@@ -45,8 +45,8 @@ class KeptEdges:
             vector.
         """
         if vectors != self._vectors:
-            each = torch.arange(vectors, device=self._deltas.device)
-            rank = torch.arange(len(self._deltas), device=each.device) - self._first[self._readers]
+            each = torch.arange(vectors, dtype=torch.int64, device=self._deltas.device)
+            rank = torch.arange(len(self._deltas), dtype=torch.int64, device=each.device) - self._first[self._readers]
             place = (self._first[self._readers] * vectors + rank)[:, None] + each * self._counts[self._readers][:, None]
             which = torch.empty_like(place).flatten()
             which[place.flatten()] = (self._deltas[:, None] * vectors + each).flatten()

@@ -64,7 +64,7 @@ class IncrementalEditor(Editor):
         self._cones: list[Cone] = []
         self._block = -1
         self._layer = -1
-        self._committed = torch.zeros(0)
+        self._committed = torch.zeros(0, dtype=torch.float32)
         # Rebuild for every reader: the weights depend on it, or rechecks repeat its values in full precision
         self._per_reader = self.policy.depends_on_reader or self.policy.rechecks_close
         self._built_full: bool | None = None  # is the live state in full precision? None: not built
@@ -99,7 +99,7 @@ class IncrementalEditor(Editor):
 
     def _plan(self) -> None:
         self._cones = [Cone(state, self.reader, self.kept) for state in self._states]
-        self._committed = torch.zeros(self.graph.prefix(self.reader))
+        self._committed = torch.zeros(self.graph.prefix(self.reader), dtype=torch.float32)
 
     def _build_for_reader(self, full: bool) -> None:
         """Under a policy, do steps 1 and 3 in the current precision, unless that is done already."""

@@ -62,7 +62,7 @@ class Answers(PositionSet):
     def __init__(self, prepared: PreparedBatch) -> None:
         batch = prepared.batch
         self.columns = batch.read_positions  # [B, A]
-        self.rows = torch.arange(len(batch), device=batch.clean.device)[:, None]
+        self.rows = torch.arange(len(batch), dtype=torch.int64, device=batch.clean.device)[:, None]
         self.count = self.columns.shape[1]
         model, context = prepared.model, prepared.context
         rotary = context.rotary

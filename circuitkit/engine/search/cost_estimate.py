@@ -98,13 +98,13 @@ class Cost:
 
 def sparse_circuit(graph: EdgeGraph, density: float = DENSITY, seed: int = 0) -> Tensor:
     """Grow a circuit at random from the logits, bool `[edges]`: every edge has a path to the logits."""
-    scores = torch.rand(len(graph), generator=torch.Generator().manual_seed(seed))
+    scores = torch.rand(len(graph), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
     return Circuit.from_scores(graph, scores).greedy(max(1, round(density * len(graph)))).kept
 
 
 def spread_layers(graph: EdgeGraph, count: int) -> list[int]:
     """List the logits (layer L), and up to `count` layers evenly spaced from the last to the first."""
-    spaced = torch.linspace(0, graph.layers - 1, min(count, graph.layers)).round().long().tolist()
+    spaced = torch.linspace(0, graph.layers - 1, min(count, graph.layers), dtype=torch.float32).round().long().tolist()
     return [graph.layers, *reversed(spaced)]
 
 
@@ -144,7 +144,7 @@ def _spaced(readers: Sequence[int], count: int) -> list[int]:
 
 def _timed(editor: Editor, reader: int, hypotheses: int, gradients: bool) -> Timing:
     prefix = editor.graph.prefix(reader)
-    removals = torch.arange(hypotheses)[:, None] % prefix == torch.arange(prefix)
+    removals = torch.arange(hypotheses, dtype=torch.int64)[:, None] % prefix == torch.arange(prefix, dtype=torch.int64)
     start = time.perf_counter()
     editor.open(reader)
     if gradients:

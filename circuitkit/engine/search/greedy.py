@@ -296,7 +296,7 @@ class GreedySearch:
         return abs(effect - float(estimates[item.writers].sum())) <= self.screen * self.threshold
 
     def _remove_group(self, edges: slice, item: "_Item", estimates: Tensor) -> None:
-        numbers = torch.tensor(item.writers) + edges.start
+        numbers = torch.tensor(item.writers, dtype=torch.int64) + edges.start
         self.scores[numbers], self.score_sources[numbers] = estimates[item.writers], ScoreSource.ESTIMATED
         self.decided[numbers], self.kept[numbers] = True, False
 
@@ -353,7 +353,7 @@ class GreedySearch:
 def _head_orders(graph: EdgeGraph, order: Order, generator: torch.Generator | None) -> Iterator[list[int]]:
     for _ in range(graph.layers):
         if order == "shuffle":
-            yield torch.randperm(graph.heads, generator=generator).tolist()
+            yield torch.randperm(graph.heads, generator=generator, dtype=torch.int64).tolist()
         else:
             yield list(range(graph.heads) if order == "normal" else reversed(range(graph.heads)))
 

@@ -40,7 +40,7 @@ def noise(seed: int, step: int, count: int) -> Tensor:
     """Draw noise in (1e-6, 1 - 1e-6), float32 `[count]`; the same for the same arguments on every device."""
     (mixed,) = np.random.SeedSequence((seed, step)).generate_state(1)
     generator = torch.Generator().manual_seed(int(mixed))
-    return torch.rand(count, generator=generator).clamp(_MARGIN, 1 - _MARGIN)
+    return torch.rand(count, generator=generator, dtype=torch.float32).clamp(_MARGIN, 1 - _MARGIN)
 
 
 class Gates(nn.Module):
@@ -58,7 +58,7 @@ class Gates(nn.Module):
 
     def __init__(self, count: int, of_edges: Tensor, start: float) -> None:
         super().__init__()
-        self.log_alpha = nn.Parameter(torch.full((count,), start))
+        self.log_alpha = nn.Parameter(torch.full((count,), start, dtype=torch.float32))
         self.register_buffer("_of_edges", of_edges, persistent=False)  # not saved: it follows from the model
         self._of_edges: Tensor
 

@@ -265,6 +265,6 @@ def _instantiate(value: Any) -> Any:
 @torch.no_grad()
 def _span(runs: Sequence[MaskedRun], gates: Gates) -> float:
     """Compute |objective of the full model - of the ablated model|; 1 if they are equal."""
-    ends = torch.stack([torch.ones(gates.edges), torch.zeros(gates.edges)])
+    ends = torch.tensor([[1.0], [0.0]], dtype=torch.float32).expand(-1, gates.edges)
     full, ablated = torch.cat([run.values(ends) for run in runs], 1).double().mean(1).tolist()
     return abs(full - ablated) or 1.0
