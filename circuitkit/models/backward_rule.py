@@ -1,4 +1,4 @@
-"""Backward rules: the gradients through norms and attention, plain or as an attribution method defines them."""
+"""Backward rules: gradients through norms, attention and gated MLPs, plain or as an attribution method defines them."""
 
 from typing import Literal
 
@@ -24,6 +24,10 @@ class BackwardRule:
     def projected(self, kind: Literal["q", "k", "v"], x: Tensor) -> Tensor:
         """Return projected queries, keys or values `[heads, ..., T, E]` with the same values, and other gradients."""
         return x
+
+    def gated_mlp(self, output: Tensor) -> Tensor:
+        """Return the output of a gated MLP, `[..., D]`, with the same values, and other gradients."""
+        return output
 
 
 PLAIN = BackwardRule()

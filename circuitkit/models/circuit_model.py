@@ -252,7 +252,7 @@ class CircuitModel:
         """Compute an MLP's output from its input, both `[..., D]`."""
         weights = dict(self.weights.mlp(layer))
         output: Tensor = functional_call(self._mlps[layer], weights, (self._mlp_norms[layer](x),))
-        return output
+        return self._rule.gated_mlp(output) if self.family.gated else output
 
     def checkpoint_mlp(self, layer: int, x: Tensor) -> Tensor:
         """Compute an MLP's output; under autograd, compute it again in the backward pass.

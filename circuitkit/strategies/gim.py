@@ -16,6 +16,7 @@ from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero
 
 TEMPERATURE = 2.0
 SCALES = {"q": 0.25, "k": 0.25, "v": 0.5}
+GATED_SCALE = 0.5
 
 
 class GIM(DiscoveryStrategy):
@@ -42,6 +43,8 @@ class GIMRule(BackwardRule):
     - The gradient at attention scores s is p * (g - sum(g p)) with p = softmax(s / 2), where g is the gradient at the
       pattern. This is the softmax's own formula with a softer pattern, without the factor 1/2 of its chain rule.
     - Gradients at queries, keys and values are multiplied by 1/4, 1/4 and 1/2.
+    - In a gated MLP (Llama, Mistral, Qwen), down(act(gate(x)) * up(x)), gradients at both factors of the product are
+      multiplied by 1/2. The authors' package `gim-explain` lacks this rule up to 0.1.4.
     """
 
     def norm(self, norm: Norm) -> Norm:
@@ -55,6 +58,10 @@ class GIMRule(BackwardRule):
     def projected(self, kind: Kind, x: Tensor) -> Tensor:
         """Scale the gradients of queries, keys or values."""
         return _apply(_ScaledGradient, x, SCALES[kind])
+
+    def gated_mlp(self, output: Tensor) -> Tensor:
+        """Halve the gradients of gate and up: all of both passes through the output, which is linear in the product."""
+        return _apply(_ScaledGradient, output, GATED_SCALE)
 
 
 class _SofterGradient(torch.autograd.Function):

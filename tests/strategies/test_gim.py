@@ -1,11 +1,14 @@
 """GIM's backward rule, against autograd through the masked run and against the authors' package."""
 
 import copy
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 from support.slow import SlowModel
 from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
+from support.weights import prepared
 from torch import nn
 
 import circuitkit
@@ -17,6 +20,7 @@ from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.precision.pahq import PAHQ
 from circuitkit.strategies.gim import GIMRule
 
 
@@ -53,13 +57,17 @@ def test_gradients_are_those_of_the_authors_package(variant, monkeypatch):
     """`gim-explain` patches modules and functions of torch: LayerNorm, RMSNorm, softmax, attention.
 
     Transformers' attention is one fused function, in which the package finds no softmax, and its RMSNorms are classes
-    of its own: both are put in torch's terms here, so that the package sees everything.
+    of its own: both are put in torch's terms here, so that the package sees everything. Up to 0.1.4 it lacks the rule
+    for gated MLPs, which is added here.
     """
     gim = pytest.importorskip("gim")
     hf = tiny_hf(variant, dtype=torch.float32).double()  # the package's LayerNorm has float32 weights
     model, batch = CircuitModel.from_model(hf), random_batch(lengths=(6, 6, 6))
     prepared = prepare(model, batch)
     theirs = with_torchs_norms(hf)
+    for block in SlowModel(theirs).layers:
+        if hasattr(block.mlp, "gate_proj"):
+            block.mlp.forward = partial(gated_mlp, block.mlp)
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attention_by_softmax)
     with gim.GIM(theirs):
         gradients = gradients_at_outputs(theirs, batch)
@@ -68,6 +76,54 @@ def test_gradients_are_those_of_the_authors_package(variant, monkeypatch):
     found = attribute_writers(prepared, GIMRule())
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
     assert (attribute_writers(prepared) - expected).abs().max() > 1e-2 * expected.abs().max()
+
+
+def half_gradient(x):
+    """The same values; half of the gradient."""
+    return 0.5 * x + 0.5 * x.detach()
+
+
+def gated_mlp(module, x):
+    """GIM's rule for gated MLPs: where gate and up are multiplied, each gets half of its gradient."""
+    gate, up = module.act_fn(module.gate_proj(x)), module.up_proj(x)
+    return module.down_proj(half_gradient(gate) * half_gradient(up))
+
+
+def frozen_norm(module, x):
+    """An RMSNorm whose scale is a constant."""
+    return module.weight * x * (x.square().mean(-1, keepdim=True) + module.variance_epsilon).rsqrt().detach()
+
+
+@pytest.mark.parametrize("policy", [None, PAHQ("nf4", "attention+mlp"), PAHQ("int8", "attention+mlp")])
+@pytest.mark.parametrize("variant", ["llama", "llama_biased", "mistral", "qwen2", "qwen3"])
+def test_gate_and_up_get_half_of_their_gradients(variant, policy):
+    """Against the equation, computed from the module's own projections."""
+    hf = tiny_hf(variant)
+    model = CircuitModel.from_model(hf)
+    x = torch.randn(3, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    weight = torch.randn(3, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    twins = copy.deepcopy(hf).model.layers
+    with nullcontext() if policy is None else prepared(policy, model):
+        for layer, twin in enumerate(twins):
+            twin.mlp.load_state_dict(dict(model.weights.mlp(layer)), assign=True)
+            norm = twin.post_attention_layernorm
+            (expected,) = torch.autograd.grad((gated_mlp(twin.mlp, frozen_norm(norm, x)) * weight).sum(), x)
+            (found,) = torch.autograd.grad((model.under(GIMRule()).mlp(layer, x) * weight).sum(), x)
+            assert torch.allclose(found, expected, rtol=1e-11, atol=1e-13)
+            (unscaled,) = torch.autograd.grad((twin.mlp(frozen_norm(norm, x)) * weight).sum(), x)
+            assert not torch.allclose(found, unscaled, rtol=1e-2)
+            assert torch.equal(model.under(GIMRule()).mlp(layer, x), model.mlp(layer, x))
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox"])
+def test_mlps_without_a_gate_keep_their_gradients(variant):
+    model = tiny(variant)
+    x = torch.randn(5, model.family.width, dtype=torch.float64, requires_grad=True)
+    frozen = model.under(GIMRule())._mlp_norms[0](x)  # the norm's rule alone
+    expected = torch.autograd.grad(
+        torch.func.functional_call(model.family.mlp_module(0), dict(model.weights.mlp(0)), (frozen,)).sum(), x
+    )
+    assert torch.equal(torch.autograd.grad(model.under(GIMRule()).mlp(0, x).sum(), x)[0], expected[0])
 
 
 def with_torchs_norms(hf):

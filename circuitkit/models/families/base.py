@@ -33,6 +33,8 @@ class Family(ABC):
     """E."""
     parallel: bool = False
     """True if the MLP reads the same stream as the attention of its layer."""
+    gated: bool = False
+    """True if an MLP multiplies an activated gate with another projection of its input, and projects the product."""
     mlps: bool = True
     """True if the layers have MLPs."""
 

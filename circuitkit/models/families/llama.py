@@ -16,6 +16,8 @@ from circuitkit.models.weights import AttentionWeights
 class Llama(Family):
     """`LlamaForCausalLM` and models with the same modules."""
 
+    gated = True
+
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
         self._body: Any = model.model
