@@ -73,7 +73,11 @@ class _Int8Rows:
 
 
 class _FourBitBlocks:
-    """Each matrix is padded with zeros to whole blocks, which does not change any scale."""
+    """Each matrix is padded with zeros to whole blocks, which does not change any scale.
+
+    In an incomplete block, bitsandbytes divides by the scale on a CPU, and multiplies by its reciprocal elsewhere: a
+    value on the border of two codes would depend on that.
+    """
 
     def __init__(self, matrices: Tensor, mode: Mode, device: torch.device) -> None:
         self._shape, self._dtype = matrices.shape, matrices.dtype

@@ -6,12 +6,10 @@ from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 
-import bitsandbytes.functional as bnb
 import pytest
 import torch
 from support.tiny import VARIANTS, random_batch, tiny
-from support.weights import all_weights, expected, prepared, same
-from torch import Tensor
+from support.weights import all_weights, by_bitsandbytes, expected, prepared, same
 from transformers.pytorch_utils import Conv1D
 
 from circuitkit.config import registry
@@ -206,18 +204,6 @@ def test_effects_are_finite_and_full_precision_changes_no_bit(make, variant):
 
 
 # What quantizing policies must do further
-
-
-def by_bitsandbytes(matrix: Tensor, mode: str) -> Tensor:
-    """Round one matrix alone."""
-    single = matrix.float().contiguous()
-    if mode == "bf16":
-        return matrix.to(torch.bfloat16).to(matrix.dtype)
-    if mode == "int8":
-        codes, scales, _ = bnb.int8_vectorwise_quant(single)
-        return bnb.int8_vectorwise_dequant(codes, scales).to(matrix.dtype)
-    packed, state = bnb.quantize_4bit(single.flatten(), blocksize=64, quant_type=mode)
-    return bnb.dequantize_4bit(packed, state).view(matrix.shape).to(matrix.dtype)
 
 
 @every_family
