@@ -9,7 +9,8 @@ contiguous read; `("mlp", layer)` is a single row.
 
 import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -125,40 +126,58 @@ class PinnedWeightStore:
     def __init__(self, device: torch.device) -> None:
         self.nbytes = 0
         self._device = device
-        self._stream = torch.cuda.Stream(device)
         self._rows: dict[Key, Tensor] = {}
-        self._fetched: dict[Unit, tuple[Tensor, torch.cuda.Event]] = {}
+        self._fetched: dict[Unit, Callable[[], Tensor]] = {}
 
     def write(self, key: Key, rows: Tensor) -> None:
         """Copy to pinned memory."""
-        self._rows[key] = rows.pin_memory()
+        self._rows[key] = self._pin(rows)
         self.nbytes += rows.nbytes
 
     def read(self, key: Key, start: int = 0, stop: int | None = None) -> Tensor:
         """Return prefetched rows when they have arrived; copy others on the current stream."""
         kind, layer = key
+        rows = self._rows[key]
+        stop = len(rows) if stop is None else stop
         if stop == start + 1 and (fetched := self._fetched.get(Unit(kind, layer, start))):  # type: ignore[arg-type]
-            rows, arrived = fetched
-            current = torch.cuda.current_stream(self._device)
-            current.wait_event(arrived)
-            rows.record_stream(current)  # its memory is reused only after the current stream is done with it
-            return rows
-        return self._rows[key][start:stop].to(self._device, non_blocking=True)
+            return fetched()
+        return rows[start:stop].to(self._device, non_blocking=True)
 
     def prefetch(self, units: Collection[Unit]) -> None:
         """Start to copy those of these units that are not on the device, and drop all other units."""
         self._fetched = {unit: fetched for unit, fetched in self._fetched.items() if unit in units}
         for unit in units:
             if unit not in self._fetched:
-                with torch.cuda.stream(self._stream):
-                    source = self._rows[unit.kind, unit.layer][unit.group : unit.group + 1]
-                    rows = source.to(self._device, non_blocking=True)
-                self._fetched[unit] = rows, self._stream.record_event()
+                source = self._rows[unit.kind, unit.layer][unit.group : unit.group + 1]
+                self._fetched[unit] = self._start_copy(source)
 
     def close(self) -> None:
         """Free the memory; torch waits for copies in progress."""
         self._fetched.clear()
         self._rows.clear()
+
+    # What needs a CUDA device
+
+    def _pin(self, rows: Tensor) -> Tensor:
+        return rows.pin_memory()
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self._device)
+
+    def _start_copy(self, source: Tensor) -> Callable[[], Tensor]:
+        """Start to copy to the device; return a function that waits for the copy and returns it."""
+        with torch.cuda.stream(self._stream):
+            rows = source.to(self._device, non_blocking=True)
+        arrived = self._stream.record_event()
+
+        def wait() -> Tensor:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(arrived)
+            rows.record_stream(current)  # its memory is reused only after the current stream is done with it
+            return rows
+
+        return wait
 
 
 def _folder() -> str:

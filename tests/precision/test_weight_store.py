@@ -4,9 +4,12 @@ import os
 
 import pytest
 import torch
+from support.tiny import tiny
+from support.weights import all_weights, prepared, same
 
 from circuitkit.errors import CircuitKitError
-from circuitkit.precision.units import Unit
+from circuitkit.precision.pahq import PAHQ
+from circuitkit.precision.units import Unit, unit_of
 from circuitkit.precision.weight_store import FileWeightStore, PinnedWeightStore
 
 CPU = torch.device("cpu")
@@ -83,6 +86,85 @@ def test_no_temporary_folder(tmp_path, monkeypatch):
         make("file")
 
 
+class CopiesOnTheCPU(PinnedWeightStore):
+    """Counts copies that are started, and those that are read; everything else is as on a CUDA device."""
+
+    def __init__(self):
+        super().__init__(CPU)
+        self.started, self.used, self.direct = 0, 0, 0
+
+    def _pin(self, rows):
+        return rows.clone()
+
+    def _start_copy(self, source):
+        self.started += 1
+
+        def wait():
+            self.used += 1
+            return source.clone()
+
+        return wait
+
+    def read(self, key, start=0, stop=None):
+        before = self.used
+        rows = super().read(key, start, stop)
+        self.direct += self.used == before
+        return rows
+
+
+@pytest.mark.parametrize(
+    ("unit", "arguments", "hits"),
+    [
+        (Unit("mlp", 1), (("mlp", 1),), True),
+        (Unit("mlp", 1), (("mlp", 1), 0, 1), True),
+        (Unit("mlp", 1), (("mlp", 0),), False),
+        (Unit("attention", 1, 1), (("attention", 1), 1, 2), True),
+        (Unit("attention", 1, 1), (("attention", 1), 0, 1), False),
+        (Unit("attention", 1, 1), (("attention", 1),), False),  # all rows: more than the unit
+        (Unit("attention", 0, 0), (("attention", 0),), True),  # one row is all of them
+    ],
+)
+def test_prefetched_units_are_used(unit, arguments, hits):
+    rows = {("mlp", layer): torch.randn(1, 6) for layer in (0, 1)}
+    rows |= {("attention", 0): torch.randn(1, 4), ("attention", 1): torch.randn(3, 4)}
+    store = CopiesOnTheCPU()
+    for key, one in rows.items():
+        store.write(key, one)
+    store.prefetch({unit})
+    key, *where = arguments
+    assert torch.equal(store.read(*arguments), rows[key][slice(*where)] if where else rows[key])
+    assert (store.started, store.used) == (1, int(hits))
+    store.prefetch({unit})
+    assert store.started == 1  # it is there already
+    store.prefetch(set())
+    store.read(*arguments)
+    assert store.used == int(hits)
+
+
+@pytest.mark.parametrize("scope", ["attention", "attention+mlp"])
+@pytest.mark.parametrize("variant", ["gpt2", "llama"])
+def test_a_search_reads_each_unit_from_its_prefetched_copy(variant, scope, monkeypatch):
+    """From the logits backwards; each unit is copied once, while the one before it is tested."""
+    store, model = CopiesOnTheCPU(), tiny(variant)
+    graph, policy = model.graph, PAHQ("int8", scope)
+    full = all_weights(model)
+    monkeypatch.setattr("circuitkit.precision.mixed_weights.make_weight_store", lambda *_: store)
+    with prepared(policy, model):
+        units = dict.fromkeys(unit_of(graph, reader) for reader in reversed(range(graph.n_readers)))
+        tested = [unit for unit in units if unit is not None and (unit.kind == "attention" or "mlp" in scope)]
+        for unit in tested:
+            reader = next(reader for reader in range(graph.n_readers) if unit_of(graph, reader) == unit)
+            for _ in range(2):
+                with policy.investigate([reader]):
+                    if unit.kind == "mlp":
+                        model.weights.mlp(unit.layer)
+                    else:
+                        assert model.weights.attention(unit.layer).q is not None
+        assert (store.used, store.direct) == (2 * len(tested), 0)
+        assert store.started == len(tested)
+    assert same(all_weights(model), full)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="copies to a CUDA device on a stream of its own; there is no such device"
@@ -96,7 +178,7 @@ def test_prefetched_rows_have_arrived_when_they_are_read():
     for _ in range(3):
         for layer in reversed(range(4)):
             store.prefetch({Unit("mlp", layer), Unit("mlp", (layer - 1) % 4)})
-            read = store.read(("mlp", layer), 0, 1)
+            read = store.read(("mlp", layer))
             assert float(read.sum(dtype=torch.float64)) == layer * (1 << 24)
             del read
     store.close()
