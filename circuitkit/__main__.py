@@ -2,7 +2,9 @@
 
 import sys
 
-from circuitkit.cli.main import main
-
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the current folder, which may hold modules of a stranger
+    from circuitkit.cli.main import main
+
     sys.exit(main())

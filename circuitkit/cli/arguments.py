@@ -4,8 +4,10 @@ jsonargparse accepts class paths only. So short names, on the command line and i
 """
 
 import json
+import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,17 @@ def silence_libraries() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+
+
+@contextmanager
+def current_folder_on_path() -> Iterator[None]:
+    """Let class paths name files in the current folder; installed packages come first."""
+    before = list(sys.path)
+    sys.path.append(str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def new_folder(name: str) -> Path:

@@ -3,12 +3,13 @@
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
 from circuitkit.cli.arguments import (
     add_run_options,
+    current_folder_on_path,
     make_console,
     new_folder,
     parse,
@@ -34,8 +35,13 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
         with resources.as_file(resources.files("circuitkit.compare") / "default.yaml") as default:
             arguments = ["--config", to_config_text(read_yaml(default)), *arguments]
     values = parse(parser, arguments, ["objective", "ablation"])
+    with current_folder_on_path():
+        return _compare(values)
 
+
+def _compare(values: dict[str, Any]) -> int:
     silence_libraries()
+    from circuitkit.compare.grid import Grid
     from circuitkit.compare.runner import ComparisonRunner, compare
     from circuitkit.report.tables import comparison_tables
 

@@ -1,10 +1,19 @@
 """`circuitkit discover`: one run."""
 
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from circuitkit.cli.arguments import KIND_OF, add_run_options, make_console, new_folder, parse, silence_libraries
+from circuitkit.cli.arguments import (
+    KIND_OF,
+    add_run_options,
+    current_folder_on_path,
+    make_console,
+    new_folder,
+    parse,
+    silence_libraries,
+)
 from circuitkit.config import specs
 
 _DEFAULTS = {"objective": "logit_difference", "ablation": "resample"}
@@ -13,8 +22,11 @@ _DEFAULTS = {"objective": "logit_difference", "ablation": "resample"}
 def run(parser: ArgumentParser, arguments: list[str]) -> int:
     """Discover, print the result, and say where it is saved."""
     _add_options(parser)
-    values = parse(parser, arguments, list(KIND_OF))
+    with current_folder_on_path():
+        return _discover(parse(parser, arguments, list(KIND_OF)))
 
+
+def _discover(values: dict[str, Any]) -> int:
     silence_libraries()
     from circuitkit.run.discoverer import Discoverer
 

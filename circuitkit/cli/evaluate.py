@@ -1,10 +1,11 @@
 """`circuitkit evaluate`: evaluate the circuits of a run folder again."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from circuitkit.cli.arguments import make_console, parse, silence_libraries
+from circuitkit.cli.arguments import current_folder_on_path, make_console, parse, silence_libraries
 
 
 def run(parser: ArgumentParser, arguments: list[str]) -> int:
@@ -21,6 +22,12 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
         "--seed", type=int | None, default=None, help="seed of the prompts and the random control; by default the run's"
     )
     parser.add_argument("--accelerator", type=str, default="auto", help="cpu, cuda, or auto (cuda if available)")
+    parser.add_argument(
+        "--allow_code",
+        action="store_true",
+        help="import the classes that the run's config names, also from the current folder; by default only registered "
+        "ones, since the config may name any code",
+    )
     values = parse(parser, arguments)
 
     silence_libraries()
@@ -28,7 +35,8 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     from circuitkit.run.reevaluate import reevaluate
 
     folder = Path(values.pop("run"))
-    circuits, evaluations = reevaluate(folder, **values)
+    with current_folder_on_path() if values["allow_code"] else nullcontext():
+        circuits, evaluations = reevaluate(folder, **values)
     console = make_console()
     for circuit, evaluation in zip(circuits, evaluations, strict=True):
         console.print(evaluation_table(evaluation.to_dict(), f"{folder}: {circuit.selection}"))

@@ -9,9 +9,10 @@ names first.
 import copy
 import inspect
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -30,6 +31,9 @@ _BASES = {
     "ablations": "circuitkit.engine.ablation.Ablation",
 }
 _MODEL_DEFAULTS = {"kv": "group", "dtype": "float32"}
+_DATA = (str, int, float, bool, Path, None, type(None))
+_CONTAINERS = (Union, UnionType, list, tuple, dict, Sequence, Mapping)
+_ALLOW_CODE = "If you trust whoever made it, allow its code to run: --allow_code (allow_code=True)."
 _SHAPE = "Give a name, or a mapping with class_path and, if needed, init_args."
 
 
@@ -102,16 +106,30 @@ def describe(thing: Any) -> dict[str, Any]:
     return {**found, "init_args": to_plain(arguments)} if arguments else found
 
 
+def restrict(kind: str, spec: Any) -> dict[str, Any]:
+    """Rewrite a spec from an unknown source, so that making it imports a registered class and nothing else.
+
+    Raises:
+        UsageError: no installed package registers the class, or an argument could name code to import.
+    """
+    found = rewrite(kind, spec)
+    name = _registered_name(kind, found["class_path"])
+    if name is None:
+        raise UsageError(f"The class {found['class_path']!r} is one that no installed package registers.", _ALLOW_CODE)
+    found["class_path"] = registry.class_path(kind, name)
+    parameters = inspect.signature(registry.import_object(found["class_path"])).parameters
+    for argument, value in found.get("init_args", {}).items():
+        # jsonargparse imports what a text or mapping names, if the argument is a class or a function
+        if argument in parameters and _may_name_code(value) and not _holds_data(parameters[argument].annotation):
+            raise UsageError(f"The argument {argument!r} of {name!r} could name code to import.", _ALLOW_CODE)
+    return found
+
+
 def label(kind: str, spec: Spec) -> str:
     """Return the name of a spec in tables: its registered name or, without one, its class name."""
     path = registry.class_path("tasks", "prompt_file") if _is_prompt_file(kind, spec) else spec
     path = path if isinstance(path, str) else str(path.get("class_path"))
-    package, class_name = path.partition(".")[0], path.rpartition(".")[2]
-    for name in registry.names(kind):
-        registered = registry.class_path(kind, name)  # may be another import path of the same class
-        if (registered.partition(".")[0], registered.rpartition(".")[2]) == (package, class_name):
-            return name
-    return class_name
+    return _registered_name(kind, path) or path.rpartition(".")[2]
 
 
 def model_spec(spec: Any) -> dict[str, str]:
@@ -157,6 +175,29 @@ def _parse(kind: str, spec: Spec) -> tuple[ArgumentParser, Namespace]:
         return parser, parser.parse_object({"spec": rewrite(kind, spec)})
     except ArgumentError as error:
         raise to_usage_error(error) from error
+
+
+def _registered_name(kind: str, path: str) -> str | None:
+    """Return the registered name of a class path, which may be another import path of the same class."""
+    wanted = path.partition(".")[0], path.rpartition(".")[2]
+    for name in registry.names(kind):
+        registered = registry.class_path(kind, name)
+        if (registered.partition(".")[0], registered.rpartition(".")[2]) == wanted:
+            return name
+    return None
+
+
+def _may_name_code(value: Any) -> bool:
+    return value is not None and not isinstance(value, bool | int | float)
+
+
+def _holds_data(annotation: Any) -> bool:
+    """Tell whether values of this type are data: texts, numbers, paths, and containers of these."""
+    if get_origin(annotation) is Literal:
+        return True
+    if inner := [argument for argument in get_args(annotation) if argument is not Ellipsis]:
+        return get_origin(annotation) in _CONTAINERS and all(map(_holds_data, inner))
+    return annotation in _DATA
 
 
 def _defining_path(thing: Any) -> str:

@@ -29,6 +29,7 @@ def reevaluate(
     examples: int | None = None,
     seed: int | None = None,
     accelerator: str = "auto",
+    allow_code: bool = False,
 ) -> tuple[list[Circuit], list[Evaluation]]:
     """Evaluate the circuits of a run folder with the run's own model, task, objective and ablation.
 
@@ -38,12 +39,15 @@ def reevaluate(
         split: the task's split to evaluate on.
         examples, seed: by default the run's.
         accelerator: as in `Discoverer`.
+        allow_code: also import classes that no installed package registers, as the run's config names them. It may
+            name any code: allow only what comes from people whom you trust.
 
     Returns:
         The circuits, and one evaluation per circuit.
 
     Raises:
-        UsageError: the folder is not a finished run, or the run's task was a `PromptBatch`.
+        UsageError: the folder is not a finished run, the run's task was a `PromptBatch`, or its config names a class
+            that no installed package registers.
         CircuitKitError: a file is damaged, or the model cannot be loaded.
     """
     result = Result.load(run)
@@ -55,7 +59,7 @@ def reevaluate(
         )
     seed = config["seed"] if seed is None else seed
     task, objective, ablation = (
-        specs.make(kind, config[key])
+        specs.make(kind, config[key] if allow_code else specs.restrict(kind, config[key]))
         for kind, key in (("tasks", "task"), ("objectives", "objective"), ("ablations", "ablation"))
     )
     device = Discoverer(accelerator=accelerator, seed=seed).device
