@@ -82,7 +82,7 @@ def child(variant: dict[str, Any], prompts: int, samples: int, reference: Path) 
             search.run()
             figures = {"time_s": time.perf_counter() - started, "tests": search.tests, "edges": int(search.kept.sum())}
             if search.rechecks is not None:
-                figures |= search.rechecks.counts() | search.rechecks.report(policy.advice())
+                figures |= search.rechecks.counts() | search.rechecks.report()
             if not reference.exists():
                 tested = search.score_sources.eq(ScoreSource.TESTED).nonzero()[:, 0]
                 torch.save({"kept": search.kept, "tested": tested}, reference)

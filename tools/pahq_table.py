@@ -148,7 +148,7 @@ def compare(searches: Searches, full: GreedySearch, name: str, policy: Precision
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if search.rechecks is not None:
-            row |= search.rechecks.counts() | search.rechecks.report(policy.advice())
+            row |= search.rechecks.counts() | search.rechecks.report()
     row["warning"] = "; ".join(str(one.message) for one in caught)
     if "rechecked" not in name:  # the effects are those of "anchored", with or without rechecks
         errors = (searches.effects(policy, full) - full.scores).abs()

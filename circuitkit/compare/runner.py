@@ -27,6 +27,7 @@ from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.evaluator import Evaluator, make_evaluator
 from circuitkit.evaluation.measures import Evaluation, Point
 from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.report.tables import NOTES
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.environment import describe_environment
 from circuitkit.run.result import Result
@@ -55,13 +56,15 @@ COLUMNS = (
     "edges_tested",
     "wall_s",
     "peak_mb",
+    "notes",
     "error",
 )
 """Columns of `results.csv`. `operating_point`: how the circuit was selected, such as its threshold. `ranking`: `signed`
 (CPR's), `absolute` (CMD's), `random`, or `own` for the edges that the method chose itself. `fraction`: the requested
 fraction of the edges; `edges`: the number left after unconnected ones were dropped. `value`, `full`, `ablated`: the
 objective of this circuit, of the full model and of the ablated one. `wall_s` (seconds) and `peak_mb` (2**20 bytes): the
-cost of the cell's discovery, repeated in each of its rows."""
+cost of the cell's discovery, repeated in each of its rows. `notes`: caveats of the discovery and of this evaluation,
+separated by ` | `."""
 CONTROL = "random control"
 """Value of the strategy column in the control's rows; there is one control per model, task and seed."""
 RESULTS = "results.csv"
@@ -202,12 +205,14 @@ def compare(
 def _rows(cell: Cell, result: Result) -> Iterator[Row]:
     cost = {name: result.metrics.get(name) for name in ("edges_tested", "wall_s", "peak_mb")}
     for circuit, evaluation in zip(result.circuits, result.evaluations, strict=True):
-        areas = {"cpr": evaluation.cpr, "cmd": evaluation.cmd}
+        areas: Row = {"cpr": evaluation.cpr, "cmd": evaluation.cmd}
+        areas["notes"] = NOTES.join(dict.fromkeys([*result.notes, *evaluation.notes]))
         for ranking in ("signed", "absolute", "own"):
             for point in evaluation.curve(ranking):
                 yield {"operating_point": circuit.selection} | _point(point, evaluation) | areas | cost
     first = result.evaluations[0]
-    control = {"strategy": CONTROL, "precision": "", "cpr": first.random_cpr, "cmd": first.random_cmd}
+    control: Row = {"strategy": CONTROL, "precision": "", "cpr": first.random_cpr, "cmd": first.random_cmd}
+    control["notes"] = NOTES.join(first.notes)
     for point in first.curve("random"):
         yield _point(point, first) | control
 

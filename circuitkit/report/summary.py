@@ -26,7 +26,8 @@ def summarize(
         if number < len(evaluations):
             lines += _faithful(circuit, evaluations[number])
     lines.append(_cost(metrics))
-    lines += [f"Note: {note}" for note in notes]
+    said = [*notes, *(note for evaluation in evaluations for note in evaluation.notes)]
+    lines += [f"Note: {note}" for note in dict.fromkeys(said)]
     return "\n".join(lines)
 
 
@@ -72,7 +73,6 @@ def _faithful(circuit: Circuit, evaluation: Evaluation) -> list[str]:
     if evaluation.split == "the prompts themselves":
         on = "the same prompts it was found on"
     scale = f"Faithfulness on {on} (1: full model, 0: all edges removed)"
-    notes = [f"Note: {note}" for note in evaluation.notes]
     if own := evaluation.curve("own"):
         said = f"{scale}: {_value(own[0])}"
         for control in evaluation.curve("random"):
@@ -80,7 +80,7 @@ def _faithful(circuit: Circuit, evaluation: Evaluation) -> list[str]:
                 said += (
                     f", {verdict(evaluation, own[0], control)}. A random circuit of the same size: {_value(control)}"
                 )
-        return [f"{said}.", *notes]
+        return [f"{said}."]
     points, controls = evaluation.curve("absolute"), evaluation.curve("random")
     words = [verdict(evaluation, point, control) for point, control in zip(points, controls, strict=True)]
     sizes = [
@@ -88,7 +88,7 @@ def _faithful(circuit: Circuit, evaluation: Evaluation) -> list[str]:
         f"random circuit: {_value(control)}"
         for point, control, word in zip(points, controls, words, strict=True)
     ]
-    return [f"{scale}:", *sizes, *notes]
+    return [f"{scale}:", *sizes]
 
 
 def _value(point: Point) -> str:

@@ -20,6 +20,8 @@ _FEWEST = 5
 """Minimum number of edges of a circuit size in a table."""
 _NARROWEST = 18
 """Minimum width of the column of names, in characters; names may wrap, figures may not."""
+NOTES = " | "
+"""Separates the notes of a row."""
 _CAPTION = """\
 1 is the full model, 0 the ablated one. Own: the edges that the method chose itself.
 x%, n: the top n edges by |score|. Time and peak MB are those of the discovery.
@@ -66,7 +68,20 @@ def _comparison_table(model: str, task: str, rows: Sequence[Row]) -> Group:
     seeds, prompts = len({row["seed"] for row in rows}), rows[0]["prompts"]
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
     title = f"[bold]{escape(task)} in {escape(model)}: faithfulness on {prompts} test prompts{over}[/]"
-    return Group(title, table, _CAPTION)
+    return Group(title, table, _CAPTION, *map(escape, _notes(rows)))
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """List every note once, with the strategies that it is about unless it is about all."""
+    about: dict[str, set[str]] = {}
+    for row in rows:
+        for note in filter(None, row["notes"].split(NOTES)):
+            about.setdefault(note, set()).add(row["strategy"])
+    strategies = {row["strategy"] for row in rows}
+    return [
+        f"Note: {note}" if found == strategies else f"Note ({', '.join(sorted(found))}): {note}"
+        for note, found in about.items()
+    ]
 
 
 def _is_control(line: Sequence[Row]) -> bool:

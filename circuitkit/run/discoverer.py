@@ -229,8 +229,8 @@ class Discoverer:
         loaded = move_to(self.device, model if isinstance(model, CircuitModel) else load_model(model))
         run, test = self._prepare(run_config, loaded, fabric, checkpoint_file)
         circuits = _discover(run_config.strategy, run)
-        result = Result(circuits, [], run.metrics, run_config.config, describe_environment(self.device))
-        result.notes.extend(_notes(run, test))
+        notes = [*_notes(run, test), *run.notes]
+        result = Result(circuits, [], run.metrics, run_config.config, describe_environment(self.device), notes)
         if sizes is None or sizes:
             self._evaluate(result, run_config, run.model, test, sizes)
         return result

@@ -120,7 +120,11 @@ class ACDC(DiscoveryStrategy):
         search.run()
         self._search = None
         before = run.metrics
-        rechecks = {} if search.rechecks is None else search.rechecks.report(run.policy.advice())
+        rechecks = {}
+        if search.rechecks is not None:
+            rechecks = search.rechecks.report()
+            for caveat in search.rechecks.caveats(run.policy.advice()):
+                run.note(caveat)
         run.log(
             **{name: before.get(name, 0) + count for name, count in _counts(search).items()},
             **{name: max(before.get(name, 0.0), value) for name, value in rechecks.items()},

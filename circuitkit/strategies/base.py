@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ class Discovery:
         fabric: launches, seeds, logs, and calls the callbacks.
         generator: seeded by the run; the only source of randomness a strategy should use.
         metrics: the figures given to `log`; part of the result.
+        notes: the caveats given to `note`; part of the result.
         memory_budget: bytes for the engine's largest buffers; None: half of what is free.
         checkpoint_file: where `checkpoint` saves; None: nowhere.
     """
@@ -100,6 +102,7 @@ class Discovery:
     fabric: Fabric
     generator: torch.Generator
     metrics: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     memory_budget: int | None = None
     checkpoint_file: Path | None = None
     _saved: float = 0.0
@@ -167,6 +170,7 @@ class Discovery:
         state = {
             "strategy": strategy.state_dict(),
             "metrics": self.metrics,
+            "notes": self.notes,
             "memory_budget": self.memory_budget,
             "generator": self.generator.get_state(),
         }
@@ -181,8 +185,15 @@ class Discovery:
         state = load_state(self.checkpoint_file)
         # With other batches, the last bits would differ
         self.metrics, self.memory_budget = state["metrics"], state["memory_budget"]
+        self.notes = state.get("notes", [])  # missing in states of older versions
         self.generator.set_state(state["generator"])
         strategy.load_state_dict(state["strategy"])
+
+    def note(self, text: str) -> None:
+        """Add a caveat to the result's notes, unless it is there already; in Python it is also a warning."""
+        if text not in self.notes:
+            self.notes.append(text)
+            warnings.warn(text, stacklevel=2)
 
     def log(self, **values: Any) -> None:
         """Add figures to the result's metrics; numbers also go to the loggers."""

@@ -119,7 +119,6 @@ def prepare_case(case):
     return prepare_batches(model, batch.split(2), case["objective"](), ablation, policy)
 
 
-@pytest.mark.filterwarnings("ignore:This precision cannot decide")
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(CASES)
 def test_both_editors_decide_alike_under_a_policy(case):
@@ -137,7 +136,7 @@ def test_both_editors_decide_alike_under_a_policy(case):
     assert torch.allclose(incremental.scores, replay.scores, atol=1e-9)
     if replay.rechecks is not None:
         assert incremental.rechecks.counts() == replay.rechecks.counts()
-        assert incremental.rechecks.report("") == pytest.approx(replay.rechecks.report(""), abs=1e-9)
+        assert incremental.rechecks.report() == pytest.approx(replay.rechecks.report(), abs=1e-9)
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
@@ -169,13 +168,12 @@ def searched(policy, threshold=0.05, state=None, **more):
     return search
 
 
-@pytest.mark.filterwarnings("ignore:This precision cannot decide")
 def test_rechecks_restore_full_precisions_decisions():
     full, rechecked, raw = (searched(policy) for policy in (PrecisionPolicy(), Rounded(rechecks=True), Rounded()))
     assert full.rechecks is None
     assert raw.rechecks is None
     assert (rechecked.kept != full.kept).sum() < (raw.kept != full.kept).sum()
-    counted = rechecked.rechecks.counts() | rechecked.rechecks.report("")
+    counted = rechecked.rechecks.counts() | rechecked.rechecks.report()
     assert counted["rechecked"] > 0
     assert counted["audited"] > 0
     assert counted["rechecks_flipped"] <= counted["rechecked"]
@@ -184,11 +182,12 @@ def test_rechecks_restore_full_precisions_decisions():
 
 def test_a_precision_that_cannot_decide_says_so():
     search = searched(Rounded(rechecks=True), threshold=1e-4)
-    with pytest.warns(UserWarning, match=r"cannot decide the threshold 0\.0001.*Choose precision: full"):
-        search.rechecks.report(search.editor.policy.advice())
+    (caveat,) = search.rechecks.caveats(search.editor.policy.advice())
+    assert caveat.startswith("This precision cannot decide the threshold 0.0001: ")
+    assert "Choose precision: full" in caveat
+    assert searched(Rounded(rechecks=True), threshold=1e3).rechecks.caveats("") == []
 
 
-@pytest.mark.filterwarnings("ignore:This precision cannot decide")
 def test_a_search_under_a_policy_resumes_bit_equal(tmp_path):
     whole, states = searched(Rounded(rechecks=True)), []
 

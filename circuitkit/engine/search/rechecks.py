@@ -6,7 +6,6 @@ of an effect; delta grows to five times the error's 99th percentile if that is l
 but would be close under the final delta are counted as possibly missed.
 """
 
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,28 +90,29 @@ class Rechecks:
             "possibly_missed": int((np.array(self.gaps) < self.delta).sum()),
         }
 
-    def report(self, advice: str) -> dict[str, float]:
-        """Return delta, the rate of flipped decisions in the audit, and the error's quantiles.
-
-        Warns if the error is too large for the threshold.
-
-        Args:
-            advice: the choice to recommend in that case.
-        """
+    def report(self) -> dict[str, float]:
+        """Return delta, the rate of flipped decisions in the audit, and the error's quantiles."""
         found = {
             "audit_flip_rate": self.audits_flipped / self.audited if self.audited else 0.0,
             "recheck_delta": self.delta,
         }
         if self.errors:
             found |= {name: float(np.quantile(self.errors, quantile)) for name, quantile in _QUANTILES.items()}
-            margin = MARGIN * found["error_p99"]
-            if margin > UNDECIDABLE * abs(self.threshold):
-                warnings.warn(
-                    f"This precision cannot decide the threshold {self.threshold:g}: its effects are off by up to "
-                    f"{found['error_p99']:.2g}. Choose {advice}.",
-                    stacklevel=2,
-                )
         return found
+
+    def caveats(self, advice: str) -> list[str]:
+        """Say whether the error is too large for the threshold; an empty list if it is not.
+
+        Args:
+            advice: the choice to recommend in that case.
+        """
+        error = self.report().get("error_p99", 0.0)
+        if MARGIN * error <= UNDECIDABLE * abs(self.threshold):
+            return []
+        return [
+            f"This precision cannot decide the threshold {self.threshold:g}: its effects are off by up to {error:.2g}. "
+            f"Choose {advice}."
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state needed to resume."""

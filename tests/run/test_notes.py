@@ -1,0 +1,101 @@
+"""Caveats reach the reader: the result, its text, the files, the table of a comparison."""
+
+import csv
+import dataclasses
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from support.tiny import random_batch, tiny
+
+import circuitkit
+from circuitkit import Circuit, Discovery, DiscoveryStrategy, PromptBatch, Task
+from circuitkit.cli.main import main
+from circuitkit.compare.grid import Grid
+from circuitkit.compare.runner import ComparisonRunner, compare
+from circuitkit.report.tables import comparison_tables
+from circuitkit.run.discoverer import Discoverer
+from circuitkit.run.result import Result
+
+UNDECIDABLE = ["--strategy", "acdc", "--strategy.threshold", "1e-6", "--precision", "pahq", "--precision.mode", "int8"]
+WARNED = "This precision cannot decide the threshold 1e-06"
+
+
+class Noting(DiscoveryStrategy):
+    """Says something twice."""
+
+    def discover(self, run: Discovery) -> Circuit:
+        run.note("Beware of the dog.")
+        run.note("Beware of the dog.")
+        return Circuit.from_scores(run.model.graph, torch.ones(len(run.model.graph), dtype=torch.float64))
+
+
+class SameTwice(Task):
+    """IOI with the clean prompts as corrupted ones: they show nothing."""
+
+    def prompts(self, *arguments: object) -> PromptBatch:
+        batch = circuitkit.tasks.IOI().prompts(*arguments)
+        return dataclasses.replace(batch, corrupted=batch.clean)
+
+
+def test_a_note_of_a_strategy_is_in_the_result_once() -> None:
+    with pytest.warns(UserWarning, match=r"Beware of the dog\.") as warned:
+        result = circuitkit.discover(tiny("gpt2"), random_batch(), Noting())
+    assert len(warned) == 1
+    assert result.notes == ["Beware of the dog."]
+    assert str(result).count("Note: Beware of the dog.") == 1
+
+
+def test_a_threshold_that_the_precision_cannot_decide_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["discover", "--model", "toy", "--task", "ioi", "--examples", "4", *UNDECIDABLE, "--out", "run"]) == 0
+    assert f"Note: {WARNED}" in capsys.readouterr().out
+    assert Result.load("run").notes[0].startswith(WARNED)
+
+
+def test_notes_are_in_the_table_and_the_rows_of_a_comparison(tmp_path: Path) -> None:
+    strategies = {"eap": "eap", "noting": {"class_path": f"{__name__}.Noting"}}
+    grid = Grid({"toy": "toy"}, {"same": {"class_path": f"{__name__}.SameTwice"}}, strategies, examples=4)
+    with pytest.warns(UserWarning, match="Beware"):
+        rows = compare(grid, ComparisonRunner(grid, "cpu", callbacks=[]), tmp_path / "out")
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert {row["strategy"] for row in written if "Beware of the dog." in row["notes"]} == {"noting"}
+    assert all("not defined" in row["notes"] or "too much to trust" in row["notes"] for row in written)
+    text = StringIO()
+    for table in comparison_tables(rows):
+        Console(file=text, width=140).print(table)
+    shown = " ".join(text.getvalue().split())
+    assert shown.count("Note (noting): Beware of the dog.") == 1
+    assert "Note: " in shown
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+class NotingFirst(DiscoveryStrategy):
+    """Notes and saves in its first run; the resumed one goes on."""
+
+    died = False
+
+    def discover(self, run: Discovery) -> Circuit:
+        if not type(self).died:
+            type(self).died = True
+            run.note("Beware of the dog.")
+            run.checkpoint(self)
+            raise KilledError
+        return Circuit.from_scores(run.model.graph, torch.ones(len(run.model.graph), dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore:Beware")
+def test_a_note_survives_an_interruption(tmp_path: Path) -> None:
+    spec = {"class_path": f"{__name__}.NotingFirst"}
+    with pytest.raises(KilledError):
+        Discoverer("cpu", callbacks=[]).run("toy", "ioi", spec, examples=4, out=tmp_path / "run")
+    result = Discoverer("cpu", callbacks=[]).run("toy", "ioi", spec, examples=4, out=tmp_path / "run", resume=True)
+    assert "Beware of the dog." in result.notes
