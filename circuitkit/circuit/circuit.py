@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, SupportsIndex
 
 import networkx as nx
 import torch
@@ -17,7 +17,7 @@ from circuitkit.circuit.networkx_view import to_networkx
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.errors import CircuitKitError, UsageError
 
-_PRUNED = ", pruned"
+_ALL, _PRUNED = "all edges", ", pruned"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,14 +67,14 @@ class Circuit:
     def from_scores(
         cls, graph: EdgeGraph, scores: Tensor, score_sources: ScoreSource | Tensor = ScoreSource.GIVEN
     ) -> Self:
-        """Make a circuit that keeps every edge; `top` then selects the best.
+        """Make a ranking: a circuit that keeps every edge, since none was chosen yet; `top` then selects the best.
 
         Args:
             scores: `[edges]`.
             score_sources: one for all scores, or int8 `[edges]`.
         """
         kept = torch.ones(len(graph), dtype=torch.bool)
-        return cls(graph, scores, kept, _fill_score_sources(graph, score_sources), "all edges")
+        return cls(graph, scores, kept, _fill_score_sources(graph, score_sources), _ALL)
 
     @classmethod
     def from_names(cls, graph: EdgeGraph, names: Iterable[str]) -> Self:
@@ -101,13 +101,19 @@ class Circuit:
         """Return the fraction of the edges that are kept."""
         return len(self) / len(self.graph)
 
+    @property
+    def is_ranking(self) -> bool:
+        """Tell whether the edges were only scored (`from_scores`); a search that keeps every edge chose them."""
+        return self.selection.removesuffix(_PRUNED) == _ALL and len(self) == len(self.graph)
+
     def names(self) -> list[str]:
         """List the names of the kept edges."""
         return [self.graph.names[edge] for edge in self.kept.nonzero()[:, 0].tolist()]
 
     def to_dict(self) -> dict[str, float]:
-        """Return the score of every edge, kept or not, by name."""
-        return dict(zip(self.graph.names, self.scores.tolist(), strict=True))
+        """Return the scores of the kept edges by name; `graph.names` and `scores` are those of all edges."""
+        scores = self.scores.tolist()
+        return {self.graph.names[edge]: scores[edge] for edge in self.kept.nonzero()[:, 0].tolist()}
 
     def to_networkx(self) -> "nx.DiGraph[str]":
         """Convert the kept edges to a networkx graph with the same paths.
@@ -211,8 +217,14 @@ class Circuit:
         return "" if len(self) in (0, len(self.graph)) else ", kept edges first"
 
     def _check_size(self, n: int) -> None:
-        if not 0 <= n <= len(self.graph):
-            raise UsageError(f"There is no circuit of {n} edges.", f"Choose from 0 to {len(self.graph)}.")
+        edges = len(self.graph)
+        if isinstance(n, bool) or not isinstance(n, SupportsIndex):
+            advice = f"Give a whole number from 0 to {edges}"
+            if isinstance(n, float) and 0 < n < 1:
+                advice += f"; for this fraction of the edges {round(n * edges)}, that is round({n!r} * {edges})"
+            raise UsageError(f"{n!r} is not a number of edges.", f"{advice}.")
+        if not 0 <= n.__index__() <= edges:
+            raise UsageError(f"There is no circuit of {n} edges.", f"Choose from 0 to {edges}.")
 
     def _select(self, kept: Tensor, selection: str, tie: bool) -> Self:
         return replace(self, kept=kept, selection=selection, tie=tie)
@@ -238,8 +250,11 @@ class Circuit:
         """Compute the Jaccard index: edges kept in both / edges kept in either; 1 for two empty circuits.
 
         Raises:
-            UsageError: the circuits are of different graphs.
+            UsageError: the circuits are of different graphs, or one is a ranking, of which no edges are chosen.
         """
+        if self.is_ranking or other.is_ranking:
+            problem = f"{self if self.is_ranking else other} is a ranking: no edges are chosen yet."
+            raise UsageError(problem, "Compare circuits of one size: a.top(100).jaccard(b.top(100)).")
         either = int((self.kept | self._same(other).kept).sum())
         return int((self.kept & other.kept).sum()) / either if either else 1.0
 
@@ -337,10 +352,9 @@ class Circuit:
             CircuitKitError: the file is missing, damaged, or selects single neurons.
         """
         found, scores, kept = eap_ig_files.read_eap_ig(Path(path))
+        rule = _ALL if kept.all() else f"as kept in {Path(path).name}"
         try:
-            circuit = cls(
-                found, scores, kept, _fill_score_sources(found, ScoreSource.GIVEN), f"as kept in {Path(path).name}"
-            )
+            circuit = cls(found, scores, kept, _fill_score_sources(found, ScoreSource.GIVEN), rule)
         except UsageError as error:
             raise _in_file(path, error) from error
         if graph is None:

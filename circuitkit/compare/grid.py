@@ -7,8 +7,9 @@ from itertools import product
 from typing import Any
 
 from circuitkit.config import registry, specs
+from circuitkit.config.checks import check_examples, check_seed
 from circuitkit.errors import UsageError
-from circuitkit.evaluation.measures import SIZES
+from circuitkit.evaluation.measures import SIZES, check_sizes
 from circuitkit.models.fetch import locate
 
 _PARTS = ("models", "tasks", "strategies", "precision", "seeds")
@@ -78,21 +79,21 @@ class Grid:
         sizes: list[float] | None = None,
         dtype: str = "float32",
     ) -> None:
-        self.models = {
-            label: specs.model_spec({"dtype": dtype} | ({"name": spec} if isinstance(spec, str) else spec))
-            for label, spec in models.items()
-        }
+        from circuitkit.models.loading import parse_dtype  # here, since it imports torch, which `--help` does without
+
+        self.models = {label: specs.model_spec(spec, dtype=dtype) for label, spec in models.items()}
         for model in self.models.values():
             locate(model["name"])  # refuses a model that is not fetched yet
+            parse_dtype(model["dtype"])
         self.tasks = _resolve_all("tasks", tasks)
         self.strategies = _resolve_all("strategies", strategies)
         self.precision = None if precision is None else _resolve_all("precision", precision)
-        self.seeds = [0] if seeds is None else list(seeds)
-        self.examples = examples
+        self.seeds = [0] if seeds is None else [check_seed(seed) for seed in seeds]
+        self.examples = check_examples(examples)
         self.objective = specs.resolve("objectives", objective)
         self.ablation = specs.resolve("ablations", ablation)
         self.exclude = list(exclude or ())
-        self.sizes = list(SIZES) if sizes is None else list(sizes)
+        self.sizes = check_sizes(SIZES if sizes is None else sizes)
         for name in _PARTS:
             if name != "precision" and not getattr(self, name):
                 raise UsageError(f"The comparison has no {name}.", f"Give at least one under `{name}:`.")
@@ -131,6 +132,8 @@ class Grid:
 
     def _check_exclude(self) -> None:
         for rule in self.exclude:
+            if not isinstance(rule, Mapping):
+                raise UsageError(f"The rule {rule!r} under exclude is not a mapping.", "Give {strategies: eap}, say.")
             if not rule:
                 raise UsageError("A rule under exclude is empty.", "Give one such as `{strategies: eap}`.")
             for name, labels in rule.items():

@@ -132,8 +132,8 @@ def label(kind: str, spec: Spec) -> str:
     return _registered_name(kind, path) or path.rpartition(".")[2]
 
 
-def model_spec(spec: Any) -> dict[str, str]:
-    """Complete a model's spec: a name, or a mapping with `name`, `kv` and `dtype`.
+def model_spec(spec: Any, **defaults: str) -> dict[str, str]:
+    """Complete a model's spec: a name, or a mapping with `name`, `kv` and `dtype`; `defaults` replace the usual ones.
 
     Raises:
         UsageError: it is neither, or has an unknown key.
@@ -151,7 +151,7 @@ def model_spec(spec: Any) -> dict[str, str]:
         raise UsageError("The spec of a model has no name.", shape)
     if spec.get("kv", "group") not in ("group", "head"):
         raise UsageError(f"kv={spec['kv']!r} is neither 'group' nor 'head'.", "Choose one of the two.")
-    return {"name": spec["name"]} | {key: spec.get(key, default) for key, default in _MODEL_DEFAULTS.items()}
+    return {"name": spec["name"], **_MODEL_DEFAULTS, **defaults, **spec}
 
 
 def _expand(kind: str, spec: Any) -> Any:

@@ -11,6 +11,7 @@ clamped.
 
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches
 from circuitkit.errors import UsageError
-from circuitkit.evaluation.measures import SIZES, Evaluation, Point, Ranking, area
+from circuitkit.evaluation.measures import SIZES, Evaluation, Point, Ranking, check_sizes, mib_area
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.tasks.base import Split, Task
 from circuitkit.torch_state import usual_torch_state
@@ -35,7 +36,7 @@ IDENTITY_TOLERANCE = 1e-3
 
 @usual_torch_state()
 def evaluate(
-    model: CircuitModel,
+    model: CircuitModel | str | Path | Mapping[str, str],
     circuit: Circuit,
     task: Task | PromptBatch | str,
     *,
@@ -49,8 +50,8 @@ def evaluate(
     """Measure the faithfulness of a circuit on held-out prompts, in full precision.
 
     Args:
-        model: the model that the circuit was found in.
-        circuit: its rankings are evaluated at every size, and its kept edges too unless it keeps all.
+        model: the model that the circuit was found in, loaded or by name as in `discover`.
+        circuit: its rankings are evaluated at every size, and its kept edges too unless it is a mere ranking.
         task: object or name; a `PromptBatch` is used as it is.
         sizes: fractions of the edges, rising.
         objective, ablation: object or name.
@@ -61,6 +62,10 @@ def evaluate(
     Raises:
         UsageError: an unknown name, sizes that are not rising fractions, a circuit of another graph.
     """
+    check_sizes(sizes)
+    if not isinstance(model, CircuitModel):
+        named = specs.model_spec(model, kv=circuit.graph.kv)
+        model = CircuitModel.from_pretrained(named["name"], kv=named["kv"], dtype=named["dtype"])  # type: ignore[arg-type]
     evaluator = make_evaluator(
         model,
         specs.make("tasks", task),
@@ -166,16 +171,12 @@ class Evaluator:
                 f"The circuit belongs to {circuit.graph}, not to this model's {self.graph}.",
                 "Evaluate it in the model it was found in, loaded with the same kv.",
             )
-        fractions = list(sizes)
-        if not fractions or any(not 0 < size <= 1 for size in fractions) or fractions != sorted(set(fractions)):
-            raise UsageError(
-                f"The sizes {fractions} are not rising fractions of the edges.", "Give fractions such as 0.01, 0.1, 1."
-            )
+        fractions = check_sizes(sizes)
         signed = [self._point(circuit, "signed", size) for size in fractions]
         absolute = [self._point(circuit, "absolute", size) for size in fractions]
         random = [self._random_point(size) for size in fractions]
         own = []
-        if not bool(circuit.kept.all()):
+        if not circuit.is_ranking:
             value = self.value(circuit.kept)
             kept = int(circuit.kept.sum())
             own = [Point("own", kept / len(self.graph), kept, kept, value, self.faithfulness(value))]
@@ -183,10 +184,10 @@ class Evaluator:
             points=[*signed, *absolute, *random, *own],
             full=self.full,
             ablated=self.ablated,
-            cpr=area(signed),
-            cmd=area(absolute, from_one=True),
-            random_cpr=area(random),
-            random_cmd=area(random, from_one=True),
+            cpr=mib_area(signed),
+            cmd=mib_area(absolute, from_one=True),
+            random_cpr=mib_area(random),
+            random_cmd=mib_area(random, from_one=True),
             identity_error=self.identity_error,
             prompts=self.prompts,
             split=self.split,

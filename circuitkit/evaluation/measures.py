@@ -1,10 +1,14 @@
 """Faithfulness by circuit size, and the areas that MIB defines (Mueller et al. 2025, arXiv 2504.13151)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
+
+from circuitkit.errors import UsageError
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's fractions of the edges."""
@@ -42,7 +46,7 @@ class Evaluation:
         points: the curves (signed, absolute, random), and the circuit's own point unless it keeps all edges.
         full: the objective of the full model; ablated: of the ablated one.
         cpr: area under the signed curve; cmd: area between the absolute curve and 1; random_cpr, random_cmd: the same
-            for the random control.
+            for the random control. None unless all of MIB's sizes (`SIZES`) are among the curve's.
         identity_error: the larger of two differences that should be 0, in units of faithfulness: masked run with all
             edges and plain run; masked run without edges and ablated run.
         prompts: number of prompts; split: their split.
@@ -68,6 +72,30 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return all attributes as plain values, for JSON."""
         return asdict(self)
+
+
+def check_sizes(sizes: Any) -> list[float]:
+    """Return the sizes as a list.
+
+    Raises:
+        UsageError: they are not rising fractions.
+    """
+    found = list(sizes) if isinstance(sizes, Iterable) and not isinstance(sizes, str) else []
+    numbers = all(isinstance(size, Real) and not isinstance(size, bool) and 0 < float(size) <= 1 for size in found)
+    if not found or not numbers or any(one >= next_ for one, next_ in pairwise(found)):
+        raise UsageError(
+            f"The sizes {sizes!r} are not rising fractions of the edges.", "Give fractions such as 0.01, 0.1, 1."
+        )
+    return found
+
+
+def mib_area(points: Sequence[Point], from_one: bool = False) -> float | None:
+    """Compute CPR or CMD: the `area` over the points at MIB's sizes, None unless all are there.
+
+    Over other sizes, the same circuit would have another CPR.
+    """
+    chosen = [point for point in points if point.fraction in SIZES]
+    return area(chosen, from_one) if len(chosen) == len(SIZES) else None
 
 
 def area(points: Sequence[Point], from_one: bool = False) -> float | None:

@@ -25,7 +25,7 @@ def load_pretrained(
         CircuitKitError: it cannot be read.
     """
     source = locate(str(name))
-    wanted = _parse_dtype(dtype)
+    wanted = parse_dtype(dtype)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -60,7 +60,12 @@ def find_family(model_type: str) -> type[Family]:
     return found
 
 
-def _parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
+def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Return a floating-point dtype, given by its name or as it is.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise UsageError(f"There is no floating-point dtype {dtype!r}.", "Choose float32, bfloat16 or float64.")

@@ -59,7 +59,7 @@ def _found(circuit: Circuit) -> str:
     edges = len(circuit.graph)
     ranked = circuit.ranking()[: min(_SHOWN_EDGES, len(circuit))].tolist()
     strongest = ", ".join(f"{circuit.graph.names[edge]} {float(circuit.scores[edge]):+.3g}" for edge in ranked)
-    if len(circuit) == edges:
+    if circuit.is_ranking:
         found = f"Found: a score for each of {edges:,} edges; choose a size with `.top(n)`."
     else:
         found = f"Found: {len(circuit):,} of {edges:,} edges ({circuit.fraction:.2%}; {circuit.selection})."
@@ -87,6 +87,7 @@ def _faithful(circuit: Circuit, evaluation: Evaluation) -> list[str]:
         f"  top {point.edges_asked:,} by |score| ({100 * point.fraction:.3g}%): {_value(point)}, {word}; "
         f"random circuit: {_value(control)}"
         for point, control, word in zip(points, controls, words, strict=True)
+        if point.edges_asked
     ]
     return [f"{scale}:", *sizes]
 

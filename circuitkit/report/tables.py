@@ -114,7 +114,7 @@ def evaluation_table(evaluation: Mapping[str, Any], title: str) -> Group:
         curves.setdefault(point["fraction"], {})[point["ranking"]] = point
     own = [points.pop("own") for points in curves.values() if "own" in points]
     for fraction, points in curves.items():
-        if points:
+        if points and points["signed"]["edges_asked"]:
             values = [format_figure(points[ranking]["faithfulness"]) for ranking in ("signed", "absolute", "random")]
             table.add_row(f"{points['signed']['edges_asked']:,}", f"{100 * fraction:.4g}%", *values)
     said = [f"the circuit's own {point['edges']:,} edges: {format_figure(point['faithfulness'])}" for point in own]
@@ -123,6 +123,8 @@ def evaluation_table(evaluation: Mapping[str, Any], title: str) -> Group:
 
 
 def _areas(evaluation: Mapping[str, Any]) -> str:
+    if evaluation["cpr"] is None:
+        return "No CPR and CMD: they are areas over all of MIB's sizes, where faithfulness is defined."
     parts = [f"CPR {format_figure(evaluation['cpr'])} (random {format_figure(evaluation['random_cpr'])})"]
     parts.append(f"CMD {format_figure(evaluation['cmd'])} (random {format_figure(evaluation['random_cmd'])})")
     return ", ".join(parts)
@@ -131,7 +133,8 @@ def _areas(evaluation: Mapping[str, Any]) -> str:
 def _shown_sizes(rows: Sequence[Row], count: int) -> dict[float, int]:
     """Choose evenly spread fractions, with their number of edges, except the full model and near-empty circuits."""
     asked = {row["fraction"]: row["edges_asked"] for row in rows if row["ranking"] == "absolute"}
-    sizes = sorted(size for size, edges in asked.items() if edges >= _FEWEST and size < 1) or sorted(asked)
+    sizes = sorted(size for size, edges in asked.items() if edges >= _FEWEST and size < 1)
+    sizes = sizes or sorted(size for size, edges in asked.items() if edges)
     if len(sizes) > count:
         sizes = [sizes[round(index * (len(sizes) - 1) / (count - 1))] for index in range(count)]
     return {size: asked[size] for size in sizes}

@@ -23,6 +23,7 @@ from lightning.fabric.loggers.logger import Logger
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
+from circuitkit.config.checks import check_seed
 from circuitkit.config.specs import Spec
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
@@ -32,6 +33,7 @@ from circuitkit.engine.prepared_batch import capture_bytes, prepare_batches
 from circuitkit.engine.search.cost_estimate import PROMPTS, CostEstimate, hypotheses_at_once
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.evaluator import Evaluator, make_prompts, prompt_notes, split_name
+from circuitkit.evaluation.measures import check_sizes
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.report.dry_run import DryRun
@@ -42,7 +44,15 @@ from circuitkit.run.global_state import preserve_global_state
 from circuitkit.run.metrics_log import MetricsLog
 from circuitkit.run.resources import ResourceMonitor, bytes_of, parse_size
 from circuitkit.run.result import Result
-from circuitkit.run.run_config import ModelSpec, RunConfig, RunOptions, StrategySpec, TaskSpec, load_model, move_to
+from circuitkit.run.run_config import (
+    ModelSpec,
+    RunConfig,
+    RunOptions,
+    StrategySpec,
+    TaskSpec,
+    load_model,
+    move_to,
+)
 from circuitkit.run.run_folder import RunFolder
 from circuitkit.run.under_policy import under_policy
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
@@ -85,8 +95,7 @@ class Discoverer:
             raise UsageError(f"accelerator={accelerator!r}, but torch finds no CUDA device.", "Choose 'cpu' or 'auto'.")
         if isinstance(devices, bool) or devices != 1:
             raise UsageError(f"devices={devices!r}, but a discovery runs on one device.", "Leave it at 1.")
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-            raise UsageError(f"The seed {seed!r} is not an integer from 0 to 2**32 - 1.", "Give one such as 0.")
+        check_seed(seed)
         self.accelerator = accelerator
         self.devices = devices
         self.seed = seed
@@ -115,8 +124,7 @@ class Discoverer:
                 is used for finding and for evaluating.
             strategy: a name, a class path, a mapping with `class_path` and `init_args`, or a `DiscoveryStrategy`.
             sizes: fractions of the edges at which to evaluate; by default the circuit's own, or `RANKING_SIZES` for a
-            circuit
-                that keeps all edges (a ranking). Empty: no evaluation.
+                ranking. Empty: no evaluation.
             out: the run folder (see the module `result`); None writes nothing.
             overwrite: replace the results in `out`.
             resume: if `out` holds a finished run of the same configuration, read and return it; if it holds an
@@ -132,6 +140,8 @@ class Discoverer:
             CircuitKitError: the run failed; `out` holds nothing new, except a state to resume from if one was saved.
         """
         run_config = self._make_config(model, task, strategy, options)
+        if sizes is not None and sizes != [] and sizes != ():
+            check_sizes(sizes)
         if resume and (finished := load_finished(out, run_config.config)):
             return finished
         folder = RunFolder(out, overwrite=overwrite) if out is not None else None
@@ -366,8 +376,11 @@ def _check_circuits(strategy: DiscoveryStrategy, found: Any, run: Discovery) -> 
 
 
 def _own_sizes(circuit: Circuit) -> Sequence[float]:
-    """Return a circuit's own size, for a random circuit to compare with; `RANKING_SIZES` for a ranking."""
+    """Return a circuit's own size, for a random circuit to compare with.
+
+    For a ranking, those of `RANKING_SIZES` that are at least one edge.
+    """
     edges = len(circuit.graph)
-    if len(circuit) == edges:
-        return RANKING_SIZES
-    return [(len(circuit) + 0.5) / edges]  # + 0.5, since the evaluator rounds down
+    if circuit.is_ranking:
+        return [size for size in RANKING_SIZES if int(size * edges) > 0]  # the last is an edge of the smallest graph
+    return [min(1.0, (len(circuit) + 0.5) / edges)]  # + 0.5, since the evaluator rounds down

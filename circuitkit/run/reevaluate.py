@@ -8,7 +8,7 @@ from circuitkit.config import specs
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluator import make_evaluator
-from circuitkit.evaluation.measures import SIZES, Evaluation
+from circuitkit.evaluation.measures import SIZES, Evaluation, check_sizes
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
 from circuitkit.run.run_config import load_model, move_to
@@ -50,6 +50,7 @@ def reevaluate(
             that no installed package registers.
         CircuitKitError: a file is damaged, or the model cannot be loaded.
     """
+    sizes = check_sizes(SIZES if sizes is None else sizes)
     result = Result.load(run)
     config = result.config
     if config["task"].get("class_path") == _PROMPTS:
@@ -73,7 +74,7 @@ def reevaluate(
         seed=seed,
         split=split,
     )
-    found = [evaluator.evaluate(circuit, sizes or SIZES) for circuit in result.circuits]
+    found = [evaluator.evaluate(circuit, sizes) for circuit in result.circuits]
     described = {"split": split, "seed": seed, "evaluations": [evaluation.to_dict() for evaluation in found]}
     write_atomically(Path(run) / "evaluation.json", to_json(described))
     return result.circuits, found

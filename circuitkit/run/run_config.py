@@ -8,6 +8,7 @@ from typing import Any, Self, TypedDict, Unpack
 import torch
 
 from circuitkit.config import registry, specs
+from circuitkit.config.checks import check_examples
 from circuitkit.config.specs import Spec
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
@@ -63,9 +64,7 @@ class RunConfig:
         """
         if unknown := sorted(options.keys() - RunOptions.__annotations__.keys()):
             raise registry.unknown_name("option", unknown[0], sorted(RunOptions.__annotations__))
-        examples = options.get("examples", 32)
-        if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
-            raise UsageError(f"examples={examples!r} is not a positive integer.", "Ask for at least one prompt.")
+        examples = check_examples(options.get("examples", 32))
         parts: dict[str, Any] = {}
         config: dict[str, Any] = _describe_model(model)
         for key, kind, spec in (

@@ -28,7 +28,7 @@ def test_from_names_keeps_the_named_edges() -> None:
     names = ["m1->logits", "input->a0.h2<k>"]
     circuit = Circuit.from_names(TINY, names)
     assert sorted(circuit.names()) == sorted(names)
-    assert {name for name, score in circuit.to_dict().items() if score} == set(names)
+    assert circuit.to_dict() == dict.fromkeys(sorted(names, key=circuit.graph.parse), 1.0)
     with pytest.raises(UsageError, match="'m7'"):
         Circuit.from_names(TINY, ["m7->logits"])
 

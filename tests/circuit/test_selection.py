@@ -1,14 +1,17 @@
 """Selections (top, greedy, threshold, prune) against plain readings of their definitions and against EAP-IG's own."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import reference
-from support.graphs import TINY, circuits, eap, members, paths, random_circuit
+from support.graphs import TINY, circuits, eap, members, on_one_line, paths, random_circuit
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
@@ -165,3 +168,17 @@ def test_top_and_greedy_match_eap_ig(n: str) -> None:
     assert set(greedy.names()) == set(expected["greedy"]["edges"])
     nodes = {end.split("<")[0] for name in top.names() for end in name.split("->")}
     assert nodes | {"logits"} == set(expected["top"]["nodes"])
+
+
+@pytest.mark.parametrize("select", [Circuit.top, Circuit.greedy])
+def test_a_size_is_a_whole_number(select: Callable[[Circuit, Any], Circuit]) -> None:
+    circuit = eap()
+    for size in (0.5, 2.0, True, "9", None):
+        with pytest.raises(UsageError, match="is not a number of edges") as raised:
+            select(circuit, size)
+        assert on_one_line(raised.value)
+    with pytest.raises(
+        UsageError, match=r"0\.1 is not a number .* fraction of the edges 8, that is round\(0\.1 \* 75\)"
+    ):
+        select(circuit, 0.1)
+    assert len(select(circuit, np.int64(9))) == 9

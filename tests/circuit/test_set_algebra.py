@@ -59,3 +59,13 @@ def test_kv_makes_no_difference_without_groups() -> None:
     assert same_edges(one.graph, other.graph)
     assert one.jaccard(other) == 1
     assert not same_edges(TINY, EdgeGraph(2, 3, 3, parallel=True))
+
+
+def test_a_ranking_has_no_edges_to_compare() -> None:
+    """All its edges are kept because none was chosen: the index would be that of all edges."""
+    ranking = eap()
+    assert ranking.is_ranking
+    for one, other in ((ranking, ranking.top(9)), (ranking.top(9), ranking.prune())):
+        with pytest.raises(UsageError, match=r"is a ranking.*top\(100\)"):
+            one.jaccard(other)
+    assert ranking.top(75).jaccard(ranking.top(75)) == 1

@@ -84,7 +84,7 @@ def test_one_row_per_cell_ranking_and_size(tmp_path: Path) -> None:
     assert counted == expected
     for row in rows:
         assert (row["wall_s"] == "") == (row["strategy"] == CONTROL)
-        assert row["cpr"] is not None
+        assert row["cpr"] is None  # over these sizes it is none
         assert row["prompts"] == 8
         assert row["precision"] in ("full", "")
     written = read(tmp_path / "out")
@@ -92,10 +92,10 @@ def test_one_row_per_cell_ranking_and_size(tmp_path: Path) -> None:
 
 
 def test_the_figures_are_those_of_evaluate(tmp_path: Path) -> None:
-    rows = run(make_grid(seeds=[3]), tmp_path / "out")
+    rows = run(make_grid(seeds=[3], sizes=list(SIZES)), tmp_path / "out")
     model = circuitkit.CircuitModel.from_pretrained("toy")
     circuit = circuitkit.discover(model, "ioi", "eap", examples=8, seed=3).circuit
-    expected = circuitkit.evaluate(model, circuit, "ioi", sizes=FEW, examples=8, seed=3)
+    expected = circuitkit.evaluate(model, circuit, "ioi", examples=8, seed=3)
     for ranking in ("signed", "absolute", "random"):
         found = [row["faithfulness"] for row in rows if row["ranking"] == ranking]
         assert found == pytest.approx([point.faithfulness for point in expected.curve(ranking)], abs=1e-6)
@@ -113,7 +113,7 @@ def test_every_cell_has_its_run_folder(tmp_path: Path) -> None:
     assert [path.name[:7] for path in cells] == ["000-toy", "001-toy"]
     result = Result.load(cells[1])
     assert len(result.circuits) == len(result.evaluations) == 2
-    assert result.evaluations[0].cpr is not None
+    assert len(result.evaluations[0].points) == 3 * len(FEW) + 1
     assert "torch" in json.loads((tmp_path / "out" / "environment.json").read_text())["versions"]
 
 
@@ -207,6 +207,23 @@ def test_excluded_cells_are_left_out() -> None:
         ({"exclude": [{"strategies": "epa"}]}, "no label under strategies 'epa'. Did you mean 'eap'"),
         ({"exclude": [{}]}, "is empty"),
         ({"exclude": [{"strategies": "eap"}]}, "no cells left"),
+        ({"exclude": ["eap"]}, "is not a mapping"),
+        ({"seeds": [0, -1]}, "The seed -1"),
+        ({"seeds": [0, "one"]}, "The seed 'one'"),
+        ({"seeds": [2**32]}, "The seed 4294967296"),
+        ({"seeds": [True]}, "The seed True"),
+        ({"examples": 0}, "examples=0"),
+        ({"examples": "many"}, "examples='many'"),
+        ({"sizes": []}, "sizes [] are not rising"),
+        ({"sizes": [0.5, 0.1]}, "not rising fractions"),
+        ({"sizes": [0.5, 1.5]}, "not rising fractions"),
+        ({"sizes": [float("nan")]}, "not rising fractions"),
+        ({"sizes": ["half"]}, "not rising fractions"),
+        ({"sizes": 0.5}, "not rising fractions"),
+        ({"models": {"a": 5}}, "does not name a model"),
+        ({"tasks": {"a": None}}, "does not name"),
+        ({"dtype": "float33"}, "'float33'"),
+        ({"models": {"a": {"name": "toy", "dtype": "int8"}}}, "'int8'"),
     ],
 )
 def test_a_wrong_grid_is_refused_before_any_work(parts: dict[str, Any], said: str) -> None:

@@ -102,7 +102,7 @@ def test_evaluate_takes_a_batch_and_names():
     assert len(result.points) == 6
 
 
-@pytest.mark.parametrize("sizes", [[], [0.5, 0.1], [0.0, 1.0], [0.1, 2.0], [0.1, 0.1]])
+@pytest.mark.parametrize("sizes", [[], [0.5, 0.1], [0.0, 1.0], [0.1, 2.0], [0.1, 0.1], [math.nan], ["a"], 0.5, [True]])
 def test_sizes_that_are_not_rising_fractions_are_refused(sizes):
     one = evaluator()
     with pytest.raises(UsageError, match="rising fractions"):

@@ -29,7 +29,7 @@ def test_a_larger_l0_weight_keeps_fewer_nodes(toy):
 def test_the_score_of_an_edge_is_the_smaller_of_its_two_gates(toy):
     """Attention readers and outputs of MLPs have gates; an edge from an MLP to the logits has only the MLP's."""
     circuit = circuitkit.discover(toy, "ioi", SubnetworkProbing(trainer={"max_steps": 20}), examples=8).circuit
-    graph, scores = toy.graph, circuit.to_dict()
+    graph, scores = toy.graph, dict(zip(toy.graph.names, circuit.scores.tolist(), strict=True))
     gates = {name: scores[f"{name}->logits"] for name in graph.writer_names if name[0] == "m"}
     for reader in graph.reader_names[: graph.logits]:
         if reader[0] == "a":

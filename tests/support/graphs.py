@@ -68,7 +68,7 @@ def circuits(draw: st.DrawFn, graph: st.SearchStrategy[EdgeGraph] | None = None,
         torch.randint(-spread, spread + 1, (len(built),), generator=random).double(),
         torch.rand(len(built), generator=random) < density,
         torch.randint(len(ScoreSource), (len(built),), generator=random, dtype=torch.int8),
-        draw(st.sampled_from(["all edges", "found", "größer → «x»\n"])),
+        draw(st.sampled_from(["given", "found", "größer → «x»\n"])),
         draw(st.booleans()),
     )
 
