@@ -17,6 +17,7 @@ from rich.console import Console
 
 from circuitkit.config import specs
 from circuitkit.config.parse_errors import to_usage_error
+from circuitkit.errors import UsageError
 from circuitkit.storage.text import parse_yaml, read_yaml
 
 KIND_OF = {
@@ -47,6 +48,10 @@ def parse(parser: ArgumentParser, arguments: list[str], specs_of: Sequence[str] 
         raise to_usage_error(error, ["config", *options], str(parser.prog)) from error
     values: dict[str, Any] = found.as_dict()
     values.pop("config", None)
+    for name, default in vars(parser.get_defaults()).items():
+        # jsonargparse takes any value from a config file for an option without one
+        if isinstance(default, bool) and not isinstance(values[name], bool):
+            raise UsageError(f"{name} is {values[name]!r}.", "Give true or false.")
     return values
 
 

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from circuitkit.errors import UsageError
+from circuitkit.storage.shapes import check_shape
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's fractions of the edges."""
@@ -72,6 +73,36 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return all attributes as plain values, for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: Any) -> Self:
+        """Make an evaluation of what `to_dict` returns.
+
+        Raises:
+            ValueError: something is missing, or is not of its kind.
+        """
+        check_shape(found, _EVALUATION, "the evaluation")
+        points = [Point(**{key: point[key] for key in _POINT}) for point in found["points"]]
+        return cls(**{**{key: found[key] for key in _EVALUATION}, "points": points})
+
+
+_POINT = {
+    "ranking": str,
+    "fraction": float,
+    "edges_asked": int,
+    "edges": int,
+    "value": (float, type(None)),
+    "faithfulness": (float, type(None)),
+}
+_EVALUATION = {
+    "points": [_POINT],
+    **dict.fromkeys(("full", "ablated"), (float, type(None))),
+    **dict.fromkeys(("cpr", "cmd", "random_cpr", "random_cmd"), (float, type(None))),
+    "identity_error": (float, type(None)),
+    "prompts": int,
+    "split": str,
+    "notes": [str],
+}
 
 
 def check_sizes(sizes: Any) -> list[float]:

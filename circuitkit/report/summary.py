@@ -10,6 +10,8 @@ from circuitkit.evaluation.measures import Evaluation, Point
 GOOD = 0.8
 """A circuit with at least this faithfulness is called faithful."""
 _SHOWN_EDGES = 5
+SHOWN = ("edges_tested", "joint_tests", "forward_equivalents", "wall_s", "peak_mb")
+"""The metrics that a summary shows."""
 
 
 def summarize(

@@ -9,32 +9,28 @@ A run folder holds
   without it is not a finished run.
 """
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.evaluation.measures import Evaluation, Point
-from circuitkit.report.summary import summarize
+from circuitkit.evaluation.measures import Evaluation
+from circuitkit.report.summary import SHOWN, summarize
 from circuitkit.run.run_folder import CONFIG, METRICS, RESULT, RunFolder
-from circuitkit.storage.files import write_atomically
+from circuitkit.storage.files import read_json, write_atomically
+from circuitkit.storage.shapes import check_shape
 from circuitkit.storage.text import read_csv, read_yaml, to_csv, to_json, to_yaml
 
 VERSION = 1
-_CONFIG_KEYS = (
-    "model",
-    "kv",
-    "dtype",
-    "task",
-    "strategy",
-    "precision",
-    "objective",
-    "ablation",
-    "examples",
-    "seed",
-)
+_SHAPE = {"circuits": [{"file": str}], "metrics": dict, "evaluations": [dict], "notes": [str], "environment": dict}
+_CONFIG_SHAPE = {
+    **dict.fromkeys(("model", "kv", "dtype"), str),
+    **{key: {"class_path": str} for key in ("task", "strategy", "precision", "objective", "ablation")},
+    **dict.fromkeys(("examples", "seed"), int),
+}
 
 
 @dataclass(frozen=True)
@@ -88,22 +84,23 @@ class Result:
             CircuitKitError: a file is missing or damaged.
         """
         folder = Path(folder)
-        found = _read_json(folder / RESULT)
-        try:
-            evaluations = [
-                Evaluation(**{**one, "points": [Point(**point) for point in one["points"]]})
-                for one in found["evaluations"]
-            ]
-            names = [one["file"] for one in found["circuits"]]
-            rest = {key: found[key] for key in ("metrics", "environment", "notes")}
-        except (KeyError, TypeError) as error:
-            raise CircuitKitError(f"{folder / RESULT} is damaged: {error!r}.", "Run the discovery again.") from error
+        found = _read_result(folder / RESULT)
+        with _damage(folder / RESULT):
+            check_shape(found, _SHAPE, "it")
+            shown = {name: found["metrics"][name] for name in SHOWN if name in found["metrics"]}
+            check_shape(shown, dict.fromkeys(shown, (float, type(None))), "metrics")
+            evaluations = [Evaluation.from_dict(one) for one in found["evaluations"]]
+            if not len(evaluations) <= len(found["circuits"]) > 0:
+                raise ValueError(f"it has {len(evaluations)} evaluations of {len(found['circuits'])} circuits")
+        config = read_yaml(folder / CONFIG)
+        with _damage(folder / CONFIG):
+            check_shape(config, _CONFIG_SHAPE, "it")
         return cls(
-            circuits=[Circuit.load(folder, name) for name in names],
+            circuits=[Circuit.load(folder, one["file"]) for one in found["circuits"]],
             evaluations=evaluations,
-            config=_config(folder / CONFIG),
+            config=config,
             history=read_csv(folder / METRICS),
-            **rest,
+            **{key: found[key] for key in ("metrics", "environment", "notes")},
         )
 
     def write(self, folder: Path) -> None:
@@ -141,25 +138,24 @@ def _circuit_names(count: int) -> list[str]:
     return ["circuit" if number == 1 else f"circuit_{number}" for number in range(1, count + 1)]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn the `ValueError` of a check into an error that names the file."""
     try:
-        found = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as error:
+        yield
+    except ValueError as error:
+        raise CircuitKitError(f"{path} is damaged: {error}.", "Run the discovery again.") from error
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    if not path.exists():
         raise UsageError(
             f"{str(path.parent)!r} is not a finished run: it has no {path.name}.",
             "Give a folder that `circuitkit discover --out` or `result.save` wrote.",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CircuitKitError(f"{path} cannot be read: {error}.", "Run the discovery again.") from error
-    if not isinstance(found, dict) or found.get("version") != VERSION:
+        )
+    found = read_json(path)
+    if isinstance(found.get("version"), bool) or found.get("version") != VERSION:
         raise CircuitKitError(
             f"{path} is not a result of version {VERSION}.", "Read it with the version of circuitkit that wrote it."
         )
-    return found
-
-
-def _config(path: Path) -> dict[str, Any]:
-    found = read_yaml(path)
-    if missing := [key for key in _CONFIG_KEYS if key not in found]:
-        raise CircuitKitError(f"{path} has no entry {missing[0]!r}.", "Run the discovery again.")
     return found

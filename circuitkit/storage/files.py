@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitkit.errors import CircuitKitError
+from circuitkit.storage.shapes import check_plain
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -55,6 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
     data = read_bytes(path)
     try:
         found = json.loads(data)
+        check_plain(found)
     except (ValueError, RecursionError) as error:
         raise CircuitKitError(f"{path} is damaged, or not a JSON file.", "Give an undamaged file.") from error
     if not isinstance(found, dict):

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from circuitkit.errors import UsageError
+from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.storage.shapes import check_plain
 
 
 def to_plain(value: Any) -> Any:
@@ -29,7 +30,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UsageError(f"There is no file {str(path)!r}.", "Check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The file {str(path)!r} cannot be read: {error}.", "Give a YAML file.") from error
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"The file {str(path)!r} cannot be read: {why}.", "Give a YAML file.") from error
     return parse_yaml(text, f"The file {str(path)!r}")
 
 
@@ -45,6 +47,10 @@ def parse_yaml(text: str, what: str) -> dict[str, Any]:
     """
     try:
         found = yaml.safe_load(text)
+        check_plain(found)
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:  # impossible dates, keys, nesting, ...
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition("\n")[0]
+        raise UsageError(f"{what} cannot be read: {why}.", "Give plain `key: value` lines.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
@@ -88,8 +94,19 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a CSV file with a header; no rows if there is no such file."""
+    """Read the rows of a CSV file with a header; no rows if there is no such file.
+
+    Raises:
+        CircuitKitError: it cannot be read, or is not such a file.
+    """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [dict(row) for row in csv.DictReader(file)]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [dict(row) for row in csv.DictReader(file)]
+    except (OSError, ValueError, csv.Error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CircuitKitError(f"{path} cannot be read: {why}.", "Give a CSV file, or remove it.") from error
+    if any(None in row for row in rows):
+        raise CircuitKitError(f"{path} has a row with more values than columns.", "Give a CSV file, or remove it.")
+    return rows
