@@ -7,7 +7,7 @@ import json
 import sys
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,13 @@ def make_console() -> Console:
     """Make a console on stdout; if stdout is a file or a pipe, tables may be 140 characters wide."""
     console = _Console(highlight=False)
     return console if console.is_terminal else _Console(highlight=False, width=140)
+
+
+def say(message: str) -> None:
+    """Print a message on stderr, if anybody is there to read it."""
+    with suppress(OSError):
+        if sys.stderr is not None:
+            print(message, file=sys.stderr, flush=True)
 
 
 def silence_libraries() -> None:

@@ -1,6 +1,5 @@
 """`circuitkit compare`: a grid of discoveries."""
 
-import sys
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from circuitkit.cli.arguments import (
     make_console,
     new_folder,
     parse,
+    say,
     silence_libraries,
     to_config_text,
 )
@@ -55,7 +55,7 @@ def _compare(values: dict[str, Any]) -> int:
 
     def show(number: int, cell: "Cell", seconds: float, error: str | None) -> None:
         outcome = f"failed: {error}" if error else f"{seconds:.1f} s"
-        print(f"[{number + 1}/{total}] {cell}: {' '.join(outcome.split())}", file=sys.stderr)
+        say(f"[{number + 1}/{total}] {cell}: {' '.join(outcome.split())}")
 
     rows = compare(grid, ComparisonRunner(grid, **where), out, overwrite=overwrite, on_cell_end=show)
     console = make_console()
@@ -63,6 +63,6 @@ def _compare(values: dict[str, Any]) -> int:
         console.print(table)
     failed = sum(bool(row["error"]) for row in rows)
     if failed:
-        print(f"circuitkit: {failed} of {total} cells failed; their errors are in the results.", file=sys.stderr)
+        say(f"circuitkit: {failed} of {total} cells failed; their errors are in the results.")
     print(f"Saved in {out / 'results.csv'}")
     return CircuitKitError.exit_code if failed else 0

@@ -9,13 +9,15 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from jsonargparse import ArgumentParser
 
 import circuitkit
 from circuitkit.cli import compare, discover, evaluate, fetch, listing
+from circuitkit.cli.arguments import say
 from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
 
@@ -48,22 +50,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     # A waiting OpenMP thread spins briefly, which makes a search faster, then sleeps, so that its core is free
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if sys.stdout is None:  # the process was started without one
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  for the rest of the process
     try:
         with _only_our_warnings():
             status = _run(arguments)
         sys.stdout.flush()
         return status
     except CircuitKitError as error:
-        print(f"circuitkit: {_one_line(error)}", file=sys.stderr)
+        say(f"circuitkit: {_one_line(error)}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("circuitkit: interrupted", file=sys.stderr)
+        say("circuitkit: interrupted")
         return _INTERRUPTED
     except BrokenPipeError:  # the program at the other end of the pipe has ended, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
-    except SystemExit as exit:  # --help, --version, --print_config
-        return exit.code if isinstance(exit.code, int) else 0
+    except OSError as error:  # those of files are `CircuitKitError`s already
+        _discard_output()
+        problem = "The output cannot be written: " if error.filename is None else f"{error.filename}: "
+        say(f"circuitkit: {problem}{error.strerror or error}.")
+        return CircuitKitError.exit_code
 
 
 def _run(arguments: list[str]) -> int:
@@ -80,7 +87,18 @@ def _run(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog=f"circuitkit {name}", description=f"{command.what[0].upper()}{command.what[1:]}.", exit_on_error=False
     )
-    return command.run(parser, rest)
+    try:
+        return command.run(parser, rest)
+    except SystemExit as exit:  # --help, --print_config
+        return exit.code if isinstance(exit.code, int) else 0
+
+
+def _discard_output() -> None:
+    """Let what is left in stdout's buffer go nowhere: Python writes it when it ends."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _help() -> str:
@@ -98,7 +116,7 @@ def _only_our_warnings() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, FutureWarning) and str(message) not in shown:
-            print(f"circuitkit: {message}", file=sys.stderr)
+            say(f"circuitkit: {message}")
         shown.add(str(message))
 
     with warnings.catch_warnings():
