@@ -121,10 +121,13 @@ def new_folder(name: str) -> Path:
 
 
 def _rewrite(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:
-    """Replace short names by class paths, and a config file by its rewritten content."""
+    """Replace short names by class paths, and a config file by its rewritten content.
+
+    Arguments of a spec, such as `--strategy.threshold`, come last: jsonargparse has to know the class before.
+    """
     result: list[str] = []
     waiting = ""  # the option whose value comes next
-    for argument in arguments:
+    for argument in _arguments_last(arguments, specs_of):
         option, equals, value = argument.partition("=")
         if waiting:
             result.append(_rewrite_value(waiting, argument, specs_of))
@@ -135,6 +138,18 @@ def _rewrite(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:
         else:
             result.append(argument)
     return result
+
+
+def _arguments_last(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:
+    first: list[str] = []
+    last: list[str] = []
+    into = first
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, _, rest = argument.removeprefix("--").partition(".")
+            into = last if name in specs_of and rest not in ("", "help") else first
+        into.append(argument)
+    return first + last
 
 
 def _rewrite_value(option: str, value: str, specs_of: Sequence[str]) -> str:

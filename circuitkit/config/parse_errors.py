@@ -37,7 +37,7 @@ def to_usage_error(error: ArgumentError, known: Iterable[str] = (), command: str
     return (
         _unknown_option(text, owner, known)
         or _wrong_value(text, keys, owner)
-        or _wrong_class(text, owner)
+        or _wrong_class(text, keys, owner)
         or _missing_argument(text, keys, owner, command)
         or _other(text, command)
     )
@@ -68,9 +68,11 @@ def _wrong_value(text: str, keys: list[str], owner: str | None) -> UsageError | 
     return UsageError(f"{what}{of} is {wrong[1]!r}.", f"Give {wanted or 'a value of its type'}.")
 
 
-def _wrong_class(text: str, owner: str | None) -> UsageError | None:
+def _wrong_class(text: str, keys: list[str], owner: str | None) -> UsageError | None:
     """Convert the error for a class path without a class, or with a class of another kind."""
     last = _last_line(text)
+    if "is abstract" in last and owner is None and keys:
+        return UsageError(f"The {keys[0]} has no name.", f"Give it: --{keys[0]} NAME, besides its arguments.")
     if "does not correspond to a subclass" in last:
         return UsageError(f"{last}.", "Give the name or class path of one; `circuitkit list` shows them.")
     if "No module named" in last or "has no attribute" in last:

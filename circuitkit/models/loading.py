@@ -42,7 +42,10 @@ def load_pretrained(
         ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception:  # many models have no tokenizer, and transformers has no single error for that
+    except Exception as error:  # many models have no tokenizer, and transformers has no single error for that
+        if (Path(source) / "tokenizer.json").exists():
+            problem = f"The tokenizer of {str(name)!r} cannot be read: {_first_line(error)}."
+            raise CircuitKitError(problem, "Download it again, or remove its files to use token ids.") from error
         tokenizer = None
     return model, tokenizer
 

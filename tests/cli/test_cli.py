@@ -39,6 +39,9 @@ def test_discover_by_short_names(capsys: pytest.CaptureFixture[str]) -> None:
         ["--strategy", "ACDC", "--strategy.threshold", "1e-1"],
         ["--strategy", "circuitkit.strategies.acdc.ACDC", "--strategy.threshold", "0.1"],
         ["--strategy", "{class_path: acdc, init_args: {threshold: 0.1}}"],
+        ["--strategy.threshold", "0.1", "--strategy", "acdc"],
+        ["--strategy.threshold=0.1", "--seed", "1", "--strategy=acdc"],
+        ["--strategy.screen", "0.5", "--strategy.threshold", "0.1", "--strategy", "acdc", "--strategy.screen", "null"],
     ],
 )
 def test_every_way_to_name_a_strategy(strategy: list[str], capsys: pytest.CaptureFixture[str]) -> None:

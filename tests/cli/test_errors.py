@@ -1,6 +1,7 @@
 """What a user can get wrong: one clear line, a non-zero exit status, no traceback, and no incomplete files."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from circuitkit import Circuit, discover
 from circuitkit.cli.main import main
 from circuitkit.config import specs
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.models import fetch
 
 DISCOVER = ["discover", "--model", "toy", "--task", "ioi", "--strategy", "eap", "--examples", "4"]
 PROMPTS = ["discover", "--model", "toy", "--strategy", "eap", "--task", "prompt_file", "--task.path", "prompts.csv"]
@@ -46,6 +48,11 @@ def alien_architecture() -> None:
 def without_weights() -> None:
     Path("hollow").mkdir()
     Path("hollow/config.json").write_text(json.dumps({"model_type": "gpt2"}))
+
+
+def with_broken_tokenizer() -> None:
+    shutil.copytree(fetch.TOY, "broken")
+    Path("broken/tokenizer.json").write_text('{"a": 1')
 
 
 def with_results() -> None:
@@ -121,6 +128,18 @@ CASES = {
         [*DISCOVER, "--strategy", "circuitkit.data.objectives.KLDivergence"],
         2,
         ["KLDivergence", "DiscoveryStrategy"],
+    ),
+    "an argument of no strategy": (
+        nothing,
+        ["discover", "--model", "toy", "--task", "ioi", "--strategy.threshold", "0.3"],
+        2,
+        ["The strategy has no name", "--strategy NAME"],
+    ),
+    "a broken tokenizer": (
+        with_broken_tokenizer,
+        [*DISCOVER, "--model", "broken"],
+        1,
+        ["tokenizer of 'broken' cannot be read", "Expecting ','"],
     ),
     "an unknown option": (nothing, [*DISCOVER, "--sed", "1"], 2, ["'sed'", "Did you mean 'seed'"]),
     "an unknown argument": (

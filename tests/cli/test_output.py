@@ -51,10 +51,9 @@ def closed_pipe() -> Iterator[TextIO]:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_full_device(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with Path("/dev/full").open("w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
+    with monkeypatch.context() as patch, Path("/dev/full").open("w") as full:
+        patch.setattr(sys, "stdout", full)
         assert main(COMMANDS[command]) == 1
-        monkeypatch.undo()
     *progress, last = capsys.readouterr().err.splitlines()
     assert last == "circuitkit: The output cannot be written: No space left on device."
     assert all(line.startswith("[1/1]") for line in progress)
@@ -62,10 +61,9 @@ def test_a_full_device(command: str, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_closed_pipe(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with closed_pipe() as closed:
-        monkeypatch.setattr(sys, "stdout", closed)
+    with monkeypatch.context() as patch, closed_pipe() as closed:
+        patch.setattr(sys, "stdout", closed)
         assert main(COMMANDS[command]) == 0
-        monkeypatch.undo()
     assert all(line.startswith("[1/1]") for line in capsys.readouterr().err.splitlines())
 
 
@@ -76,18 +74,16 @@ def test_no_output_at_all(command: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_search_is_saved_before_its_output_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    with closed_pipe() as closed:
-        monkeypatch.setattr(sys, "stdout", closed)
+    with monkeypatch.context() as patch, closed_pipe() as closed:
+        patch.setattr(sys, "stdout", closed)
         assert main(COMMANDS["discover"]) == 0
-        monkeypatch.undo()
     assert len(Result.load("new").circuits) == 1
 
 
 @pytest.mark.parametrize("arguments", [COMMANDS["compare"], ["discver"]])
 def test_messages_that_nobody_reads_end_nothing(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A comparison goes on, and an error keeps its exit status."""
-    with closed_pipe() as closed:
-        monkeypatch.setattr(sys, "stderr", closed)
+    with monkeypatch.context() as patch, closed_pipe() as closed:
+        patch.setattr(sys, "stderr", closed)
         assert main(arguments) == (0 if arguments[0] == "compare" else 2)
-        monkeypatch.undo()
     assert arguments[0] != "compare" or Path("new/results.csv").exists()
