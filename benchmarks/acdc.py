@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import decisions
+import fetched
 import torch
 from kept_edges import from_text, to_text
 from timing import forward_seconds, peak_mb
@@ -280,6 +281,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)}, exact, with 4 prompts")
     parser.add_argument("--smoke", action="store_true", help="check that the script runs: only signed_0.3, screened")
     arguments = parser.parse_args()
+    fetched.require("smollm2-135m")
     if arguments.quick:
         arguments.prompts, arguments.points, arguments.screened = [4], QUICK, []
     if arguments.smoke:

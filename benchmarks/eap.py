@@ -15,6 +15,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable
 
+import fetched
 import torch
 from timing import interleaved, peak_mb
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -79,6 +80,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds, arguments.models = 1, ["gpt2"]
+    if "smollm2" in arguments.models:
+        fetched.require("smollm2-135m")
     result: dict[str, dict[str, float]] = defaultdict(dict)
     for name in arguments.models:
         model = load(name)

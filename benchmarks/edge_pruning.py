@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 
+import fetched
 import torch
 from eap import load, plain, prompts
 from timing import interleaved, peak_mb
@@ -53,6 +54,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds, arguments.models, arguments.prompts = 1, ["gpt2"], [2]
+    if "smollm2" in arguments.models:
+        fetched.require("smollm2-135m")
     kinds = ("ratio", "step_s", "plain_s", "captures_s", "peak_mb")
     result: dict[str, dict[str, float]] = {kind: {} for kind in kinds}
     for name in arguments.models:

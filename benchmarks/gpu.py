@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fetched
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -74,6 +75,8 @@ def main() -> None:
             raise SystemExit("torch finds no CUDA device: there is nothing to run here.")
         print(json.dumps({"skipped": "torch finds no CUDA device"}))
         return
+    if not arguments.smoke:
+        fetched.require("smollm2-135m")
     summary, found = tests(), measure("toy" if arguments.smoke else "smollm2-135m")
     table = Table("run", "wall s", "peak MB", "agreement", title=torch.cuda.get_device_name())
     for name, figures in found.items():

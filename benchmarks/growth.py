@@ -21,6 +21,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fetched
 import numpy as np
 import torch
 from arithmetic import LLAMA_8B, Shape, cone, memory_bytes
@@ -177,6 +178,8 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="file of JSON lines with finished sizes, read at the next start")
     parser.add_argument("--smoke", action="store_true", help="check that the script runs: a tiny random model")
     arguments = parser.parse_args()
+    if not arguments.smoke:
+        fetched.require("smollm2-135m")
     if arguments.smoke:
         arguments.layers, arguments.prompts = [2, 6], [2, 4]
     layers, prompts = sorted(arguments.layers), sorted(arguments.prompts)

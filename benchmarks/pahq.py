@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import fetched
 import torch
 from timing import Peak
 
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--child", nargs=2, metavar=("VARIANT", "REFERENCE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    fetched.require("smollm2-135m")
     samples = 20 if arguments.quick else 60
     if arguments.child:
         name, reference = arguments.child

@@ -125,6 +125,14 @@ def restrict(kind: str, spec: Any) -> dict[str, Any]:
     return found
 
 
+def to_call(thing: Any) -> str:
+    """Write an object as the call of its constructor, without arguments that have their default."""
+    parameters = inspect.signature(type(thing)).parameters
+    given = describe(thing).get("init_args", {})
+    changed = (f"{name}={value!r}" for name, value in given.items() if value != to_plain(parameters[name].default))
+    return f"{type(thing).__name__}({', '.join(changed)})"
+
+
 def label(kind: str, spec: Spec) -> str:
     """Return the name of a spec in tables: its registered name or, without one, its class name."""
     path = registry.class_path("tasks", "prompt_file") if _is_prompt_file(kind, spec) else spec

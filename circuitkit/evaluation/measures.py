@@ -39,7 +39,7 @@ class Point:
     faithfulness: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """A circuit's faithfulness on held-out prompts.
 
@@ -65,6 +65,13 @@ class Evaluation:
     prompts: int
     split: str
     notes: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        parts = [f"{self.prompts} prompts, {self.split}"]
+        areas = {"CPR": self.cpr, "CMD": self.cmd, "own": next((own.faithfulness for own in self.curve("own")), None)}
+        parts += [f"{name} {value:.3f}" for name, value in areas.items() if value is not None]
+        sizes = len(self.curve("signed"))
+        return f"Evaluation({sizes} size{'s' * (sizes != 1)}, {', '.join(parts)})"
 
     def curve(self, ranking: Ranking) -> list[Point]:
         """Return the points of one ranking, from the smallest circuit to the largest."""

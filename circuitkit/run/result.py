@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from circuitkit.circuit.circuit import Circuit
+from circuitkit.config import specs
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.measures import Evaluation
 from circuitkit.report.summary import SHOWN, summarize
@@ -33,7 +34,7 @@ _CONFIG_SHAPE = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The circuits of a discovery, how faithful they are, and what they cost. `print` shows a summary.
 
@@ -129,6 +130,13 @@ class Result:
             "seed": self.config.get("seed"),
             "environment": self.environment,
         }
+
+    def __repr__(self) -> str:
+        what, task = (
+            specs.label(kind, self.config.get(key, {})) for kind, key in (("strategies", "strategy"), ("tasks", "task"))
+        )
+        found = ", ".join(f"{len(circuit):,} of {len(circuit.graph):,} edges" for circuit in self.circuits)
+        return f"Result({what} on {task}, in {self.config.get('model')}: {found})"
 
     def __str__(self) -> str:
         return summarize(self.circuits, self.evaluations, self.metrics, self.config, self.notes)

@@ -14,6 +14,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from circuitkit.circuit.circuit import Circuit
+from circuitkit.config import specs
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
@@ -241,6 +242,9 @@ class DiscoveryStrategy(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a saved state, before `discover` in a resumed run."""
+
+    def __repr__(self) -> str:
+        return specs.to_call(self)
 
     def default_precision(self) -> PrecisionPolicy:
         """Return the policy to use in a run whose config names none."""

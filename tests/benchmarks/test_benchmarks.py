@@ -1,5 +1,6 @@
 """What the benchmarks share: circuits as text, searches saved as they go, and arithmetic from shapes alone."""
 
+import importlib
 import json
 import sys
 
@@ -18,6 +19,7 @@ from circuitkit.engine.ablation import Resample
 from circuitkit.engine.editors.incremental import IncrementalEditor
 from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.engine.search.cost_estimate import sparse_circuit
+from circuitkit.models.circuit_model import CircuitModel
 
 
 @pytest.mark.parametrize("edges", [1, 8, 1001])
@@ -139,3 +141,13 @@ def test_growth_and_its_plot(tmp_path, monkeypatch, capsys):
 
     plot_growth.draw(found, tmp_path / "growth.svg")
     assert "<svg" in (tmp_path / "growth.svg").read_text()
+
+
+@pytest.mark.parametrize("script", ["acdc", "eap", "edge_pruning", "growth", "pahq"])
+def test_a_benchmark_says_at_once_that_its_model_is_not_fetched(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("CIRCUITKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [f"{script}.py"])
+    monkeypatch.setattr(CircuitModel, "from_pretrained", lambda *_, **__: pytest.fail("it went on"))
+    monkeypatch.setattr(CircuitModel, "from_model", lambda *_, **__: pytest.fail("it went on"))
+    with pytest.raises(SystemExit, match="Run `circuitkit fetch smollm2-135m`"):
+        importlib.import_module(script).main()
