@@ -33,7 +33,8 @@ from circuitkit.config import specs
 from circuitkit.engine.ablation import Resample
 from circuitkit.engine.editors.incremental import IncrementalEditor
 from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches
-from circuitkit.engine.search.greedy import GreedySearch, visits
+from circuitkit.engine.search.greedy import GreedySearch
+from circuitkit.engine.search.visits import visits
 from circuitkit.evaluation.evaluator import Evaluator
 from circuitkit.precision.base import FullPrecision, PrecisionPolicy
 from circuitkit.precision.pahq import PAHQ, AllLowPrecision, Scope

@@ -156,6 +156,7 @@ def _rewrite_value(option: str, value: str, specs_of: Sequence[str]) -> str:
     inline = value.lstrip().startswith("{")
     if option == "config":
         found = parse_yaml(value, "--config") if inline else read_yaml(Path(value))
+        found.pop("content", None)  # hashes of what a run computed with; another run has its own
         for name in specs_of:
             if found.get(name) is not None:
                 found[name] = specs.rewrite(KIND_OF[name], found[name])

@@ -1,5 +1,6 @@
 """`circuitkit discover`: one run."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from circuitkit.cli.arguments import (
     silence_libraries,
 )
 from circuitkit.config import specs
+from circuitkit.errors import UsageError
 
 _DEFAULTS = {"objective": "logit_difference", "ablation": "resample"}
 
@@ -23,7 +25,10 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     """Discover, print the result, and say where it is saved."""
     _add_options(parser)
     with current_folder_on_path():
-        return _discover(parse(parser, arguments, list(KIND_OF)))
+        values = parse(parser, arguments, list(KIND_OF))
+        if values["resume"] and not values["out"]:
+            raise UsageError("--resume has no folder to resume from.", "Name the run's folder with --out.")
+        return _discover(values)
 
 
 def _discover(values: dict[str, Any]) -> int:
@@ -38,11 +43,24 @@ def _discover(values: dict[str, Any]) -> int:
         make_console().print(dry_run_table(discoverer.dry_run(model=model, **values)))
         return 0
     labels = (specs.label(KIND_OF[name], values[name]) for name in ("strategy", "task"))
-    out = Path(values.pop("out") or new_folder("-".join(labels)))
+    out = Path(values.pop("out") or _default_folder("-".join(labels), model, discoverer.seed, values))
     result = discoverer.run(model=model, out=out, **values)
     print(result)
     print(f"Saved in {out}")
     return 0
+
+
+def _default_folder(name: str, model: dict[str, str], seed: int, values: dict[str, Any]) -> Path:
+    """Return a new folder; say if an interrupted run of this configuration is in another one."""
+    from circuitkit.run.earlier_run import find_interrupted, how_to_resume
+    from circuitkit.run.run_config import RunConfig, RunOptions
+
+    folder = new_folder(name)
+    options = {key: values[key] for key in RunOptions.__annotations__}
+    config = RunConfig.make(model, values["task"], values["strategy"], seed, **options)
+    if found := find_interrupted(folder.parent, config.config):
+        print(f"circuitkit: {found} has an interrupted run of this. {how_to_resume(found)}", file=sys.stderr)
+    return folder
 
 
 def _add_options(parser: ArgumentParser) -> None:

@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CircuitKitError as error:
         say(f"circuitkit: {_one_line(error)}")
         return error.exit_code
-    except KeyboardInterrupt:
-        say("circuitkit: interrupted")
+    except KeyboardInterrupt as interrupt:
+        say(". ".join(["circuitkit: interrupted", *getattr(interrupt, "__notes__", ())]))
         return _INTERRUPTED
     except BrokenPipeError:  # the program at the other end of the pipe has ended, such as `head`
         _discard_output()

@@ -28,6 +28,12 @@ class Callback:
     def on_reader_end(self, run: Discovery, search: GreedySearch) -> None:
         """Called when a search has decided all edges of one reader."""
 
+    def on_save_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
+        """Called when the strategy's state is saved; the callback may add its own to `saved`, under its own key."""
+
+    def on_load_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
+        """Called when an interrupted run is resumed, with what `on_save_checkpoint` has added."""
+
     def on_discovery_end(self, run: Discovery, circuits: Sequence[Circuit]) -> None:
         """Called when the strategy has returned, before the evaluation."""
 

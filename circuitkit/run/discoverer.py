@@ -3,7 +3,8 @@
 Steps:
 
 1. Make the parts from their specs, and refuse a folder that holds results.
-2. Load the model, make the prompts (train, test), fit the ablation on the train prompts.
+2. Load the model, make the prompts (train, test), fit the ablation on the train prompts. A run to resume must have been
+   made with the same model and prompts.
 3. Prepare the precision policy, and let the strategy find circuits.
 4. Evaluate the circuits on the test split, in full precision.
 5. Fill the folder.
@@ -32,13 +33,21 @@ from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.prepared_batch import capture_bytes, prepare_batches
 from circuitkit.engine.search.cost_estimate import PROMPTS, CostEstimate, hypotheses_at_once
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.evaluation.evaluator import Evaluator, make_prompts, prompt_notes, split_name
+from circuitkit.evaluation.evaluator import Evaluator, prompt_notes, split_name
 from circuitkit.evaluation.measures import check_sizes
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.report.dry_run import DryRun
 from circuitkit.run.callbacks import ProgressLog, RichProgress
-from circuitkit.run.earlier_run import describe_folder, load_finished
+from circuitkit.run.content import CONTENT, check_same_content, describe_content
+from circuitkit.run.earlier_run import (
+    check_earlier_content,
+    check_interrupted,
+    describe_folder,
+    load_finished,
+    resumption_notes,
+    say_how_to_resume,
+)
 from circuitkit.run.environment import describe_environment
 from circuitkit.run.global_state import preserve_global_state
 from circuitkit.run.metrics_log import MetricsLog
@@ -56,11 +65,9 @@ from circuitkit.run.run_config import (
 from circuitkit.run.run_folder import RunFolder
 from circuitkit.run.under_policy import under_policy
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
-from circuitkit.tasks.base import Split
 
 RANKING_SIZES = (0.01, 0.05, 0.2)
 """Default fractions of the edges at which a run evaluates a ranking; `circuitkit evaluate` uses all of MIB's."""
-_SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 class Discoverer:
@@ -129,6 +136,7 @@ class Discoverer:
             overwrite: replace the results in `out`.
             resume: if `out` holds a finished run of the same configuration, read and return it; if it holds an
                 interrupted one, continue from its last saved state to the same result; otherwise start from scratch.
+                The prompts and the model must be the same too, by their content (see the module `content`).
             options: `precision`, `objective`, `ablation` and `examples`, as `RunOptions` describes them.
 
         Returns:
@@ -136,25 +144,32 @@ class Discoverer:
             dtype, threads) is left as it was.
 
         Raises:
-            UsageError: a name does not exist, an argument does not fit, or `out` holds results.
+            UsageError: a name does not exist, an argument does not fit, or `out` holds results or, without `resume` or
+                `overwrite`, an interrupted run.
             CircuitKitError: the run failed; `out` holds nothing new, except a state to resume from if one was saved.
         """
         run_config = self._make_config(model, task, strategy, options)
         if sizes is not None and sizes != [] and sizes != ():
             check_sizes(sizes)
         if resume and (finished := load_finished(out, run_config.config)):
+            with self._launch(Fabric(accelerator=self.device.type, devices=self.devices)):
+                loaded = model if isinstance(model, CircuitModel) else load_model(model)
+                content = describe_content(loaded, run_config.make_prompts(loaded))
+            check_same_content(str(out), finished.config, content)
             return finished
         folder = RunFolder(out, overwrite=overwrite) if out is not None else None
+        if out is not None:
+            check_interrupted(out, run_config.config, overwrite, resume)
         log = MetricsLog(None if folder is None or folder.has_results else folder.path)
         fabric = Fabric(
             accelerator=self.device.type,
             devices=self.devices,
-            callbacks=[ResourceMonitor(), ProgressLog(), *self._callbacks],
+            callbacks=[ResourceMonitor(), ProgressLog(), log, *self._callbacks],
             loggers=[log, *self._loggers],
         )
-        with self._launch(fabric), folder.open() if folder is not None else nullcontext():
-            checkpoint_file = None if folder is None else folder.prepare_checkpoint(run_config.config, resume)
-            result = self._run(run_config, model, sizes, fabric, checkpoint_file)
+        opened = folder.open() if folder is not None else nullcontext()
+        with self._launch(fabric), say_how_to_resume(out), opened:
+            result = self._run(run_config, model, sizes, fabric, folder, resume)
             result.history.extend(log.rows)
             if folder is not None:
                 folder.fill(result.write)
@@ -184,8 +199,11 @@ class Discoverer:
         fabric = Fabric(accelerator=self.device.type, devices=self.devices)
         with self._launch(fabric):
             loaded = model if isinstance(model, CircuitModel) else load_model(model)
-            run, test = self._prepare(run_config, move_to(self.device, loaded), fabric, None)
-            notes += _notes(run, test)
+            run, test = self._prepare(run_config, move_to(self.device, loaded), fabric)
+            prompts = {"train": run.batches[0], "test": test}
+            if resume and out is not None:
+                check_earlier_content(out, describe_content(loaded, prompts))
+            notes += prompt_notes(prompts)
             few = replace(run, batches=[run.batches[0][:PROMPTS]])
             estimate, weights = under_policy(run_config.strategy, few, lambda: self._estimate(run_config, few))
             estimate = estimate.times(run.prompts / few.prompts)
@@ -233,25 +251,26 @@ class Discoverer:
         model: ModelSpec,
         sizes: Sequence[float] | None,
         fabric: Fabric,
-        checkpoint_file: Path | None,
+        folder: RunFolder | None,
+        resume: bool,
     ) -> Result:
         fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
         loaded = move_to(self.device, model if isinstance(model, CircuitModel) else load_model(model))
-        run, test = self._prepare(run_config, loaded, fabric, checkpoint_file)
-        circuits = _discover(run_config.strategy, run)
-        notes = [*_notes(run, test), *run.notes]
+        run, test = self._prepare(run_config, loaded, fabric)
+        prompts = {"train": run.batches[0], "test": test}
+        if folder is not None:
+            run_config.config[CONTENT] = describe_content(loaded, prompts)
+            run.checkpoint_file = folder.prepare_checkpoint(run_config.config, resume)
+        circuits = _discover(run_config.strategy, run, self.memory_budget)
+        notes = [*prompt_notes(prompts), *run.notes, *resumption_notes(run)]
         result = Result(circuits, [], run.metrics, run_config.config, describe_environment(self.device), notes)
         if sizes is None or sizes:
             self._evaluate(result, run_config, run.model, test, sizes)
         return result
 
-    def _prepare(
-        self, run_config: RunConfig, model: CircuitModel, fabric: Fabric, checkpoint_file: Path | None
-    ) -> tuple[Discovery, PromptBatch]:
+    def _prepare(self, run_config: RunConfig, model: CircuitModel, fabric: Fabric) -> tuple[Discovery, PromptBatch]:
         """Make the `Discovery` that the strategy receives, and the prompts of the test split."""
-        train, test = (
-            make_prompts(model, run_config.task, split, run_config.examples, run_config.seed) for split in _SPLITS
-        )
+        train, test = run_config.make_prompts(model).values()
         run_config.objective.check(test)  # now, not only after the search
         for batch in (train, test):
             run_config.ablation.check(batch)
@@ -265,7 +284,6 @@ class Discoverer:
             fabric=fabric,
             generator=torch.Generator().manual_seed(run_config.seed),
             memory_budget=self.memory_budget or memory.budget(self.device),
-            checkpoint_file=checkpoint_file,
         )
         return run, test
 
@@ -317,7 +335,7 @@ def discover(
         seed: seed of the prompts, the strategy and the random control.
         out: a folder for the results; one that already holds results is refused.
         resume: if `out` holds a finished run of this configuration, return it; if it holds an interrupted one,
-            continue it; otherwise start from scratch.
+            continue it; otherwise start from scratch. Without it, an interrupted run in `out` is an error.
 
     Returns:
         A `Result`; `print` shows its summary.
@@ -345,17 +363,11 @@ def discover(
     )
 
 
-def _notes(run: Discovery, test: PromptBatch) -> list[str]:
-    """Return the notes on the prompts of both splits."""
-    (train,) = run.batches
-    return prompt_notes(dict(zip(_SPLITS, (train, test), strict=True)))
-
-
-def _discover(strategy: DiscoveryStrategy, run: Discovery) -> list[Circuit]:
+def _discover(strategy: DiscoveryStrategy, run: Discovery, memory_budget: int | None) -> list[Circuit]:
     """Run the strategy under the precision policy."""
 
     def discover() -> list[Circuit]:
-        run.restore(strategy)
+        run.resume(memory_budget)
         circuits = _check_circuits(strategy, strategy.discover(run), run)
         run.fabric.call("on_discovery_end", run, circuits)
         return circuits

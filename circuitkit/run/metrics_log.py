@@ -9,13 +9,16 @@ from lightning.fabric.loggers.logger import Logger
 
 from circuitkit.run.run_folder import METRICS
 from circuitkit.storage.files import write_atomically
+from circuitkit.storage.state import SavedState, misfit
 from circuitkit.storage.text import to_csv
+from circuitkit.strategies.base import Discovery
 
 _SECONDS_BETWEEN_WRITES = 10
+_ROWS = "rows"
 
 
 class MetricsLog(Logger):
-    """Collects the rows of `metrics.csv`, and writes them every few seconds during the run.
+    """Collects the rows of `metrics.csv`, and writes them every few seconds; a callback too, for resumed runs.
 
     Args:
         folder: where to write; None keeps the rows in memory only.
@@ -39,6 +42,17 @@ class MetricsLog(Logger):
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Do nothing, since `config.yaml` holds them."""
+
+    def on_save_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
+        """Save the rows with the run's state."""
+        saved[_ROWS] = self.rows
+
+    def on_load_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
+        """Continue after the rows of the interrupted run."""
+        rows = SavedState({_ROWS: saved.get(_ROWS)}, "the state", [_ROWS]).items(_ROWS)
+        if not all(isinstance(row, dict) for row in rows):
+            raise misfit("the rows of metrics.csv are not mappings")
+        self.rows[:0] = rows
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add a row; rows are numbered in order, unless `step` is given."""

@@ -1,20 +1,23 @@
 """Evaluation of a finished run's circuits, with other sizes, prompts or seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
-from circuitkit.evaluation.evaluator import make_evaluator
+from circuitkit.evaluation.evaluator import make_evaluator, make_prompts
 from circuitkit.evaluation.measures import SIZES, Evaluation, check_sizes
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.run.content import CONTENT, describe_content, differences
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
-from circuitkit.run.run_config import load_model, move_to
+from circuitkit.run.run_config import SPLITS, load_model, move_to
 from circuitkit.storage.files import write_atomically
 from circuitkit.storage.text import to_json
-from circuitkit.tasks.base import Split
+from circuitkit.tasks.base import Split, Task
 from circuitkit.torch_state import usual_torch_state
 
 _PROMPTS = f"{PromptBatch.__module__}.{PromptBatch.__qualname__}"
@@ -65,16 +68,25 @@ def reevaluate(
     )
     device = Discoverer(accelerator=accelerator, seed=seed).device
     model = load_model({"name": config["model"], "kv": config["kv"], "dtype": config["dtype"]})
-    evaluator = make_evaluator(
-        move_to(device, model),
-        task,
-        objective,
-        ablation,
-        examples=config["examples"] if examples is None else examples,
-        seed=seed,
-        split=split,
-    )
+    examples = config["examples"] if examples is None else examples
+    model = move_to(device, model)
+    evaluator = make_evaluator(model, task, objective, ablation, examples=examples, seed=seed, split=split)
     found = [evaluator.evaluate(circuit, sizes) for circuit in result.circuits]
+    for note in _changes(config, model, task, examples, seed):
+        for evaluation in found:
+            evaluation.notes.append(note)
     described = {"split": split, "seed": seed, "evaluations": [evaluation.to_dict() for evaluation in found]}
     write_atomically(Path(run) / "evaluation.json", to_json(described))
     return result.circuits, found
+
+
+def _changes(config: dict[str, Any], model: CircuitModel, task: Task, examples: int, seed: int) -> list[str]:
+    """Say what the run computed with that is not the same now, as far as its configuration tells."""
+    recorded = config.get(CONTENT)
+    if not isinstance(recorded, Mapping):
+        return []
+    prompts: dict[str, PromptBatch] = {}
+    if (examples, seed) == (config["examples"], config["seed"]):
+        prompts = {split: make_prompts(model, task, split, examples, seed) for split in SPLITS}
+    changed = differences(recorded, describe_content(model, prompts))
+    return [f"The circuits were found with {', '.join(changed)}."] if changed else []

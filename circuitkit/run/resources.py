@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -15,6 +15,7 @@ from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.free_memory import return_free_memory
 from circuitkit.run.callbacks import Callback
+from circuitkit.storage.state import SavedState
 from circuitkit.strategies.base import Discovery
 
 MB = 2**20
@@ -33,8 +34,12 @@ class ResourceMonitor(Callback):
     - `weights_high_mb`, `weights_low_mb`, `weights_full_mb`: the weights that the precision policy holds, by kind
       (`PrecisionPolicy.footprint`), if it changes any.
 
-    Megabytes are 2**20 bytes, times are seconds.
+    Those of a resumed run cover all of it: the time up to the last saved state before each interruption, and the
+    largest peak; loading is that of the first start. Megabytes are 2**20 bytes, times are seconds.
     """
+
+    def __init__(self) -> None:
+        self._earlier: dict[str, float] = {"wall_s": 0.0, "peak_mb": 0.0}
 
     def on_load_start(self, device: torch.device, model: CircuitModel | None) -> None:
         """Record the memory in use before the model is loaded."""
@@ -51,10 +56,26 @@ class ResourceMonitor(Callback):
         return_free_memory()
         self._restart()
 
+    def on_save_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
+        """Save the time and memory of the discovery so far."""
+        saved["resources"] = self._so_far()
+
+    def on_load_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
+        """Continue from the time and memory of the interrupted run."""
+        earlier = SavedState(saved.get("resources"), "the resources", self._earlier)
+        self._earlier = {name: earlier.number(name) for name in self._earlier if earlier[name] is not None}
+
     def on_discovery_end(self, run: Discovery, circuits: Sequence[Circuit]) -> None:
         """Record the time and memory of the discovery."""
         held = {f"weights_{kind}_mb": size / MB for kind, size in run.policy.footprint().items()}
-        run.metrics.update(wall_s=self._seconds(), peak_mb=self._peak_mb(), memory=self._memory.what, **held)
+        run.metrics.update(**self._so_far(), memory=self._memory.what, **held)
+
+    def _so_far(self) -> dict[str, float | None]:
+        peak = self._peak_mb()
+        return {
+            "wall_s": self._earlier.get("wall_s", 0.0) + self._seconds(),
+            "peak_mb": None if peak is None else max(peak, self._earlier.get("peak_mb", 0.0)),
+        }
 
     def _restart(self) -> None:
         self._memory.reset()

@@ -14,14 +14,16 @@ from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
 from circuitkit.errors import UsageError
+from circuitkit.evaluation.evaluator import make_prompts
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.strategies.base import DiscoveryStrategy
-from circuitkit.tasks.base import Task
+from circuitkit.tasks.base import Split, Task
 
 ModelSpec = CircuitModel | str | Path | Mapping[str, str]
 TaskSpec = Task | PromptBatch | Spec
 StrategySpec = DiscoveryStrategy | Spec
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 class RunOptions(TypedDict, total=False):
@@ -80,6 +82,10 @@ class RunConfig:
             _check_kind(kind, key, parts[key])
             config[key] = specs.resolve(kind, spec) if isinstance(spec, str | Mapping) else specs.describe(spec)
         return cls(**parts, examples=examples, seed=seed, config=config | {"examples": examples, "seed": seed})
+
+    def make_prompts(self, model: CircuitModel) -> dict[str, PromptBatch]:
+        """Make the prompts of each split that a run uses: `train` to find circuits, `test` to evaluate them."""
+        return {split: make_prompts(model, self.task, split, self.examples, self.seed) for split in SPLITS}
 
 
 def load_model(spec: str | Path | Mapping[str, str]) -> CircuitModel:

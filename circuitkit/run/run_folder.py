@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.run.content import CONTENT, check_same_content
 from circuitkit.storage.files import write_atomically
 from circuitkit.storage.text import read_yaml, to_plain, to_yaml
 
 RESULT, CONFIG, METRICS = "result.json", "config.yaml", "metrics.csv"
 CHECKPOINT, STATE = "checkpoint", "state.safetensors"
-_WHERE = ("accelerator", "devices")
-"""Parts of the configuration that do not change the result."""
+_WHERE = ("accelerator", "devices", CONTENT)
+"""Parts of the configuration that do not change the result, or are compared in `content.py`."""
 _OURS = (CONFIG, METRICS, "evaluation.json", "circuit*.json", "circuit*.safetensors", RESULT)
 
 
@@ -97,12 +98,14 @@ class RunFolder:
         """Return the path of the run's saved state; an earlier state there is deleted unless the run resumes it.
 
         Raises:
-            UsageError: the state was saved under another configuration.
+            UsageError: the state was saved under another configuration, or with other prompts or weights.
         """
         folder = self.path / CHECKPOINT
         started_with = folder / CONFIG
         if resume and started_with.exists():
-            check_same_config(self.path, read_yaml(started_with), config)
+            made_with = read_yaml(started_with)
+            check_same_config(self.path, made_with, config)
+            check_same_content(self.path, made_with, config[CONTENT])
         else:
             shutil.rmtree(folder, ignore_errors=True)
         try:

@@ -2,14 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
+from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.engine.search.cost_estimate import CostEstimate, estimate_search
-from circuitkit.engine.search.greedy import GreedySearch, Order
+from circuitkit.engine.search.greedy import GreedySearch
+from circuitkit.engine.search.visits import Order
 from circuitkit.errors import UsageError
+from circuitkit.storage.state import SavedState, misfit
 from circuitkit.strategies.base import EDITORS, Discovery, DiscoveryStrategy, EditorKind, as_list
+
+_CIRCUIT = ("scores", "kept", "score_sources", "selection")
 
 
 class ACDC(DiscoveryStrategy):
@@ -56,18 +61,13 @@ class ACDC(DiscoveryStrategy):
         self.try_whole_reader = try_whole_reader
         self.order = order
         self.editor = editor
-        self._found: list[Circuit] = []
-        self._search: GreedySearch | None = None
-        self._largest: dict[str, int] = {}
-        self._resumed: dict[str, Any] = {}
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Run one search per threshold, each from the full model."""
-        self._largest = dict(self._resumed.get("largest", {}))
-        self._found = [Circuit(run.model.graph, **one) for one in self._resumed.get("found", [])]
-        for threshold in self._thresholds[len(self._found) :]:
-            self._found.append(self._discover(run, float(threshold)))
-        return self._found
+        progress = self._resume(run)
+        for threshold in self._thresholds[len(progress.found) :]:
+            progress.found.append(self._discover(run, float(threshold), progress))
+        return progress.found
 
     def estimate_cost(self, run: Discovery) -> CostEstimate:
         """Time a few edge tests, in the full model and in a sparse circuit."""
@@ -79,29 +79,34 @@ class ACDC(DiscoveryStrategy):
         )
         return replace(found, notes=(*found.notes, *note))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the circuits found, and the state of the search in progress."""
-        fields = ("scores", "kept", "score_sources", "selection")
-        search = self._search
-        return {
-            "found": [{field: getattr(circuit, field) for field in fields} for circuit in self._found],
-            "search": None if search is None else search.state_dict(),
-            "forward_equivalents": 0.0 if search is None else search.editor.forward_equivalents,
-            "largest": self._largest,
-        }
+    def _resume(self, run: Discovery) -> "_Progress":
+        """Return how far the run is: at the start, or where an interrupted one was saved."""
+        if run.resumed is None:
+            return _Progress()
+        graph, saved = run.model.graph, SavedState(run.resumed, "the strategy", _Progress().state_dict().keys())
+        found = saved.items("found")
+        saved.expect("found", len(found) < len(self._thresholds), "the circuits of the thresholds before this one")
+        for name in ("totals", "largest"):
+            figures = SavedState(saved.mapping(name), f"the {name}", saved[name])
+            for figure in saved[name]:
+                figures.number(figure)
+        rules = map(self._rule, self._thresholds)
+        return _Progress(
+            found=[_read_circuit(graph, one, rule) for one, rule in zip(found, rules, strict=False)],
+            totals=saved["totals"],
+            largest=saved["largest"],
+            search_state=saved.mapping("search"),
+            forward_equivalents=saved.number("forward_equivalents"),
+        )
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keep the state for `discover`, which continues the search that was in progress."""
-        self._resumed = state
-
-    def _discover(self, run: Discovery, threshold: float) -> Circuit:
+    def _discover(self, run: Discovery, threshold: float, progress: "_Progress") -> Circuit:
         def on_reader_end(search: GreedySearch) -> None:
             for part, size in search.editor.footprint().items():
-                self._largest[part] = max(size, self._largest.get(part, 0))
+                progress.largest[part] = max(size, progress.largest.get(part, 0))
             done, kept = int(search.decided.sum()), int(search.kept[search.decided].sum())
             run.report(done, len(run.model.graph), "edges", tested=search.tests, kept=kept)
             run.fabric.call("on_reader_end", run, search)
-            run.checkpoint(self)
+            run.checkpoint(lambda: progress.state_dict(search))
 
         search = GreedySearch(
             editor=run.editor(kind=self.editor),
@@ -113,26 +118,64 @@ class ACDC(DiscoveryStrategy):
             generator=run.generator,
             on_reader_end=on_reader_end,
         )
-        if in_progress := self._resumed.pop("search", None):
-            search.load_state_dict(in_progress)
-            search.editor.forward_equivalents = self._resumed["forward_equivalents"]
-        self._search = search
+        if progress.search_state is not None:
+            search.load_state_dict(progress.search_state)
+            search.editor.forward_equivalents = progress.forward_equivalents
+            progress.search_state = None
         search.run()
-        self._search = None
-        before = run.metrics
         rechecks = {}
         if search.rechecks is not None:
             rechecks = search.rechecks.report()
             for caveat in search.rechecks.caveats(run.policy.advice()):
                 run.note(caveat)
-        run.log(
+        before = progress.totals
+        progress.totals = {
             **{name: before.get(name, 0) + count for name, count in _counts(search).items()},
             **{name: max(before.get(name, 0.0), value) for name, value in rechecks.items()},
-            **{f"{part}_mb": size / 2**20 for part, size in self._largest.items()},
-            smallest_gap=min(before.get("smallest_gap", math.inf), search.smallest_gap),
-        )
-        rule = f"threshold {threshold:g}, {'absolute' if self.absolute else 'signed'}"
-        return Circuit(run.model.graph, search.scores, search.kept, search.score_sources, selection=rule)
+            "smallest_gap": min(before.get("smallest_gap", math.inf), search.smallest_gap),
+        }
+        run.log(**{f"{part}_mb": size / 2**20 for part, size in progress.largest.items()}, **progress.totals)
+        return Circuit(run.model.graph, search.scores, search.kept, search.score_sources, self._rule(threshold))
+
+    def _rule(self, threshold: float) -> str:
+        return f"threshold {threshold:g}, {'absolute' if self.absolute else 'signed'}"
+
+
+@dataclass
+class _Progress:
+    """How far a run is.
+
+    Attributes:
+        found: the circuits of the thresholds before the present one.
+        totals: the figures of these circuits' searches together.
+        largest: the most bytes held so far, by part.
+        search_state, forward_equivalents: in a resumed run, of the search to continue.
+    """
+
+    found: list[Circuit] = field(default_factory=list)
+    totals: dict[str, float] = field(default_factory=dict)
+    largest: dict[str, int] = field(default_factory=dict)
+    search_state: dict[str, Any] | None = None
+    forward_equivalents: float = 0.0
+
+    def state_dict(self, search: GreedySearch | None = None) -> dict[str, Any]:
+        """Return the state needed to resume, with that of the search in progress."""
+        return {
+            "found": [{name: getattr(circuit, name) for name in _CIRCUIT} for circuit in self.found],
+            "search": None if search is None else search.state_dict(),
+            "forward_equivalents": 0.0 if search is None else search.editor.forward_equivalents,
+            "totals": self.totals,
+            "largest": self.largest,
+        }
+
+
+def _read_circuit(graph: EdgeGraph, found: Any, rule: str) -> Circuit:
+    saved = SavedState(found, "a circuit", _CIRCUIT)
+    saved.expect("selection", saved["selection"] == rule, repr(rule))
+    try:
+        return Circuit(graph, **found)
+    except UsageError as error:
+        raise misfit(error.problem.rstrip(".")) from error
 
 
 def _counts(search: GreedySearch) -> dict[str, float]:

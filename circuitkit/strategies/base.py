@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from circuitkit.errors import UsageError
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import FullPrecision, PrecisionPolicy
-from circuitkit.storage.state import load_state, save_state
+from circuitkit.storage.state import SavedState, load_state, save_state
 
 SECONDS_BETWEEN_CHECKPOINTS = 1.0
 EditorKind = Literal["incremental", "replay"]
@@ -38,6 +38,9 @@ EDITORS: dict[EditorKind, type[IncrementalEditor] | type[ReplayEditor]] = {
     "incremental": IncrementalEditor,
     "replay": ReplayEditor,
 }
+
+_SAVED = ("metrics", "notes", "memory_budget", "resumptions")
+"""The attributes of a `Discovery` that are saved with the strategy's state."""
 
 
 def as_list(name: str, given: float | Sequence[float], accepts: Callable[[float], bool], advice: str) -> list[float]:
@@ -93,6 +96,8 @@ class Discovery:
         notes: the caveats given to `note`; part of the result.
         memory_budget: bytes for the engine's largest buffers; None: half of what is free.
         checkpoint_file: where `checkpoint` saves; None: nowhere.
+        resumed: in a resumed run, the state that the strategy last gave to `checkpoint`; otherwise None.
+        resumptions: how often the run was resumed from a saved state.
     """
 
     model: CircuitModel
@@ -106,7 +111,9 @@ class Discovery:
     notes: list[str] = field(default_factory=list)
     memory_budget: int | None = None
     checkpoint_file: Path | None = None
-    _saved: float = 0.0
+    resumed: dict[str, Any] | None = None
+    resumptions: int = 0
+    _saved: float = -math.inf
 
     @property
     def prompts(self) -> int:
@@ -164,31 +171,56 @@ class Discovery:
         """Report progress to the callbacks: `done` of `total` units, and figures to show with them."""
         self.fabric.call("on_progress", self, done, total, unit, shown)
 
-    def checkpoint(self, strategy: "DiscoveryStrategy") -> None:
-        """Save the strategy's state, so that a killed run can resume from here; at most once per second."""
-        if self.checkpoint_file is None or time.monotonic() - self._saved < SECONDS_BETWEEN_CHECKPOINTS:
+    def checkpoint(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Save the strategy's state, so that a killed run can resume from here; at most once per second.
+
+        A resumed run finds it in `resumed`. A strategy object keeps no state of its own: it may serve several runs.
+
+        Args:
+            state: makes the state: tensors and plain values in dictionaries and lists.
+        """
+        if time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
+            self.save(state())
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Save the strategy's state now; see `checkpoint`."""
+        if self.checkpoint_file is None:
             return
-        state = {
-            "strategy": strategy.state_dict(),
-            "metrics": self.metrics,
-            "notes": self.notes,
-            "memory_budget": self.memory_budget,
+        of_callbacks: dict[str, Any] = {}
+        self.fabric.call("on_save_checkpoint", self, of_callbacks)
+        saved = {
+            "strategy": dict(state),
+            "callbacks": of_callbacks,
             "generator": self.generator.get_state(),
+            **{name: getattr(self, name) for name in _SAVED},
         }
         self.checkpoint_file.parent.mkdir(exist_ok=True)
-        save_state(self.checkpoint_file, state)
+        save_state(self.checkpoint_file, saved)
         self._saved = time.monotonic()
 
-    def restore(self, strategy: "DiscoveryStrategy") -> None:
-        """Resume from the state that `checkpoint` saved, if there is one."""
+    def resume(self, memory_budget: int | None) -> None:
+        """Resume from the saved state, if there is one.
+
+        Args:
+            memory_budget: a new budget; None keeps the saved one, since with other batches the last bits differ.
+
+        Raises:
+            CircuitKitError: the state cannot be read, or does not fit.
+        """
         if self.checkpoint_file is None or not self.checkpoint_file.exists():
             return
-        state = load_state(self.checkpoint_file)
-        # With other batches, the last bits would differ
-        self.metrics, self.memory_budget = state["metrics"], state["memory_budget"]
-        self.notes = state.get("notes", [])  # missing in states of older versions
-        self.generator.set_state(state["generator"])
-        strategy.load_state_dict(state["strategy"])
+        names = ("strategy", "callbacks", "generator", *_SAVED)
+        saved = SavedState(load_state(self.checkpoint_file), "the state", names)
+        self.metrics, self.notes = saved.mapping("metrics"), saved.texts("notes")
+        self.memory_budget = saved.count("memory_budget", least=1)
+        self.resumptions = saved.count("resumptions") + 1
+        generator = self.generator.get_state()
+        self.generator.set_state(saved.tensor("generator", generator.dtype, generator.shape))
+        self.resumed = saved.mapping("strategy")
+        if memory_budget not in (None, self.memory_budget):
+            self.memory_budget = memory_budget
+            self.notes.append("The run was resumed with another memory budget, so that the last bits may differ.")
+        self.fabric.call("on_load_checkpoint", self, saved.mapping("callbacks"))
 
     def note(self, text: str) -> None:
         """Add a caveat to the result's notes, unless it is there already; in Python it is also a warning."""
@@ -235,13 +267,6 @@ class DiscoveryStrategy(ABC):
         A dry run calls it with a few of the prompts, and scales the result to all of them.
         """
         return CostEstimate()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state needed to resume: tensors and plain values; see `Discovery.checkpoint`."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load a saved state, before `discover` in a resumed run."""
 
     def __repr__(self) -> str:
         return specs.to_call(self)

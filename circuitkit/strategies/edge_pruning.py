@@ -14,7 +14,14 @@ from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.errors import UsageError
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy, as_list
 from circuitkit.strategies.gate_training.hard_concrete import Gates
-from circuitkit.strategies.gate_training.trainer import GateTraining, check_batches, check_options, train, training_runs
+from circuitkit.strategies.gate_training.trainer import (
+    GateTraining,
+    check_batches,
+    check_options,
+    finished_trainings,
+    train,
+    training_runs,
+)
 
 MULTIPLIER_TRAVEL = 4800.0
 """The default learning rate of the multipliers times the number of steps: the distance that they can travel."""
@@ -100,23 +107,25 @@ class EdgePruning(DiscoveryStrategy):
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Train once per target, each time from the full model."""
-        run.checkpoint(self)
+        logged = finished_trainings(run, len(self._targets))
         runs = training_runs(run, self.batch_size, self.checkpoint)
-        return [self._discover(run, runs, float(target), number) for number, target in enumerate(self._targets, 1)]
+        targets = enumerate(map(float, self._targets), 1)
+        return [self._discover(run, runs, target, number, logged) for number, target in targets]
 
-    def _discover(self, run: Discovery, runs: Sequence[MaskedRun], target: float, number: int) -> Circuit:
+    def _discover(self, run: Discovery, runs: Sequence[MaskedRun], target: float, number: int, logged: int) -> Circuit:
         graph = run.model.graph
         edges = torch.arange(len(graph), dtype=torch.int64)
         of_edges = torch.stack([edges, len(graph) + graph.writer_of] if self.writer_gates else [edges])
         gates = Gates(len(graph) + self.writer_gates * graph.n_writers, of_edges, self.start)
         module = _Pruning(self, gates, runs, run.generator.initial_seed(), target)
-        train(module, run, self._options, f"target_{number}")
+        train(module, run, self._options, f"target_{number}", max(logged, number - 1))
         scores, wanted = gates.scores(), round((1 - target) * len(graph))
         kept = round_to_size(graph, scores, wanted)
-        run.log(
-            steps=run.metrics.get("steps", 0) + module.max_steps,
-            expected_sparsity=[*run.metrics.get("expected_sparsity", []), module.sparsity().item()],
-        )
+        if number > logged:
+            run.log(
+                steps=module.max_steps * number,
+                expected_sparsity=[*run.metrics.get("expected_sparsity", []), module.sparsity().item()],
+            )
         score_sources = torch.full((len(graph),), int(ScoreSource.GIVEN), dtype=torch.int8)
         return Circuit(graph, scores, kept, score_sources, selection=f"target {target:g}, connected edges counted")
 

@@ -12,7 +12,14 @@ from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy, as_list
 from circuitkit.strategies.gate_training.hard_concrete import Gates, open_probability, start_at
-from circuitkit.strategies.gate_training.trainer import GateTraining, check_batches, check_options, train, training_runs
+from circuitkit.strategies.gate_training.trainer import (
+    GateTraining,
+    check_batches,
+    check_options,
+    finished_trainings,
+    train,
+    training_runs,
+)
 
 KEEP_PROBABILITY = 0.9
 
@@ -65,21 +72,25 @@ class SubnetworkProbing(DiscoveryStrategy):
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Train once per L0 weight."""
-        run.checkpoint(self)
+        logged = finished_trainings(run, len(self._l0_weights))
         runs = training_runs(run, self.batch_size, self.checkpoint)
-        return [self._discover(run, runs, float(one), number) for number, one in enumerate(self._l0_weights, 1)]
+        weights = enumerate(map(float, self._l0_weights), 1)
+        return [self._discover(run, runs, weight, number, logged) for number, weight in weights]
 
-    def _discover(self, run: Discovery, runs: Sequence[MaskedRun], l0_weight: float, number: int) -> Circuit:
+    def _discover(
+        self, run: Discovery, runs: Sequence[MaskedRun], l0_weight: float, number: int, logged: int
+    ) -> Circuit:
         graph = run.model.graph
         of_edges = node_gates(graph)
         gates = Gates(int(of_edges.max()) + 1, of_edges, start_at(KEEP_PROBABILITY))
         module = _Probing(self, gates, runs, run.generator.initial_seed(), l0_weight)
-        train(module, run, self._options, f"l0_weight_{number}")
+        train(module, run, self._options, f"l0_weight_{number}", max(logged, number - 1))
         scores = gates.scores()
-        run.log(
-            steps=run.metrics.get("steps", 0) + module.max_steps,
-            nodes_kept=[*run.metrics.get("nodes_kept", []), int((gates.log_alpha > 0).sum())],
-        )
+        if number > logged:
+            run.log(
+                steps=module.max_steps * number,
+                nodes_kept=[*run.metrics.get("nodes_kept", []), int((gates.log_alpha > 0).sum())],
+            )
         score_sources = torch.full((len(graph),), int(ScoreSource.GIVEN), dtype=torch.int8)
         # At log-alpha 0 a gate's distribution is symmetric about 1/2, so both its mean and P(z > 1/2) are 1/2
         return Circuit(graph, scores, scores > 0.5, score_sources, selection=f"L0 weight {l0_weight:g}").prune()

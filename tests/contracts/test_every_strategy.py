@@ -230,6 +230,29 @@ def test_an_interrupted_run_resumes_to_the_same_result(name, tmp_path, monkeypat
     assert same_state(before, state_of(model))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_strategy_keeps_nothing_of_a_run_for_the_next(name, tmp_path, monkeypatch):
+    """Neither of a resumed one nor of one that was interrupted."""
+    monkeypatch.setattr("circuitkit.strategies.base.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    model, strategy, undisturbed = tiny("llama", dtype=torch.float32), make(name), Interrupting()
+    before = repr(vars(strategy))
+    other = random_batch(7, lengths=(6, 5, 6))
+    first, second = run(name, model, callbacks=[undisturbed]), run(name, model, task=other)
+
+    def again(task=None, **more):
+        monkeypatch.setitem(globals(), "make", lambda _: strategy)
+        found = run(name, model, task=task, **more)
+        assert repr(vars(strategy)) == before
+        return found.circuit
+
+    with pytest.raises(KeyboardInterrupt):
+        again(out=tmp_path / "run", callbacks=[Interrupting((undisturbed.seen + 1) // 2)])
+    assert torch.equal(again(task=other).scores, second.circuit.scores)
+    assert torch.equal(again(out=tmp_path / "run", resume=True).scores, first.circuit.scores)
+    assert torch.equal(again(task=other).scores, second.circuit.scores)
+    assert torch.equal(again(out=tmp_path / "other").scores, first.circuit.scores)
+
+
 def test_a_strategy_from_outside_runs_under_a_policy_that_investigates():
     """Its scores are those under anchored quantization, though it knows nothing of precision."""
     model = tiny("llama", dtype=torch.float32)

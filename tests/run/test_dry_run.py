@@ -214,8 +214,8 @@ def test_a_dry_run_checks_the_folder(capsys):
 
 
 def test_a_dry_run_of_an_interrupted_run(capsys, monkeypatch):
-    def interrupted(self, run, threshold):
-        run.checkpoint(self)
+    def interrupted(self, run, threshold, progress):
+        run.checkpoint(progress.state_dict)
         raise KeyboardInterrupt
 
     arguments = [*DISCOVER, "--strategy", "acdc", "--out", "run", "--resume"]

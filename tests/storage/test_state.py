@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from circuitkit.errors import CircuitKitError
-from circuitkit.storage.state import load_state, save_state
+from circuitkit.storage.state import SavedState, load_state, save_state
 
 STATE = {
     "search": {"scores": torch.tensor([0.1, float("nan")], dtype=torch.float64), "tests": 7, "gap": float("inf")},
@@ -30,6 +30,13 @@ def test_round_trip(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
 
 
+def test_tensors_that_share_memory_are_saved(tmp_path):
+    one = torch.arange(6, dtype=torch.float64)
+    state = {"one": one, "same": one, "part": one[2:4], "turned": one.view(2, 3).t()}
+    save_state(tmp_path / "state", state)
+    assert same(state, load_state(tmp_path / "state"))
+
+
 def test_missing_foreign_and_truncated_files_are_refused(tmp_path):
     path = tmp_path / "state"
     save_state(path, STATE)
@@ -40,3 +47,75 @@ def test_missing_foreign_and_truncated_files_are_refused(tmp_path):
             load_state(path)
     with pytest.raises(CircuitKitError, match="cannot be read"):
         load_state(tmp_path / "none")
+
+
+def raw(path, described, **tensors):
+    import safetensors.torch
+
+    metadata = None if described is None else {"state": described}
+    path.write_bytes(safetensors.torch.save(tensors, metadata))
+
+
+HOSTILE = {
+    "no metadata": None,
+    "not JSON": "{",
+    "a list": "[]",
+    "a number": "7",
+    "a tensor": '"tensor:/x"',
+    "a tensor that is not there": '{"x": "tensor:/y"}',
+    "deep nesting": "[" * 100_000 + "]" * 100_000,
+    "deep mapping": '{"x": ' * 100_000 + "1" + "}" * 100_000,
+}
+
+
+@pytest.mark.parametrize("described", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_content_is_refused_in_one_line(described, tmp_path):
+    raw(tmp_path / "state", described, **{"/x": torch.zeros(2, dtype=torch.float64)})
+    with pytest.raises(CircuitKitError, match=r"saved state .*Start from scratch") as refused:
+        load_state(tmp_path / "state")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
+    with pytest.raises(CircuitKitError, match="cannot be read"):
+        load_state(tmp_path)
+
+
+READS = {
+    "count": [-1, 6, 2.0, True, None, "1", float("nan")],
+    "number": [-0.5, float("nan"), "1", None, True, [1]],
+    "numbers": [[-1.0], [float("nan")], [float("inf")], ["1"], 3, {}],
+    "texts": [[1], "text", None],
+    "items": ["text", {}, None],
+    "mapping": [[], "text", None],
+}
+
+
+@pytest.mark.parametrize("method", READS)
+def test_entries_are_checked(method, tmp_path):
+    bounds = (0, 5) if method == "count" else ()
+    for wrong in READS[method]:
+        with pytest.raises(CircuitKitError, match=r"'x' of the part is .*, not ") as refused:
+            getattr(SavedState({"x": wrong}, "the part", ["x"]), method)("x", *bounds)
+        assert "\n" not in str(refused.value)
+    right = {"count": 5, "number": float("inf"), "numbers": [0.5, 1], "texts": ["a"], "items": [[]], "mapping": {}}[
+        method
+    ]
+    assert getattr(SavedState({"x": right}, "the part", ["x"]), method)("x", *bounds) == right
+
+
+def test_tensors_and_keys_are_checked():
+    wanted = torch.zeros(3, dtype=torch.float64)
+    for wrong in (
+        torch.zeros(4, dtype=torch.float64),
+        torch.zeros(3, dtype=torch.float32),
+        wanted[None],
+        [0.0] * 3,
+        None,
+    ):
+        with pytest.raises(CircuitKitError, match=r"not torch\.float64 \(3,\)"):
+            SavedState({"x": wrong}, "the part", ["x"]).tensor("x", torch.float64, [3])
+    assert SavedState({"x": wanted}, "the part", ["x"]).tensor("x", torch.float64, [-1]) is wanted
+    for found, said in (({}, "no entry 'x'"), ({"x": 1, "y": 2}, "an unknown entry 'y'"), ([], "not a mapping")):
+        with pytest.raises(CircuitKitError, match=said):
+            SavedState(found, "the part", ["x"])

@@ -17,19 +17,20 @@ search that tests every edge.
 precision.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.editors.base import Editor
 from circuitkit.engine.search.rechecks import Rechecks
+from circuitkit.engine.search.saved_search import check_decided, read_edges, read_heads, read_removals
+from circuitkit.engine.search.visits import Order, head_orders, visits, writers_in_order
+from circuitkit.storage.state import SavedState
 
-Order = Literal["reverse", "normal", "shuffle"]
 ReaderDone = Callable[["GreedySearch"], None]
 
 DEEPEST = 256
@@ -41,10 +42,8 @@ CLOSE_FACTOR = 2.0
 
 This only ends batches early. Which *decisions* are close, and so rechecked, is measured: see `rechecks.py`.
 """
-_STATE = (
-    *("scores", "score_sources", "decided", "kept", "tests", "whole_tests", "hypotheses", "wasted", "gradients"),
-    *("joint_tests", "smallest_gap"),
-)
+_COUNTS = ("tests", "whole_tests", "hypotheses", "wasted", "gradients", "joint_tests")
+_STATE = ("scores", "score_sources", "decided", "kept", "smallest_gap", *_COUNTS)
 
 
 @dataclass
@@ -127,7 +126,7 @@ class GreedySearch:
         self.rechecks = Rechecks(self.threshold, len(graph)) if self.editor.policy.rechecks_close else None
         self._depth = 1
         self._visited = 0
-        self._heads = list(_head_orders(graph, self.order, self.generator))
+        self._heads: list[list[int]] = []
         # To resume within a layer: the circuit at its start, and what has been removed since, in order
         self._layer_start = self.editor.kept.clone()
         self._layer = graph.layers
@@ -138,6 +137,8 @@ class GreedySearch:
     def run(self) -> None:
         """Search until every edge is decided, from the start or from a loaded state."""
         graph = self.editor.graph
+        if not self._heads:  # not in a resumed search, which has drawn them before
+            self._heads = list(head_orders(graph, self.order, self.generator))
         planned = list(visits(graph, self._heads, self.try_whole_reader))
         for reader, whole in planned[self._visited :]:
             if (layer := graph.block(reader).layer) != self._layer:
@@ -145,7 +146,7 @@ class GreedySearch:
             if whole:
                 self._try_whole(reader)
             else:
-                self._decide(reader, _writers_in_order(graph, reader, self._heads))
+                self._decide(reader, writers_in_order(graph, reader, self._heads))
             self._visited += 1
             if not whole and self.on_reader_end is not None:
                 self.on_reader_end(self)
@@ -168,17 +169,42 @@ class GreedySearch:
 
         The editor's live state is not saved. Every search rebuilds it at the start of each layer: this one rebuilds it
         at its layer, and repeats the removals made there in the same order.
+
+        Raises:
+            CircuitKitError: it is not a state of this search.
         """
-        for name in _STATE:
-            setattr(self, name, state[name])
+        graph = self.editor.graph
+        saved = SavedState(state, "the search", self.state_dict().keys())
+        self._heads = read_heads(
+            saved, graph, None if self.order == "shuffle" else list(head_orders(graph, self.order, None))
+        )
+        planned = list(visits(graph, self._heads, self.try_whole_reader))
+        self._visited, self._depth = saved.count("visited", most=len(planned)), saved.count("depth", 1, DEEPEST)
+        done = planned[: self._visited]
+        layer = graph.block(done[-1][0]).layer if done else graph.layers
+        self._layer = saved.count("layer", least=layer, most=layer)
+        edges = read_edges(saved, graph)
+        check_decided(saved, edges, graph, self.editor.kept, done)
+        for name in _COUNTS:
+            setattr(self, name, saved.count(name))
+        self.smallest_gap = saved.number("smallest_gap")
+        for name in ("scores", "score_sources", "decided", "kept"):
+            setattr(self, name, edges[name])
+        self._layer_start = edges["layer_start"]
+        saved.expect("rechecks", (self.rechecks is None) == (saved["rechecks"] is None), "that of this precision")
         if self.rechecks is not None:
-            self.rechecks.load_state_dict(state["rechecks"])
-        self._depth, self._visited, self._heads = state["depth"], state["visited"], state["heads"]
-        self._layer, self._layer_start = state["layer"], state["layer_start"]
+            self.rechecks.load_state_dict(saved["rechecks"])
+        here = {reader for reader, _ in done if graph.block(reader).layer == layer}
+        self._repeat(read_removals(saved, graph, here))
+        dead = self.score_sources == ScoreSource.DEAD
+        saved.expect("kept", torch.equal(self.kept, self.editor.kept & ~dead), "what the removals leave")
+
+    def _repeat(self, removals: list[tuple[int, Tensor]]) -> None:
+        """Repeat the removals made in a layer."""
         self.editor.restart(self._layer_start)
         self._removals = []
         opened = None
-        for reader, removed in state["removals"]:
+        for reader, removed in removals:
             if reader != opened:  # opening it again would update the live state in other steps, and round differently
                 self.editor.open(reader)
             opened = reader
@@ -348,46 +374,3 @@ class GreedySearch:
         self.score_sources[edges][removal] = source
         self.decided[edges] |= removal
         self.kept[edges] &= ~removal
-
-
-def _head_orders(graph: EdgeGraph, order: Order, generator: torch.Generator | None) -> Iterator[list[int]]:
-    for _ in range(graph.layers):
-        if order == "shuffle":
-            yield torch.randperm(graph.heads, generator=generator, dtype=torch.int64).tolist()
-        else:
-            yield list(range(graph.heads) if order == "normal" else reversed(range(graph.heads)))
-
-
-def visits(graph: EdgeGraph, heads: list[list[int]], try_whole_reader: bool) -> Iterator[tuple[int, bool]]:
-    """Yield each visit of the search: a reader, and whether this visit tries to remove all its edges together.
-
-    Args:
-        graph: of the readers.
-        heads: the heads of every layer, in the order of their visits.
-        try_whole_reader: before the visits that decide single edges, visit each attention reader of a layer as a whole.
-    """
-    yield graph.logits, False
-    share = graph.heads // graph.kv_readers
-    for layer in reversed(range(graph.layers)):
-        if graph.mlps:
-            yield graph.reader_index("mlp", layer), False
-        groups = list(dict.fromkeys(head // share for head in heads[layer]))
-        attention = [
-            *(graph.reader_index("v", layer, group) for group in groups),
-            *(graph.reader_index("k", layer, group) for group in groups),
-            *(graph.reader_index("q", layer, head) for head in heads[layer]),
-        ]
-        if try_whole_reader:
-            yield from ((reader, True) for reader in attention)
-        yield from ((reader, False) for reader in attention)
-
-
-def _writers_in_order(graph: EdgeGraph, reader: int, heads: list[list[int]]) -> list[int]:
-    """List the writers before a reader from the latest layer to `input`; in a layer the MLP, then the heads."""
-    prefix = graph.prefix(reader)
-    writers: list[int] = []
-    for layer in reversed(range(graph.layers)):
-        if graph.mlps:
-            writers.append(graph.mlp(layer))
-        writers += [graph.head(layer, head) for head in heads[layer]]
-    return [writer for writer in writers if writer < prefix] + [0]

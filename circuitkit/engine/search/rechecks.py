@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from circuitkit.storage.state import SavedState
+
 AUDITS = 64
 """The number of tests that the audit rechecks."""
 FIRST_DELTA = 0.25
@@ -119,5 +121,18 @@ class Rechecks:
         return {**vars(self), "errors": list(self.errors), "gaps": torch.tensor(self.gaps, dtype=torch.float64)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a saved state."""
-        vars(self).update(state, gaps=state["gaps"].tolist())
+        """Resume from a saved state.
+
+        Raises:
+            CircuitKitError: it is not a state of these rechecks.
+        """
+        saved = SavedState(state, "the rechecks", vars(self).keys())
+        for name in ("threshold", "edges"):
+            saved.expect(name, saved[name] == getattr(self, name), str(getattr(self, name)))
+        gaps = saved.tensor("gaps", torch.float64, [-1])
+        saved.expect("gaps", bool((gaps >= 0).all()), "distances of at least 0")
+        self.gaps, self.errors, self.delta = gaps.tolist(), list(saved.numbers("errors")), saved.number("delta")
+        saved.expect("errors", len(self.errors) == saved.count("audited", most=AUDITS), "one error per audit")
+        self.audited, self.rechecked = saved.count("audited"), saved.count("rechecked")
+        self.flipped = saved.count("flipped", most=self.rechecked)
+        self.audits_flipped = saved.count("audits_flipped", most=self.audited)

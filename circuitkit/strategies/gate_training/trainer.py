@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ from torch import Tensor
 from circuitkit.config import registry
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.errors import UsageError
+from circuitkit.storage.state import SavedState
 from circuitkit.strategies import base
 from circuitkit.strategies.base import Discovery
 from circuitkit.strategies.gate_training.hard_concrete import Gates, noise
+from circuitkit.strategies.gate_training.saved_training import check_saved_training
 
 CHECKPOINT = "last.ckpt"
 _OPTIONS = {
@@ -138,7 +140,19 @@ def training_runs(run: Discovery, batch_size: int, checkpoint: bool) -> list[Mas
     return runs
 
 
-def train(module: GateTraining, run: Discovery, options: Mapping[str, Any], name: str) -> None:
+def finished_trainings(run: Discovery, most: int) -> int:
+    """Return how many of a strategy's trainings an interrupted run has finished and logged; save it in a new run.
+
+    Raises:
+        CircuitKitError: the saved state does not fit this run.
+    """
+    if run.resumed is None:
+        run.checkpoint(lambda: {"finished": 0})
+        return 0
+    return SavedState(run.resumed, "the strategy", ["finished"]).count("finished", most=most)
+
+
+def train(module: GateTraining, run: Discovery, options: Mapping[str, Any], name: str, finished: int) -> None:
     """Train to the end; resume from the saved state of an interrupted run in the same folder, if there is one.
 
     Global state (grad mode, signal handlers, warnings, log levels) is left as it was.
@@ -148,16 +162,20 @@ def train(module: GateTraining, run: Discovery, options: Mapping[str, Any], name
         run: the run whose device, callbacks, loggers and folder are used.
         options: as returned by `check_options`.
         name: of the training within the run.
+        finished: the number of trainings that the run has finished and logged, for its state.
 
     Raises:
         UsageError: `lightning.Trainer` refuses an option.
+        CircuitKitError: the saved state does not fit this training.
     """
     last = None if run.checkpoint_file is None else run.checkpoint_file.parent / name / CHECKPOINT
-    own = [_Reporting(run), *([] if last is None else [_Saving(last)])]
+    own = [_Reporting(run), *([] if last is None else [_Saving(last, lambda: run.save({"finished": finished}))])]
     with _quiet(), _interruptions() as interruption, torch.enable_grad():
         trainer = _trainer(run, options, [*own, interruption])
         batches = range(module.max_steps * trainer.accumulate_grad_batches)
         resumed = last if last is not None and last.exists() else None
+        if resumed is not None:
+            check_saved_training(resumed, module, module.max_steps, trainer.accumulate_grad_batches)
         trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
 
 
@@ -196,10 +214,10 @@ class _Reporting(Callback):
 
 
 class _Saving(Callback):
-    """Saves the state at intervals, and when training has ended."""
+    """Saves the state at intervals, and when training has ended; then the run's."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, save_run: Callable[[], None]) -> None:
+        self._path, self._save_run = path, save_run
         self._saved = time.monotonic()
         self._step = 0
 
@@ -207,11 +225,15 @@ class _Saving(Callback):
         # Save only after optimizer steps: accumulated gradients are not part of the state
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         if stepped and time.monotonic() - self._saved >= base.SECONDS_BETWEEN_CHECKPOINTS:
-            trainer.save_checkpoint(self._path)
-            self._saved = time.monotonic()
+            self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self._path)
+        self._save_run()
+        self._saved = time.monotonic()
 
 
 class _Interruption(Callback):
