@@ -77,7 +77,7 @@ def tiny(variant: str, seed: int = 0, dtype: torch.dtype = torch.float64, kv: st
 def random_batch(
     seed: int = 0, lengths: tuple[int, ...] = (5, 7, 6), positions: int = 1, answers: int = 1, missing: int = 0
 ) -> PromptBatch:
-    """Random pairs that part in the middle and share their last token; the first lacks the first `missing` positions."""
+    """Random pairs that part in the middle and share their last token; the first lacks `missing` positions."""
     generator = torch.Generator().manual_seed(seed)
     clean, corrupted = [], []
     for length in lengths:
