@@ -25,7 +25,11 @@ class PrecisionPolicy:
     """True if searches recheck close decisions in full precision."""
 
     def prepare(self, model: CircuitModel) -> None:
-        """Take over the model's weights, and free those that are not needed."""
+        """Take over the model's weights, and free those that are not needed.
+
+        The engine sees what is in `model.weights` afterwards. A policy that changes the module's parameters instead
+        calls `model.refresh()`; a run does so after `prepare` and `close`.
+        """
 
     def close(self) -> None:
         """Restore the weights, bit for bit."""

@@ -2,12 +2,11 @@
 
 import inspect
 import itertools
-from contextlib import contextmanager
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
+from support.outside import outside
 from support.tiny import VARIANTS, random_batch, tiny
 from support.weights import all_weights, by_bitsandbytes, expected, prepared, same
 from transformers.pytorch_utils import Conv1D
@@ -17,7 +16,7 @@ from circuitkit.data.objectives import LogitDifference
 from circuitkit.engine.ablation import Resample
 from circuitkit.engine.attribution.edge_scores import attribute
 from circuitkit.engine.prepared_batch import PreparedBatch
-from circuitkit.precision.base import FullPrecision, PrecisionPolicy
+from circuitkit.precision.base import FullPrecision
 from circuitkit.precision.pahq import PAHQ, AllLowPrecision
 
 MODES = ("int8", "nf4", "fp4", "bf16")
@@ -26,45 +25,8 @@ ERROR = {"int8": 0.02, "nf4": 0.2, "fp4": 0.25, "bf16": 0.01}
 """Allowed size of a product's error, relative to the product."""
 
 
-class HalfPrecisionOutputs(PrecisionPolicy):
-    """A policy from outside: W_O rounded to float16 in all layers but the first."""
-
-    def prepare(self, model):
-        self.model, self.before, self.everything = model, model.weights, False
-        model.weights = self
-
-    def close(self):
-        if hasattr(self, "before"):
-            self.model.weights = self.before
-
-    def attention(self, layer):
-        weights = self.before.attention(layer)
-        if layer == 0 or self.everything:
-            return weights
-        found = {name: getattr(weights, name) for name in ("q", "k", "v", "q_bias", "k_bias", "v_bias", "o_bias")}
-        return SimpleNamespace(**found, o=weights.o.half().to(weights.o.dtype))
-
-    def mlp(self, layer):
-        return self.before.mlp(layer)
-
-    @contextmanager
-    def full(self):
-        before, self.everything = self.everything, True
-        try:
-            yield
-        finally:
-            self.everything = before
-
-    def low_precision_writers(self):
-        graph = self.model.graph
-        lowered = torch.zeros(graph.n_writers, dtype=torch.bool)
-        for layer in range(1, graph.layers):
-            lowered[graph.heads_of(layer)] = not self.everything
-        return lowered
-
-
 def every_policy():
-    yield pytest.param(HalfPrecisionOutputs, id="outside")
+    yield pytest.param(outside("my_policy").HalfOutputs, id="outside")
     for name in registry.names("precision"):
         kind = registry.load("precision", name)
         if "mode" in inspect.signature(kind).parameters:

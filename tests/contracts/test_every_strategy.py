@@ -1,10 +1,8 @@
 """What every strategy must do under every policy: the registered ones, and one from outside the package."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from support.outside import outside
 from support.tiny import random_batch, tiny
 from support.weights import all_weights, prepared, same
 
@@ -36,20 +34,11 @@ RESUMES = {"acdc", "pahq_acdc", "edge_pruning", "subnetwork_probing"}
 FAMILIES = ("gpt2", "gpt_neox", "llama_biased", "qwen3")
 
 
-def outside():
-    """Load the class of `examples/my_strategy`."""
-    file = Path(__file__).parents[2] / "examples" / "my_strategy" / "my_strategy.py"
-    spec = importlib.util.spec_from_file_location("my_strategy", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.LateLayers
-
-
 NAMES = [*registry.names("strategies"), "late_layers"]
 
 
 def make(name):
-    found = outside() if name == "late_layers" else registry.load("strategies", name)
+    found = outside("my_strategy").LateLayers if name == "late_layers" else registry.load("strategies", name)
     return found(**ARGUMENTS.get(name, {}))
 
 

@@ -1,0 +1,101 @@
+"""What every task and every objective must do: the registered ones, and those from outside the package."""
+
+import pytest
+import torch
+from support.outside import outside
+from support.tiny import random_batch, tiny
+
+from circuitkit import CircuitModel, discover
+from circuitkit.config import registry
+from circuitkit.errors import UsageError
+
+TASKS = {"repeated_names": outside("my_task").RepeatedNames} | {
+    name: registry.load("tasks", name)
+    for name in registry.names("tasks")
+    if name != "prompt_file"  # needs a file
+}
+OBJECTIVES = {"margin": outside("my_objective").Margin} | {
+    name: registry.load("objectives", name) for name in registry.names("objectives")
+}
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(scope="module")
+def toy() -> CircuitModel:
+    return CircuitModel.from_pretrained("toy")
+
+
+def pairs(batch):
+    """The pairs of a batch, without padding."""
+    rows = zip(batch.clean, batch.corrupted, batch.mask, strict=True)
+    return [(tuple(one[real].tolist()), tuple(other[real].tolist())) for one, other, real in rows]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_makes_disjoint_splits_that_the_seed_decides(name, toy):
+    task = TASKS[name]()
+    made = {split: task.prompts(toy.tokenizer, split, 12, seed=3) for split in SPLITS}
+    for split, batch in made.items():
+        assert 0 < len(batch) <= 12
+        assert pairs(batch) == pairs(TASKS[name]().prompts(toy.tokenizer, split, 12, seed=3))
+        assert all(len(one) == len(other) and one != other for one, other in pairs(batch))
+        assert (batch.answers >= 0).any(-1).all()
+        assert toy.tokenizer.unk_token_id not in batch.clean
+    clean = [{one for one, _ in pairs(batch)} for batch in made.values()]
+    assert sum(map(len, clean)) == len(set.union(*clean))
+    assert pairs(made["train"]) != pairs(task.prompts(toy.tokenizer, "train", 12, seed=4))
+    with pytest.raises(UsageError, match="no tokenizer"):
+        task.prompts(None, "train", 2, 0)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_can_be_previewed_and_run(name, toy):
+    task = TASKS[name]()
+    assert "answer after token" in task.preview(toy, 1)
+    assert discover(toy, task, "eap", examples=4).evaluations
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_gives_one_value_per_prompt(name):
+    """Also with several answers, hypotheses before the prompts, and prompts with fewer answers."""
+    model, batch = tiny("gpt2"), random_batch(positions=2, answers=3)
+    batch.answers[0, :, 1:], batch.wrong_answers[1, :, 2] = -1, -1
+    objective = OBJECTIVES[name]()
+    objective.check(batch)
+    stream = model.final_stream(batch)
+    reference = objective.reference(model.logits(stream))
+    values = objective.values(model.logits(stream), batch, reference)
+    assert values.shape == (len(batch),)
+    changed = (stream + torch.randn(4, *stream.shape, dtype=stream.dtype)).requires_grad_()
+    several = objective.values(model.logits(changed), batch, reference)
+    assert several.shape == (4, len(batch))
+    (gradient,) = torch.autograd.grad(several.sum(), changed)
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum() > 0
+    alone = [objective.values(model.logits(one), batch, reference) for one in changed]
+    assert torch.allclose(torch.stack(alone), several, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_is_lower_for_better_answers(name):
+    model, batch, objective = tiny("gpt2"), random_batch(), OBJECTIVES[name]()
+    stream = model.final_stream(batch)
+    logits = model.logits(stream)
+    reference = objective.reference(logits)
+    towards = model.family.unembedding()[0][batch.answers[..., 0]]
+    if objective.needs_wrong_answers:
+        towards = towards - model.family.unembedding()[0][batch.wrong_answers[..., 0]]
+    better, worse = (objective.values(model.logits(stream + sign * towards), batch, reference) for sign in (1, -1))
+    if objective.zero_at_full_model:
+        assert objective.values(logits, batch, reference).abs().max() < 1e-12
+        assert (better > 0).all()
+    else:
+        assert (better <= worse).all()
+        assert (better < worse).any()
+
+
+@pytest.mark.parametrize(("kind", "arguments"), [("my_task", {"place": "2 b"}), ("my_objective", {"margin": 0})])
+def test_examples_refuse_wrong_arguments(kind, arguments):
+    made = {"my_task": TASKS["repeated_names"], "my_objective": OBJECTIVES["margin"]}[kind]
+    with pytest.raises(UsageError, match="Give one such as"):
+        made(**arguments)

@@ -1,0 +1,93 @@
+"""Packages outside: a strategy, a policy, a task and an objective, each one file and an entry point."""
+
+import csv
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PACKAGES = {
+    "my_strategy": ("strategies", "late_layers", "my_strategy.LateLayers", "First-order effects"),
+    "my_policy": ("precision", "half_outputs", "my_policy.HalfOutputs", "W_O in 16 bits"),
+    "my_task": ("tasks", "repeated_names", "my_task.RepeatedNames", "continues with"),
+    "my_objective": ("objectives", "margin", "my_objective.Margin", "best answer's logit"),
+}
+"""Kind, short name, class, and words of the description."""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the folder that `pip install --target` would make, without a network or a build."""
+    target = tmp_path_factory.mktemp("site")
+    for package in PACKAGES:
+        project = tomllib.loads((EXAMPLES / package / "pyproject.toml").read_text())["project"]
+        (target / f"{package}.py").write_text((EXAMPLES / package / f"{package}.py").read_text())
+        info = target / f"{package}-0.1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+        )
+        lines = [f"[{group}]\n" + "\n".join(f"{name} = {where}" for name, where in points.items())
+                 for group, points in project["entry-points"].items()]  # fmt: skip
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return target
+
+
+def circuitkit(installed: Path, *arguments: str, cwd: Path) -> str:
+    """Run a command in a new process, since a process reads entry points once."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "circuitkit", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_it_is_one_short_file(package: str) -> None:
+    assert len((EXAMPLES / package / f"{package}.py").read_text().splitlines()) < 80
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_it_is_listed(package: str, installed: Path, tmp_path: Path) -> None:
+    kind, name, path, description = PACKAGES[package]
+    listed = circuitkit(installed, "list", kind, cwd=tmp_path)
+    assert name in listed
+    assert path in listed
+    assert description in " ".join(listed.split())
+
+
+def test_the_commands_in_their_docstrings_run(installed: Path, tmp_path: Path) -> None:
+    for package in PACKAGES:
+        text = (EXAMPLES / package / f"{package}.py").read_text()
+        (command,) = [line for line in text.splitlines() if line.startswith("circuitkit discover")]
+        circuitkit(installed, *command.split()[1:], "--examples", "4", "--out", package, cwd=tmp_path)
+        config = yaml.safe_load((tmp_path / package / "config.yaml").read_text())
+        assert PACKAGES[package][2] in str(config)
+
+
+def test_all_run_together(installed: Path, tmp_path: Path) -> None:
+    arguments = "--task repeated_names --strategy late_layers --precision half_outputs --objective margin --examples 8"
+    shown = circuitkit(installed, "discover", "--model", "toy", *arguments.split(), "--out", "run", cwd=tmp_path)
+    assert "faithfulness" in shown.lower()
+
+
+def test_it_runs_in_a_comparison(installed: Path, tmp_path: Path) -> None:
+    strategies = "{eap: eap, late: late_layers, early: {class_path: late_layers, init_args: {decay: 1.0, keep: 0.5}}}"
+    shown = circuitkit(
+        installed, "compare", "--strategies", strategies, "--examples", "8", "--out", "cmp", cwd=tmp_path
+    )
+    assert "late" in shown
+    assert "early" in shown
+    rows = list(csv.DictReader((tmp_path / "cmp" / "results.csv").open()))
+    assert not any(row["error"] for row in rows)
+    sizes = {row["strategy"]: int(row["edges_asked"]) for row in rows if row["ranking"] == "own"}
+    assert sizes == {"late": 26, "early": 131}
