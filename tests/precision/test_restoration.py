@@ -14,6 +14,7 @@ from support.tiny import random_batch, tiny
 import circuitkit
 from circuitkit import Circuit, CircuitModel, Discoverer
 from circuitkit.errors import CircuitKitError
+from circuitkit.interrupts import hold_signals
 from circuitkit.precision.free_memory import Freeable
 from circuitkit.precision.pahq import PAHQ
 from circuitkit.precision.weight_store import FileWeightStore
@@ -30,40 +31,53 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@contextmanager
-def signals_after(*delays: float) -> Iterator[None]:
-    """Send Ctrl-C to this process from other threads, some seconds after now."""
-    threads = [threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)) for delay in delays]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        for thread in threads:
-            thread.join()
+class Signals:
+    """Sends Ctrl-C to this process from other threads, some seconds after `start`."""
+
+    def __init__(self) -> None:
+        self.delays: list[float] = []
+        self.threads: list[threading.Timer] = []
+
+    def start(self) -> None:
+        delays, self.delays = self.delays, []
+        for delay in delays:
+            self.threads.append(threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)))
+            self.threads[-1].start()
+
+    @contextmanager
+    def all_sent(self) -> Iterator[None]:
+        """Wait for all at the end; those that come late take effect then."""
+        try:
+            yield
+        finally:
+            with hold_signals():
+                for thread in self.threads:
+                    thread.join()
 
 
 @pytest.fixture
-def slow_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store in which reading takes 20 ms, as on a busy disk: closing a model of two layers takes 80 ms."""
-    read = FileWeightStore.read
+def signals(monkeypatch: pytest.MonkeyPatch) -> Signals:
+    """Signals from the first read on, in a store in which each read takes 20 ms: closing two layers takes 80 ms."""
+    read, found = FileWeightStore.read, Signals()
 
     def slowly(*arguments: object) -> torch.Tensor:
+        found.start()
         time.sleep(0.02)
         return read(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(FileWeightStore, "read", slowly)
+    return found
 
 
-@pytest.mark.usefixtures("slow_store")
 @pytest.mark.parametrize("delays", [[0.01], [0.03], [0.05], [0.07], [0.01, 0.03], [0.01, 0.06], [0.03, 0.04, 0.05]])
-def test_ctrl_c_while_a_policy_closes(delays: list[float]) -> None:
+def test_ctrl_c_while_a_policy_closes(delays: list[float], signals: Signals) -> None:
     model, policy = tiny("llama"), PAHQ("nf4", "attention+mlp")
     before = values(model)
     policy.prepare(model)
+    signals.delays = delays
 
     def close() -> None:
-        with signals_after(*delays):
+        with signals.all_sent():
             policy.close()
 
     with pytest.raises(KeyboardInterrupt):
@@ -73,33 +87,31 @@ def test_ctrl_c_while_a_policy_closes(delays: list[float]) -> None:
 
 
 class Interrupted(DiscoveryStrategy):
-    """Is interrupted in `discover`, and again at the given times after that."""
+    """Is interrupted in `discover`, and again while the run ends."""
 
-    def __init__(self, delays: list[float]) -> None:
-        self.delays = delays
+    def __init__(self, signals: Signals, delays: list[float]) -> None:
+        self.signals, self.delays = signals, delays
 
     def discover(self, run: Discovery) -> Circuit:
-        for delay in self.delays:
-            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+        self.signals.delays = self.delays
+        self.signals.start()
         raise KeyboardInterrupt
 
     def teardown(self, run: Discovery) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.usefixtures("slow_store")
 @pytest.mark.parametrize("delays", [[0.01], [0.03], [0.05], [0.09], [0.01, 0.05], [0.01, 0.015, 0.05, 0.07]])
-def test_ctrl_c_again_while_a_run_ends(delays: list[float]) -> None:
+def test_ctrl_c_again_while_a_run_ends(delays: list[float], signals: Signals) -> None:
     model = tiny("llama", dtype=torch.float32)
     before = values(model)
+    strategy = Interrupted(signals, delays)
 
     def run() -> None:
-        try:
+        with signals.all_sent():
             Discoverer("cpu", callbacks=[]).run(
-                model, random_batch(), Interrupted(delays), precision=PAHQ("nf4", "attention+mlp"), sizes=()
+                model, random_batch(), strategy, precision=PAHQ("bf16", "attention+mlp"), sizes=()
             )
-        finally:
-            time.sleep(max(delays) + 0.01)  # signals that come after the run
 
     with pytest.raises(KeyboardInterrupt):
         run()
