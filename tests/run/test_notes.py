@@ -32,12 +32,12 @@ class Noting(DiscoveryStrategy):
         return Circuit.from_scores(run.model.graph, torch.ones(len(run.model.graph), dtype=torch.float64))
 
 
-class SameTwice(Task):
-    """IOI with the clean prompts as corrupted ones: they show nothing."""
+class Swapped(Task):
+    """IOI with clean and corrupted prompts exchanged: the full model does worse."""
 
     def prompts(self, *arguments: object) -> PromptBatch:
         batch = circuitkit.tasks.IOI().prompts(*arguments)
-        return dataclasses.replace(batch, corrupted=batch.clean)
+        return dataclasses.replace(batch, clean=batch.corrupted, corrupted=batch.clean)
 
 
 def test_a_note_of_a_strategy_is_in_the_result_once() -> None:
@@ -59,19 +59,19 @@ def test_a_threshold_that_the_precision_cannot_decide_is_noted(
 
 def test_notes_are_in_the_table_and_the_rows_of_a_comparison(tmp_path: Path) -> None:
     strategies = {"eap": "eap", "noting": {"class_path": f"{__name__}.Noting"}}
-    grid = Grid({"toy": "toy"}, {"same": {"class_path": f"{__name__}.SameTwice"}}, strategies, examples=4)
+    grid = Grid({"toy": "toy"}, {"swapped": {"class_path": f"{__name__}.Swapped"}}, strategies, examples=4)
     with pytest.warns(UserWarning, match="Beware"):
         rows = compare(grid, ComparisonRunner(grid, "cpu", callbacks=[]), tmp_path / "out")
     with (tmp_path / "out" / "results.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert {row["strategy"] for row in written if "Beware of the dog." in row["notes"]} == {"noting"}
-    assert all("not defined" in row["notes"] or "too much to trust" in row["notes"] for row in written)
+    assert all("The full model does worse" in row["notes"] for row in written)
     text = StringIO()
     for table in comparison_tables(rows):
         Console(file=text, width=140).print(table)
     shown = " ".join(text.getvalue().split())
     assert shown.count("Note (noting): Beware of the dog.") == 1
-    assert "Note: " in shown
+    assert shown.count("Note: The full model does worse") == 1
 
 
 class KilledError(Exception):
