@@ -1,4 +1,4 @@
-"""Sections of work that signals must not interrupt, such as the restoration of a model's weights."""
+"""Sections of work that signals must not interrupt, or in which threads take turns."""
 
 import inspect
 import signal
@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TypeVar
 
+_TURN = threading.RLock()
 _HELD = (signal.SIGTERM, signal.SIGINT)
 _T = TypeVar("_T")
 
@@ -97,3 +98,17 @@ def _hold(passes: Callable[[FrameType | None], bool] | None) -> Iterator[None]:
 def _deliver(arrived: list[int]) -> None:
     if arrived:
         signal.raise_signal(arrived[0])
+
+
+@contextmanager
+def taking_turns() -> Iterator[None]:
+    """Let one thread at a time into a `with`, or into a function that this decorates; one thread may nest them.
+
+    Runs and evaluations share the global random generators, and perhaps a model whose weights a policy has replaced.
+    """
+    with _TURN:
+        yield
+
+
+class TerminationError(KeyboardInterrupt):
+    """SIGTERM has arrived: like a Ctrl-C, it ends a command after cleaning up."""

@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python tools/kills.py [--kills 100] [--seed 0]
 
-Each run is an ACDC search on the toy model in a process of its own, started with `resume`. At a random moment between
-the start of its search and the end of the process it is sent SIGKILL, as by `kill -9`, and then started again. After
+Each run is an ACDC search on the toy model in a process of its own, started with `resume`. At a random moment it gets
+SIGKILL, as by `kill -9`, and then started again: half of the times between the start of its search and the end of the
+process, half of them while its results are written and moved to their place, which is slowed down for this. After
 one to five kills it runs to its end. Its circuits, scores, their sources, and the counts of the search must equal those
 of an undisturbed run bit for bit. The last line has the number of kills and of runs; a difference ends the script with
 status 1.
@@ -28,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
+from circuitkit.run.run_folder import RunFolder
 from circuitkit.strategies import base
 
 SPECS: list[dict[str, Any]] = [
@@ -35,6 +37,8 @@ SPECS: list[dict[str, Any]] = [
     {"threshold": [0.1, 0.02], "absolute": True, "screen": 0.25},
     {"threshold": 0.05, "order": "shuffle"},
 ]
+PAUSE, FILLING = 0.02, 0.8
+"""Seconds before each file when filling is slowed down, and of all of it."""
 MOST_KILLS = 5
 """The largest number of kills of one run."""
 COUNTS = (
@@ -62,8 +66,31 @@ class Started:
         self._connection.send("started")
 
 
-def discover(folder: Path, spec: dict[str, Any], connection: Connection) -> None:
+def slow_down_filling(connection: Connection) -> None:
+    """Wait before every file that is written or moved when the folder is filled, and say when that begins."""
+    fill = RunFolder.fill
+
+    def slowly(self: RunFolder, write: Any) -> None:
+        connection.send("filling")
+        for name in ("replace", "rename", "unlink", "mkdir"):
+            setattr(Path, name, _after_a_pause(getattr(Path, name)))
+        fill(self, write)
+
+    RunFolder.fill = slowly  # type: ignore[method-assign]
+
+
+def _after_a_pause(function: Any) -> Any:
+    def paused(*arguments: Any, **options: Any) -> Any:
+        time.sleep(PAUSE)
+        return function(*arguments, **options)
+
+    return paused
+
+
+def discover(folder: Path, spec: dict[str, Any], connection: Connection, filling: bool) -> None:
     """Start or resume the run in a folder; the work of one process."""
+    if filling:
+        slow_down_filling(connection)
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
     base.SECONDS_BETWEEN_CHECKPOINTS = 0.0
@@ -71,16 +98,22 @@ def discover(folder: Path, spec: dict[str, Any], connection: Connection) -> None
     discoverer.run("toy", "ioi", {"class_path": "acdc", "init_args": spec}, examples=6, out=folder, resume=True)
 
 
-def attempt(context: ForkServerContext, folder: Path, spec: dict[str, Any], delay: float | None) -> tuple[int, float]:
+def attempt(
+    context: ForkServerContext, folder: Path, spec: dict[str, Any], delay: float | None, filling: bool = False
+) -> tuple[int, float]:
     """Start a run, and kill it `delay` seconds after its search began; with None it runs to its end.
+
+    With `filling`, the delay counts from when the folder begins to be filled, slowly.
 
     Returns:
         The exit status (negative: the signal), and the seconds from the start of the search to the end.
     """
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=discover, args=(folder, spec, sender))
+    process = context.Process(target=discover, args=(folder, spec, sender, filling))
     process.start()
     wait([receiver, process.sentinel])
+    while filling and process.is_alive() and not (receiver.poll(0.01) and receiver.recv() == "filling"):
+        pass
     begun = time.perf_counter()
     process.join(delay)
     if process.exitcode is None:
@@ -121,7 +154,7 @@ def main() -> None:
     generator = random.Random(arguments.seed)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["circuitkit.run.discoverer", "circuitkit.strategies.acdc", "circuitkit.tasks.ioi"])
-    kills = runs = too_late = 0
+    kills = runs = too_late = in_filling = 0
     with tempfile.TemporaryDirectory() as home:
         wholes = undisturbed(context, Path(home))
         while kills < arguments.kills:
@@ -131,7 +164,10 @@ def main() -> None:
             status = -signal.SIGKILL
             while status == -signal.SIGKILL:
                 last = done == wanted or kills + done == arguments.kills
-                status, _ = attempt(context, folder, SPECS[which], None if last else generator.uniform(0, seconds))
+                filling = not last and generator.random() < 0.5
+                delay = None if last else generator.uniform(0, FILLING if filling else seconds)
+                status, _ = attempt(context, folder, SPECS[which], delay, filling)
+                in_filling += filling and status == -signal.SIGKILL
                 done += status == -signal.SIGKILL
                 too_late += status == 0 and not last
             found = differences(Result.load(folder), whole) if status == 0 else [f"it failed with status {status}"]
@@ -139,7 +175,8 @@ def main() -> None:
             print(f"run {runs}: killed {done} times; {', '.join(found) or 'equal'}; {kills} kills so far", flush=True)
             if found:
                 sys.exit(f"Run {runs} (seed {arguments.seed}) differs: {', '.join(found)}.")
-    print(f"{kills} kills in {runs} runs ({too_late} more came after the end): every run equal bit for bit")
+    where = f"{in_filling} while folders were filled; {too_late} more came after the end"
+    print(f"{kills} kills in {runs} runs ({where}): every run equal bit for bit")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """`circuitkit compare`: a grid of discoveries."""
 
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
@@ -10,7 +9,7 @@ from circuitkit.cli.arguments import (
     add_run_options,
     current_folder_on_path,
     make_console,
-    new_folder,
+    output_folder,
     parse,
     say,
     silence_libraries,
@@ -50,19 +49,19 @@ def _compare(values: dict[str, Any]) -> int:
     if (seed := values.pop("seed")) is not None:
         values["seeds"] = [seed]
     grid = Grid(**values)
-    out = Path(out or new_folder("compare"))
     total = len(grid.cells)
 
     def show(number: int, cell: "Cell", seconds: float, error: str | None) -> None:
         outcome = f"failed: {error}" if error else f"{seconds:.1f} s"
         say(f"[{number + 1}/{total}] {cell}: {' '.join(outcome.split())}")
 
-    rows = compare(grid, ComparisonRunner(grid, **where), out, overwrite=overwrite, on_cell_end=show)
+    with output_folder(out, "compare") as folder:
+        rows = compare(grid, ComparisonRunner(grid, **where), folder, overwrite=overwrite, on_cell_end=show)
     console = make_console()
     for table in comparison_tables(rows):
         console.print(table)
     failed = sum(bool(row["error"]) for row in rows)
     if failed:
         say(f"circuitkit: {failed} of {total} cells failed; their errors are in the results.")
-    print(f"Saved in {out / 'results.csv'}")
+    print(f"Saved in {folder / 'results.csv'}")
     return CircuitKitError.exit_code if failed else 0

@@ -1,6 +1,5 @@
 """`circuitkit discover`: one run."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ from circuitkit.cli.arguments import (
     add_run_options,
     current_folder_on_path,
     make_console,
-    new_folder,
+    output_folder,
     parse,
+    say,
     silence_libraries,
 )
 from circuitkit.config import specs
@@ -43,24 +43,25 @@ def _discover(values: dict[str, Any]) -> int:
         make_console().print(dry_run_table(discoverer.dry_run(model=model, **values)))
         return 0
     labels = (specs.label(KIND_OF[name], values[name]) for name in ("strategy", "task"))
-    out = Path(values.pop("out") or _default_folder("-".join(labels), model, discoverer.seed, values))
-    result = discoverer.run(model=model, out=out, **values)
+    given = values.pop("out")
+    with output_folder(given, "-".join(labels)) as out:
+        if not given:
+            _point_to_interrupted(out, model, discoverer.seed, values)
+        result = discoverer.run(model=model, out=out, **values)
     print(result)
     print(f"Saved in {out}")
     return 0
 
 
-def _default_folder(name: str, model: dict[str, str], seed: int, values: dict[str, Any]) -> Path:
-    """Return a new folder; say if an interrupted run of this configuration is in another one."""
+def _point_to_interrupted(out: Path, model: dict[str, str], seed: int, values: dict[str, Any]) -> None:
+    """Say if an interrupted run of this configuration is in another folder beside the new one."""
     from circuitkit.run.earlier_run import find_interrupted, how_to_resume
     from circuitkit.run.run_config import RunConfig, RunOptions
 
-    folder = new_folder(name)
     options = {key: values[key] for key in RunOptions.__annotations__}
     config = RunConfig.make(model, values["task"], values["strategy"], seed, **options)
-    if found := find_interrupted(folder.parent, config.config):
-        print(f"circuitkit: {found} has an interrupted run of this. {how_to_resume(found)}", file=sys.stderr)
-    return folder
+    if found := find_interrupted(out.parent, config.config):
+        say(f"circuitkit: {found} has an interrupted run of this. {how_to_resume(found)}")
 
 
 def _add_options(parser: ArgumentParser) -> None:

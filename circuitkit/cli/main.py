@@ -6,11 +6,14 @@ failure.
 """
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 from jsonargparse import ArgumentParser
@@ -20,8 +23,9 @@ from circuitkit.cli import compare, discover, evaluate, fetch, listing
 from circuitkit.cli.arguments import say
 from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.interrupts import TerminationError
 
-_INTERRUPTED = 130
+_INTERRUPTED, _TERMINATED = 130, 143
 
 
 class _Command(NamedTuple):
@@ -45,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command and its arguments; by default those of the process.
 
     Returns:
-        The exit status: 0, 1 (failure), 2 (wrong usage), 130 (interrupted).
+        The exit status: 0, 1 (failure), 2 (wrong usage), 130 (interrupted), 143
+        (terminated).
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     # A waiting OpenMP thread spins briefly, which makes a search faster, then sleeps, so that its core is free
@@ -53,16 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stdout is None:  # the process was started without one
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  for the rest of the process
     try:
-        with _only_our_warnings():
+        with _only_our_warnings(), _termination():
             status = _run(arguments)
         sys.stdout.flush()
         return status
     except CircuitKitError as error:
         say(f"circuitkit: {_one_line(error)}")
         return error.exit_code
-    except KeyboardInterrupt as interrupt:
-        say(". ".join(["circuitkit: interrupted", *getattr(interrupt, "__notes__", ())]))
-        return _INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        terminated = isinstance(interruption, TerminationError)
+        what = "terminated" if terminated else "interrupted"
+        say(". ".join([f"circuitkit: {what}", *getattr(interruption, "__notes__", ())]))
+        return _TERMINATED if terminated else _INTERRUPTED
     except BrokenPipeError:  # the program at the other end of the pipe has ended, such as `head`
         _discard_output()
         return 0
@@ -124,6 +131,23 @@ def _only_our_warnings() -> Iterator[None]:
         warnings.filterwarnings("always", category=FutureWarning, module=r"circuitkit\.")
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """Let SIGTERM raise an exception inside a `with`, so that everything is restored and cleaned up on the way out."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is None:
+        yield
+        return
+
+    def raise_error(number: int, _: FrameType | None) -> None:
+        raise TerminationError
+
+    before = signal.signal(signal.SIGTERM, raise_error)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _one_line(error: CircuitKitError) -> str:

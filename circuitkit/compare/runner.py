@@ -32,7 +32,9 @@ from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.environment import describe_environment
 from circuitkit.run.result import Result
 from circuitkit.run.run_config import load_model, move_to
+from circuitkit.run.run_folder import RunFolder
 from circuitkit.storage.files import write_atomically
+from circuitkit.storage.owned_folder import OwnedFolder, cannot_write
 from circuitkit.storage.text import to_csv, to_finite, to_json, to_yaml
 
 COLUMNS = (
@@ -68,6 +70,7 @@ separated by ` | `."""
 CONTROL = "random control"
 """Value of the strategy column in the control's rows; there is one control per model, task and seed."""
 RESULTS = "results.csv"
+CELLS = "cells"
 _OURS = ("config.yaml", "environment.json", "errors.log", RESULTS)
 
 Row = dict[str, Any]
@@ -115,10 +118,12 @@ class ComparisonRunner:
             examples=shared.examples,
             sizes=(),
         )
+        if folder is not None:
+            result.save(folder)  # before the evaluation, which may fail
         evaluator = self.evaluator(cell, model)
         result.evaluations.extend(evaluator.evaluate(circuit, shared.sizes) for circuit in result.circuits)
         if folder is not None:
-            result.save(folder)
+            result.save(folder, overwrite=True)
         return list(_rows(cell, result))
 
     def model(self, cell: Cell) -> CircuitModel:
@@ -178,7 +183,14 @@ def compare(
         UsageError: the folder holds results.
         CircuitKitError: the folder cannot be written.
     """
-    folder = _prepare_folder(Path(out), overwrite)
+    owned = OwnedFolder(out, "comparison", (*_OURS, CELLS))
+    with owned.hold():
+        _prepare_folder(owned, overwrite)
+        return _run_cells(grid, runner, owned.path, on_cell_end)
+
+
+def _run_cells(grid: Grid, runner: ComparisonRunner, folder: Path, on_cell_end: OnCellEnd) -> list[Row]:
+    """Run all cells, and write the files of the comparison."""
     write_atomically(folder / "config.yaml", to_yaml(grid.to_dict()).encode())
     write_atomically(folder / "environment.json", to_json(describe_environment(runner.device)))
     done: dict[str, list[Row]] = {}
@@ -188,7 +200,7 @@ def compare(
         started = time.perf_counter()
         if cell.key not in done:
             try:
-                done[cell.key] = runner.run(cell, folder / "cells" / _folder_name(number, cell))
+                done[cell.key] = runner.run(cell, folder / CELLS / _folder_name(number, cell))
             except Exception as exception:  # a strategy from outside may raise anything
                 done[cell.key] = [{"error": _error_line(exception, folder, cell)}]
         group = cell.model, cell.task, cell.seed
@@ -233,31 +245,33 @@ def _error_line(exception: Exception, folder: Path, cell: Cell) -> str:
     return f"{type(exception).__name__}: {lines[0] if lines else ''} (see errors.log)"
 
 
-def _prepare_folder(folder: Path, overwrite: bool) -> Path:
-    """Create the folder, or remove an earlier comparison from it.
+def _prepare_folder(owned: OwnedFolder, overwrite: bool) -> None:
+    """Remove an earlier comparison from a folder that is held.
 
     Raises:
-        UsageError: it holds a comparison, or is a file or a run folder.
-        CircuitKitError: it cannot be created.
+        UsageError: it holds a comparison that may not be replaced, or a cell with files that no run wrote.
+        CircuitKitError: it cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{str(folder)!r} is not a folder.", "Give another one.")
-    found = [name for name in (*_OURS, "result.json") if (folder / name).exists()]
-    if found and not (overwrite and "result.json" not in found):
+    folder = owned.path
+    found = [name for name in (*_OURS, CELLS) if (folder / name).exists()]
+    if found and not overwrite:
         raise UsageError(
-            f"The folder {str(folder)!r} already holds results ({found[-1]}).",
+            f"The folder {str(folder)!r} already holds results ({found[0]}).",
             "Give another one, or replace a comparison with --overwrite.",
         )
+    cells = sorted((folder / CELLS).iterdir()) if CELLS in found else []
+    for cell in cells:
+        RunFolder(cell, overwrite=True)  # refuses other files
     try:
-        if (folder / RESULTS).exists():  # otherwise `cells` is not from a comparison
-            shutil.rmtree(folder / "cells", ignore_errors=True)
+        for cell in cells:
+            shutil.rmtree(cell)
         for name in found:
-            (folder / name).unlink()
-        folder.mkdir(parents=True, exist_ok=True)
+            if name == CELLS:
+                (folder / name).rmdir()
+            else:
+                (folder / name).unlink()
     except OSError as error:
-        why = error.strerror or error
-        raise CircuitKitError(f"{str(folder)!r} cannot be written: {why}.", "Choose another place.") from error
-    return folder
+        raise cannot_write(folder, error) from error
 
 
 def _folder_name(number: int, cell: Cell) -> str:

@@ -26,6 +26,7 @@ from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.measures import SIZES, Evaluation, Point, Ranking, check_sizes, mib_area
+from circuitkit.interrupts import taking_turns
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.tasks.base import Split, Task
 from circuitkit.torch_state import usual_torch_state
@@ -34,6 +35,7 @@ IDENTITY_TOLERANCE = 1e-3
 """Tolerated error of faithfulness: with all edges kept it should be 1, with none 0."""
 
 
+@taking_turns()
 @usual_torch_state()
 def evaluate(
     model: CircuitModel | str | Path | Mapping[str, str],

@@ -5,7 +5,7 @@ Steps:
 1. Make the parts from their specs, and refuse a folder that holds results.
 2. Load the model, make the prompts (train, test), fit the ablation on the train prompts. A run to resume must have been
    made with the same model and prompts.
-3. Prepare the precision policy, and let the strategy find circuits.
+3. Prepare the precision policy, let the strategy find circuits, and save them.
 4. Evaluate the circuits on the test split, in full precision.
 5. Fill the folder.
 
@@ -53,16 +53,8 @@ from circuitkit.run.global_state import preserve_global_state
 from circuitkit.run.metrics_log import MetricsLog
 from circuitkit.run.resources import ResourceMonitor, bytes_of, parse_size
 from circuitkit.run.result import Result
-from circuitkit.run.run_config import (
-    ModelSpec,
-    RunConfig,
-    RunOptions,
-    StrategySpec,
-    TaskSpec,
-    load_model,
-    move_to,
-)
-from circuitkit.run.run_folder import RunFolder
+from circuitkit.run.run_config import ModelSpec, RunConfig, RunOptions, StrategySpec, TaskSpec, load_model, move_to
+from circuitkit.run.run_folder import RunFolder, finish_writing
 from circuitkit.run.under_policy import under_policy
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
 
@@ -136,7 +128,8 @@ class Discoverer:
             overwrite: replace the results in `out`.
             resume: if `out` holds a finished run of the same configuration, read and return it; if it holds an
                 interrupted one, continue from its last saved state to the same result; otherwise start from scratch.
-                The prompts and the model must be the same too, by their content (see the module `content`).
+                The prompts and the model must be the same too, by their content (see the module `content`). With
+                `overwrite`, a finished run is not read, only an interrupted one continued.
             options: `precision`, `objective`, `ablation` and `examples`, as `RunOptions` describes them.
 
         Returns:
@@ -147,11 +140,18 @@ class Discoverer:
             UsageError: a name does not exist, an argument does not fit, or `out` holds results or, without `resume` or
                 `overwrite`, an interrupted run.
             CircuitKitError: the run failed; `out` holds nothing new, except a state to resume from if one was saved.
+            UnsavedResultError: the run succeeded, but `out` could not be filled; the message says where the result is.
         """
         run_config = self._make_config(model, task, strategy, options)
         if sizes is not None and sizes != [] and sizes != ():
             check_sizes(sizes)
-        if resume and (finished := load_finished(out, run_config.config)):
+        completed = out is not None and finish_writing(out)
+        # Under `overwrite` the run to resume is the interrupted one, not the one that it was to replace
+        if (
+            resume
+            and (out is None or completed or not overwrite)
+            and (finished := load_finished(out, run_config.config))
+        ):
             with self._launch(Fabric(accelerator=self.device.type, devices=self.devices)):
                 loaded = model if isinstance(model, CircuitModel) else load_model(model)
                 content = describe_content(loaded, run_config.make_prompts(loaded))
@@ -169,10 +169,9 @@ class Discoverer:
         )
         opened = folder.open() if folder is not None else nullcontext()
         with self._launch(fabric), say_how_to_resume(out), opened:
-            result = self._run(run_config, model, sizes, fabric, folder, resume)
-            result.history.extend(log.rows)
+            result = self._run(run_config, model, sizes, fabric, log.rows, folder, resume)
             if folder is not None:
-                folder.fill(result.write)
+                result.save_or_rescue(folder)
         return result
 
     def dry_run(
@@ -251,6 +250,7 @@ class Discoverer:
         model: ModelSpec,
         sizes: Sequence[float] | None,
         fabric: Fabric,
+        rows: list[dict[str, Any]],
         folder: RunFolder | None,
         resume: bool,
     ) -> Result:
@@ -261,9 +261,16 @@ class Discoverer:
         if folder is not None:
             run_config.config[CONTENT] = describe_content(loaded, prompts)
             run.checkpoint_file = folder.prepare_checkpoint(run_config.config, resume)
-        circuits = _discover(run_config.strategy, run, self.memory_budget)
-        notes = [*prompt_notes(prompts), *run.notes, *resumption_notes(run)]
-        result = Result(circuits, [], run.metrics, run_config.config, describe_environment(self.device), notes)
+        if folder is not None and (searched := folder.saved_search()):
+            result = Result.load(searched)
+            result.notes.append("The run was interrupted after its search, and resumed.")
+        else:
+            circuits = _discover(run_config.strategy, run, self.memory_budget)
+            notes = [*prompt_notes(prompts), *run.notes, *resumption_notes(run)]
+            environment = describe_environment(self.device)
+            result = Result(circuits, [], run.metrics, run_config.config, environment, notes, rows)
+            if folder is not None and (sizes is None or sizes):
+                result.save_or_rescue(folder, unevaluated=True)
         if sizes is None or sizes:
             self._evaluate(result, run_config, run.model, test, sizes)
         return result

@@ -1,5 +1,6 @@
 """What an earlier run left in a folder: a finished run to return, or an interrupted one to resume."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.run.content import check_same_content
 from circuitkit.run.result import Result
-from circuitkit.run.run_folder import CHECKPOINT, CONFIG, RESULT, STATE, RunFolder, check_same_config
+from circuitkit.run.run_folder import CHECKPOINT, CONFIG, RESULT, RunFolder, can_resume, check_same_config
 from circuitkit.storage.text import read_yaml
 from circuitkit.strategies.base import Discovery
 
@@ -23,7 +24,7 @@ def load_finished(out: str | Path | None, config: dict[str, Any]) -> Result | No
         raise UsageError(
             "There is nothing to resume: no folder was given.", "Name the run's folder with --out (out=...)."
         )
-    if not (Path(out) / RESULT).exists():
+    if not os.path.exists(Path(out) / RESULT):  # noqa: PTH110  no error for long names
         return None
     finished = Result.load(out)
     check_same_config(out, finished.config, config)
@@ -37,7 +38,7 @@ def check_interrupted(out: str | Path, config: dict[str, Any], overwrite: bool, 
         UsageError: it holds one that this run would neither resume nor may overwrite, or one of another configuration.
     """
     started_with = Path(out) / CHECKPOINT / CONFIG
-    if not (Path(out) / CHECKPOINT / STATE).exists() and not (resume and started_with.exists()):
+    if not can_resume(out) and not (resume and os.path.exists(started_with)):  # noqa: PTH110  no error for long names
         return False
     if resume and started_with.exists():
         check_same_config(out, read_yaml(started_with), config)
@@ -68,7 +69,7 @@ def describe_folder(out: str | Path | None, config: dict[str, Any], overwrite: b
     Raises:
         UsageError: a run would refuse the folder.
     """
-    if resume and load_finished(out, config):
+    if resume and (out is None or not overwrite) and load_finished(out, config):
         return [f"The run in {str(out)!r} is finished: resuming returns its result at once."]
     if out is None:
         return []
@@ -80,12 +81,13 @@ def describe_folder(out: str | Path | None, config: dict[str, Any], overwrite: b
 
 def find_interrupted(folders: Path, config: dict[str, Any]) -> Path | None:
     """Find the newest interrupted run of a configuration among the folders in a folder."""
-    for state in sorted(folders.glob(f"*/{CHECKPOINT}/{STATE}"), key=lambda path: path.stat().st_mtime, reverse=True):
+    interrupted = filter(can_resume, folders.glob("*"))
+    for folder in sorted(interrupted, key=lambda folder: (folder / CHECKPOINT).stat().st_mtime, reverse=True):
         try:
-            check_same_config(state.parent.parent, read_yaml(state.with_name(CONFIG)), config)
+            check_same_config(folder, read_yaml(folder / CHECKPOINT / CONFIG), config)
         except UsageError:
             continue
-        return state.parent.parent
+        return folder
     return None
 
 
@@ -113,6 +115,6 @@ def say_how_to_resume(out: str | Path | None) -> Iterator[None]:
     except CircuitKitError:  # says itself what to do
         raise
     except BaseException as exception:
-        if out is not None and (Path(out) / CHECKPOINT / STATE).exists():
+        if out is not None and can_resume(out):
             exception.add_note(how_to_resume(out))
         raise

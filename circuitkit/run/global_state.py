@@ -8,12 +8,22 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from circuitkit.interrupts import taking_turns
 from circuitkit.torch_state import usual_torch_state
 
 
 @contextmanager
 def preserve_global_state(device: torch.device) -> Iterator[None]:
-    """Enter the usual torch state; on exit restore all, random generators, threads and environment variables too."""
+    """Enter the usual torch state; on exit restore all, random generators, threads and environment variables too.
+
+    Callers' threads take turns.
+    """
+    with taking_turns(), _preserve(device):
+        yield
+
+
+@contextmanager
+def _preserve(device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  Fabric seeds the global one
     threads, variables = torch.get_num_threads(), dict(os.environ)

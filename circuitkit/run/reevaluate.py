@@ -10,6 +10,7 @@ from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluator import make_evaluator, make_prompts
 from circuitkit.evaluation.measures import SIZES, Evaluation, check_sizes
+from circuitkit.interrupts import taking_turns
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.run.content import CONTENT, describe_content, differences
 from circuitkit.run.discoverer import Discoverer
@@ -23,6 +24,7 @@ from circuitkit.torch_state import usual_torch_state
 _PROMPTS = f"{PromptBatch.__module__}.{PromptBatch.__qualname__}"
 
 
+@taking_turns()
 @usual_torch_state()
 def reevaluate(
     run: str | Path,

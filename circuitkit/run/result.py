@@ -9,6 +9,7 @@ A run folder holds
   without it is not a finished run.
 """
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +20,9 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.measures import Evaluation
+from circuitkit.interrupts import hold_signals
 from circuitkit.report.summary import SHOWN, summarize
-from circuitkit.run.run_folder import CONFIG, METRICS, RESULT, RunFolder
+from circuitkit.run.run_folder import CONFIG, METRICS, RESULT, RunFolder, finish_writing
 from circuitkit.storage.files import read_json, write_atomically
 from circuitkit.storage.shapes import check_shape
 from circuitkit.storage.text import read_csv, read_yaml, to_csv, to_json, to_yaml
@@ -32,6 +34,19 @@ _CONFIG_SHAPE = {
     **{key: {"class_path": str} for key in ("task", "strategy", "precision", "objective", "ablation")},
     **dict.fromkeys(("examples", "seed"), int),
 }
+
+
+class UnsavedResultError(CircuitKitError):
+    """A finished run's folder could not be filled.
+
+    Args:
+        problem, remedy: as in `CircuitKitError`; the remedy says where the result was saved instead.
+        result: the result.
+    """
+
+    def __init__(self, problem: str, remedy: str, result: "Result") -> None:
+        super().__init__(problem, remedy)
+        self.result = result
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,8 +88,36 @@ class Result:
             UsageError: the folder holds results.
             CircuitKitError: it cannot be written.
         """
-        target = RunFolder(folder, overwrite=overwrite)
-        target.fill(self.write)
+        with RunFolder(folder, overwrite=overwrite).open() as target:
+            target.fill(self.write)
+
+    def save_or_rescue(self, folder: RunFolder, unevaluated: bool = False) -> None:
+        """Write to a run's open folder; where that fails, save the result in a new folder somewhere else.
+
+        Args:
+            folder: the run's folder.
+            unevaluated: save the search for now, since its evaluation follows, instead of filling the folder.
+
+        Raises:
+            UnsavedResultError: the folder could not be filled; the message says where the result is.
+        """
+        with hold_signals():
+            try:
+                (folder.save_search if unevaluated else folder.fill)(self.write)
+            except Exception as error:
+                problem = error.problem if isinstance(error, CircuitKitError) else f"{folder.path}: {error!r}."
+                raise UnsavedResultError(problem, self._rescue(), self) from error
+
+    def _rescue(self) -> str:
+        """Save the result in a new folder; return a sentence that says where."""
+        for place in (tempfile.gettempdir(), "."):
+            try:
+                folder = Path(tempfile.mkdtemp(prefix="circuitkit-", dir=place))
+                self.save(folder)
+            except (CircuitKitError, OSError):
+                continue
+            return f"The result is saved in {folder.resolve()}."
+        return "It could not be saved elsewhere either: save `exception.result` in Python."
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -85,6 +128,7 @@ class Result:
             CircuitKitError: a file is missing or damaged.
         """
         folder = Path(folder)
+        finish_writing(folder)
         found = _read_result(folder / RESULT)
         with _damage(folder / RESULT):
             check_shape(found, _SHAPE, "it")

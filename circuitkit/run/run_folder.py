@@ -1,22 +1,24 @@
 """The folder of a run: when it is created and filled, and what remains after a failure."""
 
-import secrets
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.errors import UsageError
+from circuitkit.interrupts import hold_signals
 from circuitkit.run.content import CONTENT, check_same_content
 from circuitkit.storage.files import write_atomically
+from circuitkit.storage.owned_folder import COMMITTED, MANIFEST, BusyError, OwnedFolder, cannot_write
 from circuitkit.storage.text import read_yaml, to_plain, to_yaml
 
 RESULT, CONFIG, METRICS = "result.json", "config.yaml", "metrics.csv"
-CHECKPOINT, STATE = "checkpoint", "state.safetensors"
+CHECKPOINT, STATE, SEARCH = "checkpoint", "state.safetensors", "search"
 _WHERE = ("accelerator", "devices", CONTENT)
 """Parts of the configuration that do not change the result, or are compared in `content.py`."""
-_OURS = (CONFIG, METRICS, "evaluation.json", "circuit*.json", "circuit*.safetensors", RESULT)
+_ALWAYS_OURS = (CONFIG, METRICS, "evaluation.json", CHECKPOINT, RESULT)
 
 
 def check_same_config(where: str | Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -47,52 +49,72 @@ def _difference(key: str, one: Any, other: Any) -> str:
     return "" if one == other else f"{key} {one!r}, not {other!r}"
 
 
+def can_resume(folder: str | Path) -> bool:
+    """Tell whether a folder holds the saved state, or the unevaluated search, of an interrupted run."""
+    saved = (Path(folder) / CHECKPOINT / name for name in (STATE, SEARCH))
+    return any(os.path.exists(file) for file in saved)  # noqa: PTH110  no error for long names
+
+
 class RunFolder:
     """The folder that a run writes to.
 
     Args:
-        path: the folder; `open` or `fill` creates it.
+        path: the folder; `open` creates it.
         overwrite: allow `fill` to replace results in it.
 
     Attributes:
         has_results: True if it held results at construction; they stay until `fill` replaces them.
 
     Raises:
-        UsageError: it holds results already, or is a file.
+        UsageError: it holds results already, or a file that no run wrote, or is a file.
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
         self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{str(path)!r} is not a folder.", "Give another one.")
-        # A killed run leaves metrics.csv, which is not a result
-        found = [file.name for file in self._ours() if file.name != METRICS]
-        self.has_results = bool(found)
-        if found and not overwrite:
+        self._overwrite = overwrite
+        if not overwrite:
+            self._refuse_results()  # the plainer message, for a folder with other files too
+        self._owned = _owned(path)
+        self.has_results = self._holds_results()
+
+    def _holds_results(self) -> bool:
+        found = (self.path / RESULT, self.path / COMMITTED / MANIFEST)
+        return any(os.path.exists(file) for file in found)  # noqa: PTH110  no error for long names
+
+    def _refuse_results(self) -> None:
+        if self._holds_results():
             raise UsageError(
-                f"The folder {str(path)!r} already holds results ({found[-1]}).",
+                f"The folder {str(self.path)!r} already holds results ({RESULT}).",
                 "Give another one, or ask for it to be overwritten (--overwrite, overwrite=True).",
             )
 
     @contextmanager
     def open(self) -> Iterator[Self]:
-        """Create the folder; if the run fails, remove what it wrote, except a saved state, and folders left empty."""
-        created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
-        try:
-            yield self
-        except BaseException:
-            if not self.has_results:
+        """Create the folder, and keep other processes out of it.
+
+        If the run fails, what it wrote is removed, except a saved state or search, and folders left empty.
+
+        Raises:
+            UsageError: another process is writing to it, or it now holds results or other files.
+            CircuitKitError: it cannot be written.
+        """
+        with self._owned.hold():
+            if not self._overwrite:
+                self._refuse_results()
+            self.has_results = self._holds_results()
+            try:
+                yield self
+            except BaseException:
+                with hold_signals():
+                    self._clean_up()
+                raise
+
+    def _clean_up(self) -> None:
+        if not self.has_results:
+            with suppress(OSError):  # the folder may have been removed
                 (self.path / METRICS).unlink(missing_ok=True)
-            if not (self.path / CHECKPOINT / STATE).exists():  # otherwise the run can be resumed
-                shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
-            for folder in created:
-                if not any(folder.iterdir()):
-                    folder.rmdir()
-            raise
+        if not can_resume(self.path):
+            shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
 
     def prepare_checkpoint(self, config: dict[str, Any], resume: bool) -> Path:
         """Return the path of the run's saved state; an earlier state there is deleted unless the run resumes it.
@@ -112,11 +134,37 @@ class RunFolder:
             folder.mkdir(exist_ok=True)
             write_atomically(started_with, to_yaml(config).encode())
         except OSError as error:
-            raise _cannot_write(folder, error) from error
+            raise cannot_write(folder, error) from error
         return folder / STATE
 
+    def saved_search(self) -> Path | None:
+        """Return the folder with the result of a finished search that is not evaluated yet; None if there is none."""
+        folder = self.path / CHECKPOINT / SEARCH
+        return folder if folder.exists() else None
+
+    def save_search(self, write: Callable[[Path], None]) -> None:
+        """Save a finished search before its evaluation, which `resume` then repeats alone.
+
+        Args:
+            write: writes the files into the folder that it receives.
+
+        Raises:
+            CircuitKitError: the folder cannot be written.
+        """
+        folder = self.path / CHECKPOINT / SEARCH
+        temporary = folder.with_name(f".{SEARCH}")
+        try:
+            with hold_signals():
+                for old in (folder, temporary):
+                    shutil.rmtree(old, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                write(temporary)
+                temporary.rename(folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+
     def fill(self, write: Callable[[Path], None]) -> None:
-        """Write all files into a temporary folder beside this one, then move them here, `result.json` last.
+        """Replace what the folder holds by a run's files; a process killed meanwhile leaves the old or the new.
 
         Args:
             write: writes the run's files into the folder that it receives.
@@ -124,28 +172,26 @@ class RunFolder:
         Raises:
             CircuitKitError: the folder cannot be written.
         """
-        beside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            beside.mkdir(parents=True)
-            try:
-                write(beside)
-                if not self.path.exists():
-                    beside.rename(self.path)
-                    return
-                for old in self._ours():
-                    old.unlink()
-                for file in sorted(beside.iterdir(), key=lambda file: file.name == RESULT):
-                    file.replace(self.path / file.name)
-                shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
-
-    def _ours(self) -> list[Path]:
-        return [file for pattern in _OURS for file in sorted(self.path.glob(pattern))]
+        self._owned.replace(write, last=RESULT, obsolete=(METRICS, "evaluation.json"), scratch=(CHECKPOINT,))
 
 
-def _cannot_write(path: Path, error: OSError) -> CircuitKitError:
-    why = error.strerror or error
-    return CircuitKitError(f"{str(path)!r} cannot be written: {why}.", "Choose another place, or free disk space.")
+def finish_writing(path: str | Path) -> bool:
+    """Move results to their place that a killed process had written but not moved.
+
+    Returns:
+        True if there were any.
+
+    Raises:
+        CircuitKitError: the folder cannot be written.
+    """
+    committed = Path(path) / COMMITTED
+    if not os.path.exists(committed):  # noqa: PTH110  no error for long names
+        return False
+    complete = (committed / MANIFEST).exists()
+    with suppress(BusyError), _owned(path).hold():  # which moves them
+        return complete
+    return False  # another process is writing, and will finish
+
+
+def _owned(path: str | Path) -> OwnedFolder:
+    return OwnedFolder(path, "run", _ALWAYS_OURS)

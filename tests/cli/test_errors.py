@@ -208,7 +208,7 @@ CASES = {
     "several devices": (nothing, [*DISCOVER, "--devices", "2"], 2, ["devices=2"]),
     "a strategy that cannot work so": (nothing, [*DISCOVER, "--objective", "kl"], 2, ["vanishes", "logit_difference"]),
     "a folder with results": (with_results, [*DISCOVER, "--out", "full"], 2, ["'full'", "already holds results"]),
-    "a folder with results, compared": (with_results, ["compare", "--out", "full"], 2, ["'full'", "already holds"]),
+    "a folder with results, compared": (with_results, ["compare", "--out", "full"], 2, ["'full'", "no comparison"]),
     "a folder that is a file": (write("file", "x"), [*DISCOVER, "--out", "file"], 2, ["'file' is not a folder"]),
     "a folder in a file": (write("file", "x"), [*DISCOVER, "--out", "file/run"], 1, ["cannot be written"]),
     "a run folder that is none": (nothing, ["evaluate", "nowhere"], 2, ["'nowhere' is not a finished run"]),

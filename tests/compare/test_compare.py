@@ -235,13 +235,11 @@ def test_a_wrong_grid_is_refused_before_any_work(parts: dict[str, Any], said: st
 def test_a_folder_with_results_is_refused_unless_asked(tmp_path: Path) -> None:
     grid = make_grid(strategies={"random": "random_edges"})
     run(grid, tmp_path / "out")
-    (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="already holds results"):
         run(grid, tmp_path / "out")
     run(make_grid(strategies={"eap": "eap"}), tmp_path / "out", overwrite=True)
     assert {row["strategy"] for row in read(tmp_path / "out")} == {"eap", CONTROL}
-    assert (tmp_path / "out" / "notes.txt").exists()
-    with pytest.raises(UsageError, match="already holds results"):  # a run is no grid
+    with pytest.raises(UsageError, match="holds a run, not a comparison"):
         run(grid, next((tmp_path / "out" / "cells").iterdir()), overwrite=True)
 
 

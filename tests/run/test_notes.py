@@ -87,7 +87,7 @@ class NotingFirst(DiscoveryStrategy):
         if not type(self).died:
             type(self).died = True
             run.note("Beware of the dog.")
-            run.checkpoint(self)
+            run.checkpoint(dict)
             raise KilledError
         return Circuit.from_scores(run.model.graph, torch.ones(len(run.model.graph), dtype=torch.float64))
 

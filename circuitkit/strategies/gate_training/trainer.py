@@ -170,8 +170,8 @@ def train(module: GateTraining, run: Discovery, options: Mapping[str, Any], name
     """
     last = None if run.checkpoint_file is None else run.checkpoint_file.parent / name / CHECKPOINT
     own = [_Reporting(run), *([] if last is None else [_Saving(last, lambda: run.save({"finished": finished}))])]
-    with _quiet(), _interruptions() as interruption, torch.enable_grad():
-        trainer = _trainer(run, options, [*own, interruption])
+    with _quiet(), _interruptions(), torch.enable_grad():
+        trainer = _trainer(run, options, own)
         batches = range(module.max_steps * trainer.accumulate_grad_batches)
         resumed = last if last is not None and last.exists() else None
         if resumed is not None:
@@ -193,6 +193,8 @@ def _trainer(run: Discovery, options: Mapping[str, Any], callbacks: list[Callbac
             callbacks=[*(given if isinstance(given, list) else [given]), *callbacks],
             plugins=LightningEnvironment(),  # on any cluster, since the run has already launched its processes
         )
+        # The Trainer's own handler of SIGTERM would swallow it, or raise an exception of its own
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         if trainer.accumulate_grad_batches < 1:
             raise ValueError(f"accumulate_grad_batches is {trainer.accumulate_grad_batches}")
     except (MisconfigurationException, ImportError, AttributeError, TypeError, ValueError) as error:
@@ -231,30 +233,22 @@ class _Saving(Callback):
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self._path)
+        new = self._path.with_name(f".{self._path.name}")
+        trainer.save_checkpoint(new)
+        new.replace(self._path)  # a process killed at any moment leaves the old state or the new
         self._save_run()
         self._saved = time.monotonic()
 
 
-class _Interruption(Callback):
-    """Remembers a Ctrl-C, which the Trainer turns into an exit of the process."""
-
-    seen: KeyboardInterrupt | None = None
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt):
-            self.seen = exception
-
-
 @contextmanager
-def _interruptions() -> Iterator[_Interruption]:
-    """Raise `KeyboardInterrupt` on a Ctrl-C in training, and restore the signal handler."""
-    interruption, handler = _Interruption(), signal.getsignal(signal.SIGINT)
+def _interruptions() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` as it was, where the Trainer makes it an exit, and restore the signal handler."""
+    handler = signal.getsignal(signal.SIGINT)
     try:
-        yield interruption
-    except SystemExit:
-        if interruption.seen is not None:
-            raise interruption.seen from None
+        yield
+    except SystemExit as exit:
+        if isinstance(exit.__context__, KeyboardInterrupt):
+            raise exit.__context__ from None
         raise
     finally:
         if threading.current_thread() is threading.main_thread():
