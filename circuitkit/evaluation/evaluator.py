@@ -102,8 +102,13 @@ def make_evaluator(
 
 
 def make_prompts(model: CircuitModel, task: Task | PromptBatch, split: Split, examples: int, seed: int) -> PromptBatch:
-    """Make a task's prompts of one split, on the model's device; a `PromptBatch` is used as it is."""
+    """Make a task's prompts of one split, on the model's device; a `PromptBatch` is used as it is.
+
+    Every run begins here: the model's weights of this moment are taken, and the prompts are checked against the model.
+    """
+    model.synchronize()
     batch = task if isinstance(task, PromptBatch) else task.prompts(model.tokenizer, split, examples, seed)
+    model.check_prompts(batch)
     return batch.to(model.device)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,12 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.data.logits import Logits
 from circuitkit.data.prompt_batch import PromptBatch
-from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.errors import UsageError
 from circuitkit.models import parity
 from circuitkit.models.attention import Attention, Rotary
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
+from circuitkit.models.brought import Fingerprint, check_vocabulary, check_weights, fingerprint, unwrap_model
 from circuitkit.models.families.base import Family
+from circuitkit.models.linear_layers import describe
 from circuitkit.models.loading import find_family, load_pretrained
+from circuitkit.models.module_copy import copy_without_hooks, modules_with_hooks
 from circuitkit.models.weights import ModuleWeights, Weights
 from circuitkit.torch_state import usual_torch_state
 
@@ -62,23 +65,39 @@ class CircuitModel:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, kv: Literal["group", "head"], name: str
     ) -> None:
-        self.model = model
+        self.model = unwrap_model(model)
         self.tokenizer = tokenizer
         self.name = name
-        self.family: Family = find_family(model.config.model_type)(model)
-        family = self.family
-        self.graph = EdgeGraph(family.layers, family.heads, family.kv_heads, family.parallel, family.mlps, kv)
+        self._kv: Literal["group", "head"] = kv
         self._rule = PLAIN
+        self._checked: Fingerprint | None = None
+        self._checked_length = 0
         self.refresh()
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}({self.name!r}, kv={self._kv!r}, dtype={dtype!r})"
 
     @usual_torch_state()
     def refresh(self) -> None:
-        """Get the module's parameters again, after it was moved to another device or dtype."""
-        family = self.family
+        """Take the module's parts and weights as they are now.
+
+        Raises:
+            UsageError: the module has other layers or heads than when it was wrapped, or cannot be represented.
+        """
         self.check_weights()
+        family: Family = find_family(self.model.config.model_type)(self.model)
+        graph = EdgeGraph(family.layers, family.heads, family.kv_heads, family.parallel, family.mlps, self._kv)
+        if self._checked is not None and graph != self.graph:
+            raise UsageError(
+                f"The model has {graph} now, and had {self.graph} when it was wrapped.",
+                "Wrap it again: CircuitModel.from_model(model).",
+            )
+        self.family = family
+        self.graph: EdgeGraph = graph
         self.weights: Weights = ModuleWeights(family)
         layers = range(family.layers)
-        self._mlps = [_copy_sharing_parameters(family.mlp_module(layer)) for layer in layers] if family.mlps else []
+        self._mlps = [copy_without_hooks(family.mlp_module(layer)) for layer in layers] if family.mlps else []
         self.mlp_size = sum(parameter.numel() for parameter in self._mlps[0].parameters()) if family.mlps else 0
         self._apply_rule_to_norms()
 
@@ -89,17 +108,27 @@ class CircuitModel:
             CircuitKitError: a precision policy holds the weights, or could not give them back.
             UsageError: they were made under `torch.inference_mode`.
         """
-        for name, parameter in self.model.named_parameters():
-            if parameter.is_inference():
-                raise UsageError(
-                    f"The model was made under torch.inference_mode: its {name} allows no gradients.",
-                    "Make it outside of inference_mode, or under torch.no_grad.",
-                )
-            if parameter.numel() == 0:
-                raise CircuitKitError(
-                    f"The model has no weights in {name}: a precision policy holds them, or they were lost.",
-                    "Wait for the run that uses the policy, or load the model again.",
-                )
+        check_weights(self.model)
+
+    def synchronize(self) -> None:
+        """Take the module's weights of this moment; every run begins with this.
+
+        The parity check is repeated if they may have changed since the last check, or the module has forward hooks.
+        Under a precision policy, which holds the weights, nothing is done.
+
+        Raises:
+            UsageError, CircuitKitError: as `refresh` and `check_parity`.
+        """
+        if type(self.weights) is not ModuleWeights:
+            return
+        self.refresh()
+        if fingerprint(self.model) != self._checked or modules_with_hooks(self.model):
+            self.check_parity()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a result of this model should say about it: that its weights are dequantized, or include adapters."""
+        return describe(self.model)
 
     def _apply_rule_to_norms(self) -> None:
         family, norm = self.family, self._rule.norm
@@ -153,22 +182,94 @@ class CircuitModel:
             UsageError: its architecture is not supported.
             CircuitKitError: it fails the parity check.
         """
-        wrapped = cls(model, tokenizer, kv, model.config.name_or_path or type(model).__name__)
+        inner = unwrap_model(model)
+        wrapped = cls(inner, tokenizer, kv, inner.config.name_or_path or type(inner).__name__)
         wrapped.check_parity()
         return wrapped
 
     @torch.no_grad()
-    def check_parity(self) -> float:
-        """Compare the logits with the transformers model's own on two short prompts; see `parity.check_parity`.
+    def check_parity(self, length: int | None = None) -> float:
+        """Compare the logits with the transformers model's own on two prompts of unequal length; see `parity`.
+
+        Args:
+            length: of the longer prompt, in tokens; by default longer than every window, but at most
+                `parity.LONGEST`. Runs with longer prompts check again (`check_prompts`).
+
+        Returns:
+            The largest difference, relative to the largest logit.
 
         Raises:
-            CircuitKitError: they differ by more than the tolerance.
+            CircuitKitError: they differ by more than rounding explains.
         """
-        longest = getattr(self.family.config, "max_position_embeddings", None) or 8
-        batch = parity.parity_batch(self.family.unembedding()[0].shape[0], longest).to(self.device)
-        steps = self.run(self.embed(batch.clean), self.context(batch))
-        streams = [stream for _, _, stream in steps][:: 1 + self.graph.mlps]
-        return parity.check_parity(self.model, batch, streams, self.logits(streams[-1]).all())
+        if length is None:
+            length = min(max((8, *(bound + 4 for bound in self._bounds()))), parity.LONGEST)
+        length = min(length, self.family.max_positions() or length)
+        batch = parity.parity_batch(self.vocabulary, length).to(self.device)
+        theirs, ours = parity.run_transformers(self.model, batch), self._parity_run(batch)
+        difference = parity.difference(ours.logits, theirs.logits)
+        quantized = any("quantized" in note for note in self.notes)
+        allowed = parity.tolerance(self.model, quantized)
+        if not difference <= allowed:  # a NaN fails too
+            self._explain_by_rounding(batch, ours, theirs, allowed, quantized)
+        self._checked, self._checked_length = fingerprint(self.model), length
+        return difference
+
+    def _explain_by_rounding(
+        self, batch: PromptBatch, ours: parity.Run, theirs: parity.Run, allowed: float, quantized: bool
+    ) -> None:
+        """Return if the difference is due to rounding alone; raise otherwise."""
+        widened = parity.widen(self.model) if bool(theirs.logits.isfinite().all()) else None
+        if widened is not None:
+            wide = type(self)(widened, None, self._kv, self.name)
+            exact = parity.run_transformers(widened, batch)
+            if parity.difference(wide._parity_run(batch).logits, exact.logits) > parity.TOLERANCE[torch.float32]:
+                wide_runs = wide._parity_run(batch, True), parity.run_transformers(widened, batch, True)
+                raise parity.refusal(self.model, *wide_runs, parity.TOLERANCE[torch.float32])
+            if parity.is_rounding(ours, theirs, exact, quantized):
+                return
+        runs = self._parity_run(batch, True), parity.run_transformers(self.model, batch, True)
+        raise parity.refusal(self.model, *runs, allowed)
+
+    def _parity_run(self, batch: PromptBatch, streams: bool = False) -> parity.Run:
+        """Run the check's left-padded prompts."""
+        real = batch.mask
+        kept: list[Tensor] = []
+        for number, (_, _, stream) in enumerate(self.run(self.embed(batch.clean), self.context(batch))):
+            last = stream
+            if streams and number % (1 + self.graph.mlps) == 0:
+                kept.append(stream[real])
+        compared = real & (torch.arange(batch.length, device=real.device) >= batch.length - parity.LONGEST)
+        return parity.Run(self.logits(last[compared][None]).all()[0], kept[:-1])
+
+    def _bounds(self) -> set[int]:
+        """Return the lengths above which a longer prompt may be computed in another way: windows, scaled positions."""
+        windows = {self.family.window(layer) for layer in range(self.family.layers)}
+        stray = getattr(self.family.config, "sliding_window", None)  # obeyed by some models' code, ignored by others'
+        bounds = {*windows, stray, self.family.scales_from()}
+        return {bound for bound in bounds if isinstance(bound, int)}
+
+    def check_prompts(self, batch: PromptBatch) -> None:
+        """Check before any work that the model can run these prompts, and computes them as the wrapped model does.
+
+        Raises:
+            UsageError: a prompt is longer than the model's context, or a token is not in its vocabulary.
+            CircuitKitError: the prompts are longer than a window that the parity check has not passed, and fail it.
+        """
+        check_vocabulary(batch, self.family.embeddings(), self.vocabulary)
+        context = self.family.max_positions()
+        if context is not None and batch.length > context:
+            raise UsageError(
+                f"A prompt has {batch.length} tokens, but the model has positions for {context}.",
+                "Use shorter prompts.",
+            )
+        if any(self._checked_length <= bound < batch.length for bound in self._bounds()):
+            self.check_parity(batch.length)
+
+    @property
+    def vocabulary(self) -> int:
+        """Return V, the number of tokens that have logits."""
+        head: Any = self.model.get_output_embeddings()
+        return int(getattr(head, "out_features", 0)) or self.family.unembedding()[0].shape[0]
 
     @property
     def device(self) -> torch.device:
@@ -250,6 +351,11 @@ class CircuitModel:
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """Compute an MLP's output from its input, both `[..., D]`."""
+        if self.family.made and torch.is_grad_enabled() and x.requires_grad:
+            return self.checkpoint_mlp(layer, x)
+        return self._mlp(layer, x)
+
+    def _mlp(self, layer: int, x: Tensor) -> Tensor:
         weights = dict(self.weights.mlp(layer))
         output: Tensor = functional_call(self._mlps[layer], weights, (self._mlp_norms[layer](x),))
         return self._rule.gated_mlp(output) if self.family.gated else output
@@ -259,7 +365,7 @@ class CircuitModel:
 
         Autograd then keeps no weights that a policy makes on request. They must not change before the backward pass.
         """
-        output: Tensor = checkpoint(self.mlp, layer, x, use_reentrant=False, preserve_rng_state=False)
+        output: Tensor = checkpoint(self._mlp, layer, x, use_reentrant=False, preserve_rng_state=False)
         return output
 
     def at_answers(self, x: Tensor, batch: PromptBatch) -> Tensor:
@@ -303,9 +409,3 @@ class CircuitModel:
         """Compute the full model's logits on the clean prompts at the answer positions, `[B, A, V]`."""
         batch = batch.to(self.device)
         return self.logits(self.final_stream(batch)).all()
-
-
-def _copy_sharing_parameters(module: nn.Module) -> nn.Module:
-    """Copy a module, with the same parameters, in evaluation mode: the user's module keeps its own mode."""
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, shared).eval()

@@ -1,12 +1,15 @@
 """Loading transformers models and tokenizers, with one-line errors."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.models.brought import quiet
 from circuitkit.models.families.base import Family
 from circuitkit.models.fetch import locate
 
@@ -26,28 +29,45 @@ def load_pretrained(
     """
     source = locate(str(name))
     wanted = parse_dtype(dtype)
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"There is no model {str(name)!r}: {_first_line(error)}",
+                "Give 'toy', a folder, or a name on the hub; `circuitkit list models` shows the choices.",
+            ) from error
+        find_family(config.model_type)
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                config=config,
+                dtype=wanted,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # so that they are reported
+                output_loading_info=True,
+            )
+        except Exception as error:  # whatever safetensors, the hub or transformers raise for a damaged folder
+            raise CircuitKitError(
+                f"The model {str(name)!r} cannot be loaded: {_first_line(error)}", "Download it again."
+            ) from error
+        model, found = loaded
+        _check_complete(str(name), found)
+        return model, load_tokenizer(source)
+
+
+def load_tokenizer(source: str, local_only: bool = False) -> PreTrainedTokenizerBase | None:
+    """Load the tokenizer of a folder or of a name on the hub (`local_only`: in its cache); None: none is found."""
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"There is no model {str(name)!r}: {_first_line(error)}",
-            "Give 'toy', a folder, or a name on the hub; `circuitkit list models` shows the choices.",
-        ) from error
-    find_family(config.model_type)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=wanted, trust_remote_code=False)
-    except Exception as error:  # whatever safetensors, the hub or transformers raise for a damaged folder
-        raise CircuitKitError(
-            f"The model {str(name)!r} cannot be loaded: {_first_line(error)}", "Download it again."
-        ) from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, local_files_only=local_only
+        )
     except Exception as error:  # many models have no tokenizer, and transformers has no single error for that
         if (Path(source) / "tokenizer.json").exists():
-            problem = f"The tokenizer of {str(name)!r} cannot be read: {_first_line(error)}."
+            problem = f"The tokenizer of {source!r} cannot be read: {_first_line(error)}."
             raise CircuitKitError(problem, "Download it again, or remove its files to use token ids.") from error
-        tokenizer = None
-    return model, tokenizer
+        return None
+    return tokenizer
 
 
 def find_family(model_type: str) -> type[Family]:
@@ -61,6 +81,18 @@ def find_family(model_type: str) -> type[Family]:
         raise registry.unknown_name("supported architecture", model_type, known)
     found: type[Family] = registry.load("families", model_type)
     return found
+
+
+def _check_complete(name: str, found: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint without all weights: transformers would make random ones. Tied weights are not missing."""
+    mismatched = sorted(str(one[0] if isinstance(one, tuple) else one) for one in found["mismatched_keys"])
+    missing = sorted(set(found["missing_keys"]) - set(mismatched))
+    for keys, what in ((missing, "lacks weights"), (mismatched, "has weights of another shape than its config says")):
+        if keys:
+            raise CircuitKitError(
+                f"The model {name!r} {what}: {keys[0]!r}" + (f" and {len(keys) - 1} more." if keys[1:] else "."),
+                "Download it again, or check that its config.json belongs to it.",
+            )
 
 
 def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -74,6 +74,7 @@ class WeightsOfModule(Protocol):
 
     layers: int
     mlps: bool
+    made: bool
 
     def attention_weights(self, layer: int) -> AttentionWeights: ...
     def mlp_weights(self, layer: int) -> Mapping[str, Tensor]: ...
@@ -82,21 +83,26 @@ class WeightsOfModule(Protocol):
 class ModuleWeights:
     """The default `Weights`: views of the module's own parameters, made once.
 
+    If the module is quantized or has adapters, there is nothing to view: each layer's weights are made at every call,
+    so that the memory saved stays saved.
+
     Args:
         family: of the model.
     """
 
     def __init__(self, family: WeightsOfModule) -> None:
-        self._attention = [family.attention_weights(layer) for layer in range(family.layers)]
-        self._mlp = [family.mlp_weights(layer) for layer in range(family.layers if family.mlps else 0)]
+        self._family = family
+        layers = 0 if family.made else family.layers
+        self._attention = [family.attention_weights(layer) for layer in range(layers)]
+        self._mlp = [family.mlp_weights(layer) for layer in range(layers if family.mlps else 0)]
 
     def attention(self, layer: int) -> AttentionWeights:
         """Return a layer's attention weights."""
-        return self._attention[layer]
+        return self._attention[layer] if self._attention else self._family.attention_weights(layer)
 
     def mlp(self, layer: int) -> Mapping[str, Tensor]:
         """Return a layer's MLP parameters and buffers by their names inside the MLP module."""
-        return self._mlp[layer]
+        return self._mlp[layer] if self._mlp else self._family.mlp_weights(layer)
 
 
 class LostWeights:

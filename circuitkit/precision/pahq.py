@@ -58,6 +58,11 @@ class Quantization(PrecisionPolicy):
         if self._weights is not None:
             raise UsageError(f"This {type(self).__name__} already holds a model's weights.", "Call close() first.")
         model.check_weights()
+        if model.family.made:
+            raise UsageError(
+                f"The model is quantized or has adapters already, and {type(self).__name__} would quantize it again.",
+                "Choose precision: full, or load the model without them (an adapter: merge_and_unload()).",
+            )
         weights = MixedWeights(model, self.mode, self.scope == "attention+mlp")
 
         def take() -> None:

@@ -53,7 +53,16 @@ from circuitkit.run.global_state import preserve_global_state
 from circuitkit.run.metrics_log import MetricsLog
 from circuitkit.run.resources import ResourceMonitor, bytes_of, parse_size
 from circuitkit.run.result import Result
-from circuitkit.run.run_config import ModelSpec, RunConfig, RunOptions, StrategySpec, TaskSpec, load_model, move_to
+from circuitkit.run.run_config import (
+    ModelSpec,
+    RunConfig,
+    RunOptions,
+    StrategySpec,
+    TaskSpec,
+    load_model,
+    move_to,
+    wrap_model,
+)
 from circuitkit.run.run_folder import RunFolder, finish_writing
 from circuitkit.run.under_policy import under_policy
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
@@ -118,7 +127,8 @@ class Discoverer:
         """Discover, evaluate on the test split, and write the run folder.
 
         Args:
-            model: a name, a mapping with `name`, `kv` and `dtype`, or a loaded model, which is moved to the device.
+            model: a name, a mapping with `name`, `kv` and `dtype`, or a loaded model (`CircuitModel` or
+                transformers'), which is moved to the device.
             task: a name, a class path, a mapping with `class_path` and `init_args`, a `Task`, or a `PromptBatch`, which
                 is used for finding and for evaluating.
             strategy: a name, a class path, a mapping with `class_path` and `init_args`, or a `DiscoveryStrategy`.
@@ -142,6 +152,7 @@ class Discoverer:
             CircuitKitError: the run failed; `out` holds nothing new, except a state to resume from if one was saved.
             UnsavedResultError: the run succeeded, but `out` could not be filled; the message says where the result is.
         """
+        model = wrap_model(model)
         run_config = self._make_config(model, task, strategy, options)
         if sizes is not None and sizes != [] and sizes != ():
             check_sizes(sizes)
@@ -193,6 +204,7 @@ class Discoverer:
         Raises:
             UsageError, CircuitKitError: `run` would refuse these arguments.
         """
+        model = wrap_model(model)
         run_config = self._make_config(model, task, strategy, options)
         notes = describe_folder(out, run_config.config, overwrite, resume)
         fabric = Fabric(accelerator=self.device.type, devices=self.devices)
@@ -331,7 +343,8 @@ def discover(
     """Find the circuit of a task in a model.
 
     Args:
-        model: a name (`"toy"`, a fetched model, a model on the hub, a folder), or a `CircuitModel`.
+        model: a name (`"toy"`, a fetched model, a model on the hub, a folder), a `CircuitModel`, or a model of
+            transformers'.
         task: a name, a class path, or a `Task` or `PromptBatch`.
         strategy: a name, a class path, or a `DiscoveryStrategy`.
         strategy_args: the strategy's constructor arguments; only with a name or class path.

@@ -13,6 +13,7 @@ import torch
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.models.linear_layers import scales_of_quantized
 from circuitkit.precision.free_memory import return_free_memory
 from circuitkit.run.callbacks import Callback
 from circuitkit.storage.state import SavedState
@@ -92,7 +93,7 @@ class ResourceMonitor(Callback):
 
 def bytes_of(model: CircuitModel, device: torch.device) -> int:
     """Count the bytes of the model's weights on a device; shared weights count once."""
-    tensors = (*model.model.parameters(), *model.model.buffers())
+    tensors = (*model.model.parameters(), *model.model.buffers(), *scales_of_quantized(model.model))
     storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors if tensor.device.type == device.type}
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 

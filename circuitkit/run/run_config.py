@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from circuitkit.config import registry, specs
 from circuitkit.config.checks import check_examples
@@ -15,12 +17,14 @@ from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluator import make_prompts
+from circuitkit.models.brought import unwrap_model
 from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.models.loading import load_tokenizer
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.strategies.base import DiscoveryStrategy
 from circuitkit.tasks.base import Split, Task
 
-ModelSpec = CircuitModel | str | Path | Mapping[str, str]
+ModelSpec = CircuitModel | PreTrainedModel | str | Path | Mapping[str, str]
 TaskSpec = Task | PromptBatch | Spec
 StrategySpec = DiscoveryStrategy | Spec
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -88,7 +92,7 @@ class RunConfig:
         return {split: make_prompts(model, self.task, split, self.examples, self.seed) for split in SPLITS}
 
 
-def load_model(spec: str | Path | Mapping[str, str]) -> CircuitModel:
+def load_model(spec: PreTrainedModel | str | Path | Mapping[str, str]) -> CircuitModel:
     """Load a model by its name, or by a mapping with `name`, `kv` and `dtype`.
 
     Raises:
@@ -97,6 +101,19 @@ def load_model(spec: str | Path | Mapping[str, str]) -> CircuitModel:
     """
     named = specs.model_spec(spec)
     return CircuitModel.from_pretrained(named["name"], kv=named["kv"], dtype=named["dtype"])  # type: ignore[arg-type]
+
+
+def wrap_model(model: ModelSpec) -> CircuitModel | str | Path | Mapping[str, str]:
+    """Wrap a transformers model that is in memory, with its tokenizer if that is on this machine; return others as is.
+
+    Raises:
+        UsageError: its architecture is not supported.
+        CircuitKitError: it fails the parity check.
+    """
+    if not isinstance(model, nn.Module):
+        return model
+    name = unwrap_model(model).config.name_or_path
+    return CircuitModel.from_model(model, load_tokenizer(name, local_only=True) if name else None)
 
 
 def move_to(device: torch.device, model: CircuitModel) -> CircuitModel:

@@ -6,8 +6,11 @@ from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 from transformers import BertConfig, BertLMHeadModel
 
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.models import parity
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.families.gpt2 import GPT2
+from circuitkit.models.families.llama import Llama
+from circuitkit.run.discoverer import discover
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -22,9 +25,76 @@ def test_logits_on_left_padded_prompts(variant):
     assert torch.allclose(ours, model.at_answers(theirs, batch), atol=1e-4 * theirs.abs().max().item())
 
 
-@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "llama", "qwen3"])
-def test_half_precision(variant):
-    CircuitModel.from_model(tiny_hf(variant, dtype=torch.bfloat16))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("seed", [4, 5])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rounding_alone_is_no_reason_to_refuse(variant, seed, dtype, monkeypatch):
+    monkeypatch.setattr(parity, "HALF_TOLERANCE", 1e-4)  # so that the wider run always decides
+    hf = tiny_hf(variant, seed, torch.float32)
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(2.5)  # rounding moves the logits by up to a tenth of the largest
+    CircuitModel.from_model(hf.to(dtype))
+
+
+def test_rounding_is_told_apart_by_a_wider_run(monkeypatch):
+    monkeypatch.setattr(parity, "widen", lambda model: None)
+    with pytest.raises(CircuitKitError, match="differ"):
+        test_rounding_alone_is_no_reason_to_refuse("llama", 5, torch.bfloat16, monkeypatch)
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "llama"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_what_is_more_than_rounding_is_refused_in_every_dtype(variant, dtype, monkeypatch):
+    family = type(tiny(variant).family)
+    scale = family.scale
+    monkeypatch.setattr(family, "scale", lambda self, layer: scale(self, layer) * (6 if layer == 1 else 1))
+    with pytest.raises(CircuitKitError, match=r"differ .* first in the last layer.*Its architecture"):
+        CircuitModel.from_model(tiny_hf(variant, dtype=dtype))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_implementation_of_attention(variant, dtype, attention):
+    hf = tiny_hf(variant, dtype=dtype)
+    hf.set_attn_implementation(attention)
+    CircuitModel.from_model(hf)
+
+
+def test_a_window_that_the_models_code_ignores_is_ignored():
+    hf = tiny_hf("llama")
+    hf.config.sliding_window = 12
+    hf.config.layer_types = ["sliding_attention", "full_attention"]
+    model = CircuitModel.from_model(hf)
+    assert [model.family.window(layer) for layer in range(2)] == [None, None]
+    batch = random_batch(lengths=(20, 17))
+    with torch.no_grad():
+        theirs = hf(batch.clean[:1]).logits[0, -1]
+    assert torch.allclose(model.answer_logits(batch)[0, 0], theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [3, 12, 40])
+def test_a_window_that_is_missed_is_noticed(window, monkeypatch):
+    hf = tiny_hf("mistral")
+    hf.config.sliding_window = window
+    CircuitModel.from_model(hf)
+    monkeypatch.setattr(Llama, "window", lambda self, layer: None)
+    with pytest.raises(CircuitKitError, match="differ"):
+        CircuitModel.from_model(hf)
+
+
+def test_a_window_longer_than_the_check_is_checked_when_prompts_pass_it(monkeypatch):
+    hf = tiny_hf("mistral")
+    hf.config.sliding_window = 100
+    monkeypatch.setattr(Llama, "window", lambda self, layer: None)
+    model = CircuitModel.from_model(hf)
+    model.check_prompts(random_batch(lengths=(100, 90)))
+    with pytest.raises(CircuitKitError, match="differ"):
+        discover(model, random_batch(lengths=(103, 90)), "eap")
+    monkeypatch.undo()
+    discover(CircuitModel.from_model(hf), random_batch(lengths=(103, 90)), "eap")
 
 
 def test_the_users_model_stays_as_it_was():

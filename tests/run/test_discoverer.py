@@ -365,7 +365,8 @@ def test_parts_of_the_wrong_type_are_refused(model: CircuitModel, batch: PromptB
     for parts, said in (
         ((model, batch, Scripted), "The strategy is the class Scripted"),
         ((model, 3, Scripted()), "The task is 3"),
-        ((model.model, batch, Scripted()), r"(?s)does not name a model.*CircuitModel\.from_model"),
+        ((3, batch, Scripted()), r"(?s)does not name a model.*CircuitModel\.from_model"),
+        ((torch.nn.Linear(2, 2), batch, Scripted()), "A Linear is not a transformers model"),
     ):
         with pytest.raises(UsageError, match=said):
             circuitkit.discover(*parts)  # type: ignore[arg-type]

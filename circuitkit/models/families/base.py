@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from circuitkit.errors import UsageError
+from circuitkit.models.linear_layers import bias, is_made, matrix, named_weights
 from circuitkit.models.norm import Norm
 from circuitkit.models.weights import AttentionWeights
 
@@ -17,7 +19,10 @@ class Family(ABC):
     """Finds the parts of a Hugging Face model, and defines how they are connected.
 
     One class serves one `model_type` or several similar ones; it is registered under each (entry point group
-    `circuitkit.families`). All tensors that it returns are detached views of the model's own parameters.
+    `circuitkit.families`). All tensors that it returns are detached views of the model's own parameters, except the
+    matrices of quantized layers and of layers with adapters (`linear_layers`).
+
+    What the model's modules know is read from them, and not from the config, whose fields they may ignore.
 
     Each layer computes, from the stream: queries, keys and values of `attention_norm`'s output (with `head_norms`, then
     `rotary`); heads that add to the stream; and an MLP on `mlp_norm`'s output, which reads the stream after the heads,
@@ -37,6 +42,8 @@ class Family(ABC):
     """True if an MLP multiplies an activated gate with another projection of its input, and projects the product."""
     mlps: bool = True
     """True if the layers have MLPs."""
+    made: bool
+    """True if some matrices are made whenever they are asked for: of quantized layers, or with adapters."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -46,6 +53,7 @@ class Family(ABC):
         self.kv_heads = getattr(self.config, "num_key_value_heads", None) or self.heads
         self.width = self.config.hidden_size
         self.head_width = getattr(self.config, "head_dim", None) or self.width // self.heads
+        self.made = any(is_made(module) for module in model.modules())
 
     # Defined by every family
 
@@ -82,14 +90,27 @@ class Family(ABC):
     def unembedding(self) -> tuple[Tensor, Tensor | None]:
         """Return the unembedding `[V, D]`, and its bias `[V]` if it has one."""
         head: Any = self.model.get_output_embeddings()
-        return head.weight.detach(), None if head.bias is None else head.bias.detach()
+        return self.matrix(head), self.bias(head)
 
     def rotary(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor] | None:
         """Compute cosines and sines `[B, T, rotated width]` in the dtype of `like`; None without rotary positions."""
         return None
 
+    def scales_from(self) -> int | None:
+        """Return the length above which positions are scaled by the prompt's length; None: they never are."""
+        return None
+
+    def embeddings(self) -> int:
+        """Return the number of tokens that have embeddings."""
+        table: Any = self.model.get_input_embeddings()
+        return int(table.weight.shape[0])
+
     def head_norms(self, layer: int) -> tuple[Norm, Norm] | None:
         """Return the norms of each head's query and key (Qwen 3), before the rotation; None: there are none."""
+        return None
+
+    def max_positions(self) -> int | None:
+        """Return how many positions the model has embeddings for; None: as many as one likes."""
         return None
 
     def scale(self, layer: int) -> float:
@@ -102,8 +123,22 @@ class Family(ABC):
 
     def mlp_weights(self, layer: int) -> Mapping[str, Tensor]:
         """Return parameters and buffers of a layer's MLP, detached."""
-        module = self.mlp_module(layer)
-        return {name: tensor.detach() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+        return named_weights(self.mlp_module(layer), self.dtype)
+
+    # For subclasses
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype that the model computes in."""
+        return self.model.dtype
+
+    def matrix(self, module: nn.Module) -> Tensor:
+        """Return the matrix of a linear layer, `[out, in]`."""
+        return matrix(module, self.dtype)
+
+    def bias(self, module: nn.Module) -> Tensor | None:
+        """Return the bias of a linear layer, `[out]`, or None."""
+        return bias(module, self.dtype)
 
 
 def layer_norm(module: nn.Module) -> Norm:
@@ -120,13 +155,13 @@ def rms_norm(module: Any) -> Norm:
 
 def by_head(weight: Tensor, heads: int) -> Tensor:
     """Split `[heads * E, D]` into `[heads, E, D]`."""
-    split: Tensor = weight.detach().unflatten(0, (heads, -1))
+    split: Tensor = weight.unflatten(0, (heads, -1))
     return split
 
 
 def bias_by_head(bias: Tensor | None, heads: int) -> Tensor | None:
     """Split `[heads * E]` into `[heads, E]`."""
-    return None if bias is None else bias.detach().unflatten(0, (heads, -1))
+    return None if bias is None else bias.unflatten(0, (heads, -1))
 
 
 def unsupported(what: str) -> UsageError:

@@ -22,11 +22,11 @@ class GPT2(Family):
     def attention_weights(self, layer: int) -> AttentionWeights:
         """Return a layer's attention weights, by head."""
         attention = self._body.h[layer].attn
-        # Conv1D keeps its matrix as [in, out]: [D, 3 * H * E]
-        q, k, v = attention.c_attn.weight.detach().unflatten(1, (3, self.heads, -1)).permute(1, 2, 3, 0)  # [H, E, D]
-        q_bias, k_bias, v_bias = attention.c_attn.bias.detach().unflatten(0, (3, self.heads, -1))
-        o = attention.c_proj.weight.detach().unflatten(0, (self.heads, -1))
-        return AttentionWeights(q, k, v, o, q_bias, k_bias, v_bias, attention.c_proj.bias.detach())
+        q, k, v = self.matrix(attention.c_attn).unflatten(0, (3, self.heads, -1))  # [H, E, D] each
+        biases: Any = self.bias(attention.c_attn)
+        q_bias, k_bias, v_bias = biases.unflatten(0, (3, self.heads, -1))
+        o = self.matrix(attention.c_proj).unflatten(1, (self.heads, -1)).permute(1, 2, 0)
+        return AttentionWeights(q, k, v, o, q_bias, k_bias, v_bias, self.bias(attention.c_proj))
 
     def mlp_module(self, layer: int) -> nn.Module:
         """Return a layer's MLP, which takes the normed input."""
@@ -49,6 +49,10 @@ class GPT2(Family):
         """Return the learned position embeddings, `[B, T, D]`."""
         table: Tensor = self._body.wpe.weight.detach()
         return table[positions]
+
+    def max_positions(self) -> int:
+        """Return the length of the table of positions."""
+        return int(self._body.wpe.weight.shape[0])
 
     def scale(self, layer: int) -> float:
         """Return the factor of the products of queries and keys."""

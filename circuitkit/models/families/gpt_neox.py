@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from circuitkit.models.families.base import Family, layer_norm
 from circuitkit.models.norm import Norm
+from circuitkit.models.rotary import RotaryPositions
 from circuitkit.models.weights import AttentionWeights
 
 
@@ -16,20 +17,21 @@ class GPTNeoX(Family):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
         self.parallel = self.config.use_parallel_residual
-        self._body: Any = model.gpt_neox
+        body: Any = model.gpt_neox
+        self._body = body
+        self._rotary = RotaryPositions(body.rotary_emb)
 
     def attention_weights(self, layer: int) -> AttentionWeights:
         """Return a layer's attention weights, by head."""
         attention = self._body.layers[layer].attention
         fused = attention.query_key_value
-        q, k, v = fused.weight.detach().unflatten(0, (self.heads, 3, -1)).transpose(0, 1)  # [H, E, D]
+        q, k, v = self.matrix(fused).unflatten(0, (self.heads, 3, -1)).transpose(0, 1)  # [H, E, D]
         biases: Any = (None, None, None)
-        if fused.bias is not None:
-            biases = fused.bias.detach().unflatten(0, (self.heads, 3, -1)).transpose(0, 1)
-        o = attention.dense.weight.detach().unflatten(1, (self.heads, -1)).permute(1, 2, 0)
-        o_bias = None if attention.dense.bias is None else attention.dense.bias.detach()
+        if (fused_bias := self.bias(fused)) is not None:
+            biases = fused_bias.unflatten(0, (self.heads, 3, -1)).transpose(0, 1)
+        o = self.matrix(attention.dense).unflatten(1, (self.heads, -1)).permute(1, 2, 0)
         q_bias, k_bias, v_bias = biases
-        return AttentionWeights(q, k, v, o, q_bias, k_bias, v_bias, o_bias)
+        return AttentionWeights(q, k, v, o, q_bias, k_bias, v_bias, self.bias(attention.dense))
 
     def mlp_module(self, layer: int) -> nn.Module:
         """Return a layer's MLP, which takes the normed input."""
@@ -48,7 +50,14 @@ class GPTNeoX(Family):
         """Return the norm before the unembedding."""
         return layer_norm(self._body.final_layer_norm)
 
+    def scale(self, layer: int) -> float:
+        """Return the factor of the products of queries and keys."""
+        return float(self._body.layers[layer].attention.scaling)
+
     def rotary(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Compute cosines and sines of the rotated part of each head."""
-        cos, sin = self._body.rotary_emb(like, position_ids=positions)
-        return cos, sin
+        return self._rotary(positions, like)
+
+    def scales_from(self) -> int | None:
+        """Return the length above which positions are scaled by the prompt's length."""
+        return self._rotary.scales_from

@@ -6,10 +6,11 @@ Serves Llama, Mistral (sliding window), Qwen 2 (biases, sliding windows) and Qwe
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import MistralModel, PreTrainedModel
 
 from circuitkit.models.families.base import Family, bias_by_head, by_head, rms_norm
 from circuitkit.models.norm import Norm
+from circuitkit.models.rotary import RotaryPositions
 from circuitkit.models.weights import AttentionWeights
 
 
@@ -21,20 +22,21 @@ class Llama(Family):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
         self._body: Any = model.model
+        self._rotary = RotaryPositions(self._body.rotary_emb)
 
     def attention_weights(self, layer: int) -> AttentionWeights:
         """Return a layer's attention weights, by head."""
         attention = self._body.layers[layer].self_attn
         q, k, v, o = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
         return AttentionWeights(
-            q=by_head(q.weight, self.heads),
-            k=by_head(k.weight, self.kv_heads),
-            v=by_head(v.weight, self.kv_heads),
-            o=o.weight.detach().unflatten(1, (self.heads, -1)).permute(1, 2, 0),
-            q_bias=bias_by_head(q.bias, self.heads),
-            k_bias=bias_by_head(k.bias, self.kv_heads),
-            v_bias=bias_by_head(v.bias, self.kv_heads),
-            o_bias=None if o.bias is None else o.bias.detach(),
+            q=by_head(self.matrix(q), self.heads),
+            k=by_head(self.matrix(k), self.kv_heads),
+            v=by_head(self.matrix(v), self.kv_heads),
+            o=self.matrix(o).unflatten(1, (self.heads, -1)).permute(1, 2, 0),
+            q_bias=bias_by_head(self.bias(q), self.heads),
+            k_bias=bias_by_head(self.bias(k), self.kv_heads),
+            v_bias=bias_by_head(self.bias(v), self.kv_heads),
+            o_bias=self.bias(o),
         )
 
     def mlp_module(self, layer: int) -> nn.Module:
@@ -63,11 +65,19 @@ class Llama(Family):
 
     def rotary(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Compute cosines and sines over the full width of each head."""
-        cos, sin = self._body.rotary_emb(like, position_ids=positions)
-        return cos, sin
+        return self._rotary(positions, like)
+
+    def scales_from(self) -> int | None:
+        """Return the length above which positions are scaled by the prompt's length."""
+        return self._rotary.scales_from
+
+    def scale(self, layer: int) -> float:
+        """Return the factor of the products of queries and keys."""
+        return float(self._body.layers[layer].self_attn.scaling)
 
     def window(self, layer: int) -> int | None:
-        """Return the sliding window: every layer of Mistral has one, Qwen's those that `layer_types` names."""
-        size: int | None = getattr(self.config, "sliding_window", None)
-        kinds = getattr(self.config, "layer_types", None)
-        return None if kinds is not None and kinds[layer] != "sliding_attention" else size
+        """Return the sliding window: each layer's own of Qwen, the config's of Mistral, none of Llama."""
+        size: int | None = getattr(self._body.layers[layer].self_attn, "sliding_window", None)
+        if isinstance(self._body, MistralModel):  # its code reads the config whenever it runs
+            size = self.config.sliding_window
+        return size
