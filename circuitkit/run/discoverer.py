@@ -278,7 +278,7 @@ class Discoverer:
             result.notes.append("The run was interrupted after its search, and resumed.")
         else:
             circuits = _discover(run_config.strategy, run, self.memory_budget)
-            notes = [*prompt_notes(prompts), *run.notes, *resumption_notes(run)]
+            notes = [*run.model.notes, *prompt_notes(prompts), *run.notes, *resumption_notes(run)]
             environment = describe_environment(self.device)
             result = Result(circuits, [], run.metrics, run_config.config, environment, notes, rows)
             if folder is not None and (sizes is None or sizes):
