@@ -18,6 +18,7 @@ RESULT, CONFIG, METRICS = "result.json", "config.yaml", "metrics.csv"
 CHECKPOINT, STATE, SEARCH = "checkpoint", "state.safetensors", "search"
 _WHERE = ("accelerator", "devices", CONTENT)
 """Parts of the configuration that do not change the result, or are compared in `content.py`."""
+_IN_CHECKPOINT = (CONFIG, STATE, "*/last.ckpt", "*/.last.ckpt", f"{SEARCH}/*", f".{SEARCH}/*")
 _ALWAYS_OURS = (CONFIG, METRICS, "evaluation.json", CHECKPOINT, RESULT)
 
 
@@ -194,4 +195,4 @@ def finish_writing(path: str | Path) -> bool:
 
 
 def _owned(path: str | Path) -> OwnedFolder:
-    return OwnedFolder(path, "run", _ALWAYS_OURS)
+    return OwnedFolder(path, "run", _ALWAYS_OURS, {CHECKPOINT: _IN_CHECKPOINT})

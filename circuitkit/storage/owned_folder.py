@@ -12,8 +12,9 @@ opens the folder moves the rest.
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -40,14 +41,18 @@ class OwnedFolder:
         path: the folder.
         kind: what the folder holds; a folder of another kind is refused.
         always: names of files and folders that are ours in every such folder, whether its manifest has them or not.
+        inside: for folders of ours that are removed as a whole, patterns of the paths of our files in them.
 
     Raises:
         UsageError: it is not a folder, is of another kind, or holds a file that is not ours.
         CircuitKitError: it cannot be read.
     """
 
-    def __init__(self, path: str | Path, kind: str, always: Collection[str]) -> None:
+    def __init__(
+        self, path: str | Path, kind: str, always: Collection[str], inside: Mapping[str, Collection[str]] | None = None
+    ) -> None:
         self.path, self.kind = Path(path), kind
+        self._inside = inside or {}
         self._always = {*always, MANIFEST, LOCK, WRITING, COMMITTED}
         self.check()
 
@@ -56,12 +61,26 @@ class OwnedFolder:
         if os.path.exists(self.path) and not os.path.isdir(self.path):  # noqa: PTH110, PTH112  no error for long names
             raise UsageError(f"{str(self.path)!r} is not a folder.", "Give another one.")
         names, ours = self._found(), self.names()
-        foreign = [name for name in names if not _is_ours(name, ours)]
+        foreign = [name for name in names if not _is_ours(name, ours)] or self._foreign_inside()
         if foreign:
             raise UsageError(
                 f"The folder {str(self.path)!r} holds {foreign[0]!r}, which no {self.kind} of this version wrote.",
                 "Give an empty or a new folder.",
             )
+
+    def _foreign_inside(self) -> list[str]:
+        """List the files in folders of ours that are not ours."""
+        found = []
+        for name, patterns in self._inside.items():
+            folder = self.path / name
+            files = (file for file in sorted(folder.rglob("*")) if file.is_symlink() or not file.is_dir())
+            for file in files:
+                path = file.relative_to(folder)
+                temporary = _TEMPORARY.fullmatch(path.name)
+                known = path.with_name(temporary[1]) if temporary else path
+                if not any(fnmatchcase(known.as_posix(), pattern) for pattern in patterns):
+                    found.append(f"{name}/{path.as_posix()}")
+        return found
 
     def names(self) -> set[str]:
         """Return the names of all files and folders that are ours, whether they exist or not."""

@@ -88,6 +88,16 @@ def test_a_circuit_saved_beside_the_results_is_not_overwritten(case: Case, tmp_p
     assert contents(tmp_path) == before
 
 
+def test_a_file_among_saved_states_is_not_deleted(case: Case, tmp_path: Path) -> None:
+    case.run(out=tmp_path / "run")
+    (tmp_path / "run" / "checkpoint").mkdir()
+    (tmp_path / "run" / "checkpoint" / "mine.safetensors").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=r"holds 'checkpoint/mine\.safetensors'"):
+        case.run(Scripted(never), out=tmp_path / "run", overwrite=True)
+    assert contents(tmp_path) == before
+
+
 def test_a_file_that_appears_during_a_run_is_left(case: Case, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
