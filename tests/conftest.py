@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several test processes
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+
+# A shell starts background commands with Ctrl-C ignored, which would be inherited
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

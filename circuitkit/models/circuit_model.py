@@ -238,7 +238,8 @@ class CircuitModel:
             last = stream
             if streams and number % (1 + self.graph.mlps) == 0:
                 kept.append(stream[real])
-        compared = real & (torch.arange(batch.length, device=real.device) >= batch.length - parity.LONGEST)
+        positions = torch.arange(batch.length, dtype=torch.int64, device=real.device)
+        compared = real & (positions >= batch.length - parity.LONGEST)
         return parity.Run(self.logits(last[compared][None]).all()[0], kept[:-1])
 
     def _bounds(self) -> set[int]:

@@ -30,7 +30,8 @@ def read_edges(saved: SavedState, graph: EdgeGraph) -> dict[str, Tensor]:
     size = [len(graph)]
     found = {name: saved.tensor(name, torch.bool, size) for name in ("decided", "kept", "layer_start")}
     sources = saved.tensor("score_sources", torch.int8, size)
-    saved.expect("score_sources", bool(torch.isin(sources, torch.tensor(list(ScoreSource))).all()), "known sources")
+    known = torch.tensor(list(ScoreSource), dtype=torch.int8)
+    saved.expect("score_sources", bool(torch.isin(sources, known).all()), "known sources")
     scores = saved.tensor("scores", torch.float64, size)
     saved.expect("scores", not bool(scores.isnan().any()), "numbers")
     return found | {"scores": scores, "score_sources": sources}
