@@ -21,6 +21,8 @@ class Objective(ABC):
     """True if the batch must have wrong answers."""
     needs_answers = True
     """True if the batch must have answers."""
+    whole_vocabulary = True
+    """True if `values` computes the logits of the whole vocabulary, which take memory."""
     zero_at_full_model = False
     """True if value and gradient are zero for the full model, so that first-order estimates are all zero."""
 
@@ -64,6 +66,7 @@ class LogitDifference(Objective):
     """Minus (mean logit of the answers - mean logit of the wrong answers), in nats."""
 
     needs_wrong_answers = True
+    whole_vocabulary = False
 
     def values(self, logits: Logits, batch: PromptBatch, reference: Tensor | None) -> Tensor:
         """See the base class."""

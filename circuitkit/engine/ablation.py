@@ -16,6 +16,9 @@ from circuitkit.models.circuit_model import CircuitModel, Context
 class Ablation(ABC):
     """Computes every writer's ablated output on a batch."""
 
+    per_prompt = True
+    """True if every prompt has its own ablated outputs, which take memory."""
+
     def fit(self, model: CircuitModel, reference: Iterable[PromptBatch]) -> None:
         """Fit to reference prompts (the train split); by default, do nothing."""
 
@@ -59,6 +62,8 @@ class Resample(Ablation):
 class Zero(Ablation):
     """Zero instead of the writer's output."""
 
+    per_prompt = False
+
     def outputs(self, model: CircuitModel, batch: PromptBatch, context: Context) -> Tensor:
         """Return zeros, `[W, 1, 1, D]`."""
         zero = torch.zeros(1, dtype=model.dtype, device=model.device)
@@ -72,6 +77,8 @@ class Mean(Ablation):
         positions: `"each"`: a mean per position, for prompts of one length; `"pooled"`: one mean over all positions
             that are not padding; `"auto"`: `"each"` if all prompts have one length, otherwise `"pooled"`.
     """
+
+    per_prompt = False
 
     def __init__(self, positions: Literal["auto", "each", "pooled"] = "auto") -> None:
         if positions not in ("auto", "each", "pooled"):
@@ -89,13 +96,11 @@ class Mean(Ablation):
         pooled, each, tokens, prompts = None, None, 0, 0
         one_length = True
         for batch in reference:
-            outputs = capture(model, model.embed(batch.corrupted), model.context(batch))
-            real = (outputs * batch.mask[..., None]).sum((1, 2)).double()  # [W, D]
+            one_length &= not batch.padded and (each is None or each.shape[1] == batch.length)
+            real, summed = _sum_outputs(model, batch, one_length)
             pooled = real if pooled is None else pooled + real
             tokens, prompts = tokens + int(batch.mask.sum()), prompts + len(batch)
-            one_length &= not batch.padded and (each is None or each.shape[1] == batch.length)
-            if one_length:
-                summed = outputs.sum(1).double()  # [W, T, D]
+            if summed is not None:
                 each = summed if each is None else each + summed
         if pooled is None:
             raise UsageError("The mean ablation has no reference prompts.", "Give a train split that is not empty.")
@@ -119,3 +124,19 @@ class Mean(Ablation):
                 "Choose 'auto' or 'pooled'.",
             )
         return self._each if fits and self.positions != "pooled" and self._each is not None else self._pooled
+
+
+@torch.no_grad()
+def _sum_outputs(model: CircuitModel, batch: PromptBatch, each: bool) -> tuple[Tensor, Tensor | None]:
+    """Sum every writer's outputs on the corrupted prompts, a few writers at a time, in float64.
+
+    Returns:
+        The sums over prompts and positions that are not padding, `[W, D]`; with `each`, also those over prompts alone,
+        `[W, T, D]`.
+    """
+    real, summed = [], []
+    for _, outputs, _ in model.run(model.embed(batch.corrupted), model.context(batch)):
+        real.append((outputs * batch.mask[..., None]).sum((1, 2)).double())
+        if each:
+            summed.append(outputs.sum(1).double())
+    return torch.cat(real), torch.cat(summed) if each else None

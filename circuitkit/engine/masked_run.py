@@ -27,6 +27,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from circuitkit.engine import memory
+from circuitkit.engine.memory import kept_by_autograd
 from circuitkit.engine.prepared_batch import PreparedBatch
 
 
@@ -106,8 +108,23 @@ class MaskedRun:
         stream = self._stream.expand(len(masks), *self._stream.shape)  # [J, B, T, D]
         for layer in range(self.start, graph.layers):
             stream = run_layer(layer, stream, removed)
+            memory.release(layer, stream)
         base, at_answers = differences.at(prepared.batch.read_positions, model.at_answers(stream, prepared.batch))
         return at_answers.read(base, graph.matrix(removed, graph.blocks[-1]))[0]
+
+
+def kept_per_layer(prepared: PreparedBatch) -> int:
+    """Measure the bytes that autograd keeps of one layer of a masked run of one prompt."""
+    model, graph, last = prepared.model, prepared.model.graph, prepared.model.graph.layers - 1
+    differences = _Differences(prepared.embedded[None], prepared.ablated, 1)
+    removed = torch.zeros(1, len(graph), dtype=model.dtype, device=model.device).requires_grad_()
+    stream = prepared.embedded[None].clone().requires_grad_()
+    context = prepared.context
+    known = [*model.model.parameters(), *model.model.buffers(), *context.attention_masks.values(), removed]
+    run = _Pass(prepared, differences, None)
+    return kept_by_autograd(
+        lambda: run.run_layer(last, stream, removed), iter([*known, *(context.rotary or ()), differences._own])
+    )
 
 
 class _Pass:

@@ -1,14 +1,19 @@
 """Free memory, and the size of a batch that fits into it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from circuitkit.errors import CircuitKitError
+from circuitkit.precision.free_memory import return_free_memory
 
 FRACTION = 0.5
 """The fraction of the free memory that the engine's largest buffers may take together."""
+_WORTH_RELEASING = 1 << 18
+_LAYERS_BETWEEN_RELEASES = 3
 _UNKNOWN = 4 << 30  # for systems that do not report free memory: that of a small machine
 
 
@@ -80,6 +85,88 @@ def _lines(file: Path) -> list[str]:
         return file.read_text().splitlines()
     except OSError:
         return []
+
+
+def release(layer: int, stream: Tensor) -> None:
+    """Return freed memory to the system after every few layers of a run, if its tensors are large enough to matter.
+
+    Between tensors that stay, the C library keeps what is freed and often cannot use it again: up to a third of a run.
+
+    Args:
+        layer: its number.
+        stream: a tensor of the size of the residual stream.
+    """
+    if layer % _LAYERS_BETWEEN_RELEASES == 0 and stream.device.type == "cpu" and stream.nbytes >= _WORTH_RELEASING:
+        return_free_memory()
+
+
+@dataclass(frozen=True)
+class Need:
+    """The bytes that a use of the engine needs for each prompt, by part.
+
+    Attributes:
+        held: for every prompt, as long as the use lasts.
+        working: for every prompt of the batch at work, until the next one.
+        extra: likewise, if the budget leaves room for it.
+        most: the largest number of prompts in a batch, or None.
+    """
+
+    held: Mapping[str, int] = field(default_factory=dict)
+    working: Mapping[str, int] = field(default_factory=dict)
+    extra: Mapping[str, int] = field(default_factory=dict)
+    most: int | None = None
+
+    def largest_batch(self, prompts: int, available: int) -> int:
+        """Compute how many prompts may be in a batch.
+
+        Args:
+            prompts: in all batches.
+            available: bytes.
+
+        Raises:
+            CircuitKitError: not even batches of one prompt fit.
+        """
+        held, working = prompts * sum(self.held.values()), max(sum(self.working.values()), 1)
+        if available < held + working:
+            raise CircuitKitError(
+                f"{prompts:,} prompts need at least {(held + working) / 2**20:,.1f} MiB of memory "
+                f"besides the weights, but only {available / 2**20:,.1f} MiB may be used.",
+                "Raise the memory budget, free memory, or take fewer or shorter prompts.",
+            )
+        return min((available - held) // working, prompts)
+
+    def predict(self, prompts: int, available: int) -> dict[str, int]:
+        """Return the bytes at the peak, by part; arguments and errors as of `largest_batch`."""
+        batch = min(self.largest_batch(prompts, available), self.most or prompts)
+        batch = -(-prompts // -(-prompts // batch)) if self.most else batch  # batches of nearly equal size
+        parts = [{part: prompts * size for part, size in self.held.items()}]
+        parts += [{part: batch * size for part, size in some.items()} for some in (self.working, self.extra)]
+        room = available - sum(sum(part.values()) for part in parts[:2])
+        parts[2] = {part: min(size, room) for part, size in parts[2].items()}
+        found: dict[str, int] = {}
+        for part in parts:
+            found |= {name: found.get(name, 0) + size for name, size in part.items() if size}
+        return found
+
+
+def kept_by_autograd(run: Callable[[], Tensor], known: Iterator[Tensor]) -> int:
+    """Count the bytes that autograd keeps of a computation for its backward pass.
+
+    Args:
+        run: the computation.
+        known: tensors that are there anyway, such as weights.
+    """
+    others = {tensor.untyped_storage().data_ptr() for tensor in known}
+    kept: dict[int, Tensor] = {}  # holds the tensors, so that no other takes their place
+
+    def pack(tensor: Tensor) -> Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in others:
+            kept[place] = tensor
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def how_many(bytes_each: int, available: int, what: str) -> int:

@@ -14,10 +14,12 @@ from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine import memory
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.anchoring import CleanErrors
+from circuitkit.engine.memory import Need
 from circuitkit.models.circuit_model import CircuitModel, Context
 from circuitkit.precision.base import FullPrecision, PrecisionPolicy
 
 _log = logging.getLogger(__name__)
+_KEPT_PER_LAYER = 32  # vectors that autograd keeps: 22 of a Llama, 32 of a GPT-2 (measured)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,16 @@ class PreparedBatch:
     @cached_property
     def ablated(self) -> Tensor:
         """Every writer's ablated output, `[W, B, T, D]` or a shape that broadcasts to it."""
+        return self._compute_ablated()
+
+    def take_ablated(self) -> Tensor:
+        """Return the ablated outputs `[W, B, T, D]` in memory of their own, which the caller may overwrite."""
+        shape = (self.model.graph.n_writers, *self.embedded.shape)
+        held = self.__dict__.get("ablated")
+        ablated = self._compute_ablated() if held is None else held
+        return ablated if held is None and ablated.shape == shape else ablated.expand(shape).clone()
+
+    def _compute_ablated(self) -> Tensor:
         with torch.no_grad(), self.capturing():
             return self.ablation.outputs(self.model, self.batch, self.context)
 
@@ -96,28 +108,39 @@ def prepare_batches(
     ablation: Ablation,
     policy: PrecisionPolicy | None = None,
     memory_budget: int | None = None,
+    need: Need | None = None,
 ) -> list[PreparedBatch]:
-    """Prepare prompts in batches, split so that the captures and gradients of each fit into memory.
+    """Prepare prompts in batches, split so that what they need fits into memory.
 
     Args:
         model, objective, ablation, policy: of every batch; the policy is full precision unless given.
         batches: prompts, on the model's device.
         memory_budget: bytes; by default half of what is free.
+        need: of their use; by default captures, and a run under autograd.
 
     Raises:
-        CircuitKitError: not even one prompt fits.
+        CircuitKitError: not even batches of one prompt fit.
     """
     available = memory_budget or memory.budget(model.device)
-    policy = policy or FullPrecision()
+    policy, prompts = policy or FullPrecision(), list(batches)
+    count = sum(map(len, prompts))
+    need = need or _default_need(model, max(batch.length for batch in prompts), policy)
+    largest = need.largest_batch(count, available)
     prepared_batches = []
-    for batch in batches:
+    for batch in prompts:
         objective.check(batch)
-        each = _bytes_per_prompt(model, batch.length, policy)
-        parts = batch.split(memory.how_many(each, available, f"prompt of {batch.length} tokens"))
+        parts = batch.split(largest)
         if len(parts) > 1:
-            _log.info("%d prompts are split into %d parts, at %d MiB per prompt", len(batch), len(parts), each >> 20)
+            _log.info("%d prompts are split into %d parts", len(batch), len(parts))
         prepared_batches += [PreparedBatch(model, part, objective, ablation, policy) for part in parts]
     return prepared_batches
+
+
+def reference_batches(model: CircuitModel, batch: PromptBatch, memory_budget: int | None = None) -> list[PromptBatch]:
+    """Split the prompts that an ablation is fitted on, so that a plain run of each part fits into memory."""
+    layer = 4 * model.graph.writers_per_layer + _KEPT_PER_LAYER
+    need = Need(working={"run": layer * _bytes_per_vector(model, batch.length)})
+    return batch.split(need.largest_batch(len(batch), memory_budget or memory.budget(model.device)))
 
 
 def capture_bytes(prepared_batches: Sequence[PreparedBatch]) -> int:
@@ -127,18 +150,11 @@ def capture_bytes(prepared_batches: Sequence[PreparedBatch]) -> int:
     return 2 * model.graph.n_writers * prompts * _bytes_per_vector(model, 1)
 
 
-def bytes_per_run(model: CircuitModel, length: int) -> int:
-    """Count the bytes of one prompt's run under autograd: a layer's reader gradients, and all that autograd keeps."""
-    graph = model.graph
-    # Measured: autograd keeps 22 vectors per layer of a Llama, 32 of a GPT-2
-    return (3 * graph.readers_per_layer + 32 * graph.layers) * _bytes_per_vector(model, length)
-
-
-def _bytes_per_prompt(model: CircuitModel, length: int, policy: PrecisionPolicy) -> int:
-    # Differences, the capture that they come from, and the offsets of anchored quantization
-    captured = (2 + policy.anchored) * model.graph.n_writers
-    return captured * _bytes_per_vector(model, length) + bytes_per_run(model, length)
+def _default_need(model: CircuitModel, length: int, policy: PrecisionPolicy) -> Need:
+    graph, vector = model.graph, _bytes_per_vector(model, length)
+    run = 3 * graph.readers_per_layer + _KEPT_PER_LAYER * graph.layers
+    return Need(working={"captures": (2 + policy.anchored) * graph.n_writers * vector, "autograd": run * vector})
 
 
 def _bytes_per_vector(model: CircuitModel, length: int) -> int:
-    return length * model.family.width * torch.finfo(model.dtype).bits // 8
+    return length * model.family.width * model.dtype.itemsize

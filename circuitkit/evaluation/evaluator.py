@@ -22,12 +22,15 @@ from circuitkit.config import specs
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
+from circuitkit.engine.footprint import Footprints
 from circuitkit.engine.masked_run import MaskedRun
-from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches
+from circuitkit.engine.memory import Need
+from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches, reference_batches
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.measures import SIZES, Evaluation, Point, Ranking, check_sizes, mib_area
 from circuitkit.interrupts import taking_turns
 from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.precision.base import FullPrecision
 from circuitkit.tasks.base import Split, Task
 from circuitkit.torch_state import usual_torch_state
 
@@ -96,9 +99,15 @@ def make_evaluator(
     """Make an evaluator for a model on one split of a task; the ablation is fitted on the train split."""
     train, held_out = (make_prompts(model, task, name, examples, seed) for name in ("train", split))
     ablation.check(held_out)
-    ablation.fit(model, [train])
-    prepared = prepare_batches(model, [held_out], objective, ablation)
+    ablation.fit(model, reference_batches(model, train))
+    need = evaluation_need(model, held_out, objective, ablation)
+    prepared = prepare_batches(model, [held_out], objective, ablation, need=need)
     return Evaluator(prepared, split_name(task, split), seed, held_out.notes)
+
+
+def evaluation_need(model: CircuitModel, batch: PromptBatch, objective: Objective, ablation: Ablation) -> Need:
+    """Count what an `Evaluator` needs per prompt."""
+    return Footprints(model, batch, objective, ablation, FullPrecision()).masked_run()
 
 
 def make_prompts(model: CircuitModel, task: Task | PromptBatch, split: Split, examples: int, seed: int) -> PromptBatch:

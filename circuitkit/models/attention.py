@@ -151,16 +151,17 @@ class Attention:
         z: Tensor = (self._rule.softmax(scores + mask) @ v.unsqueeze(1)).flatten(0, 1)
         return z
 
-    def project_out(self, z: Tensor, heads: Tensor | None = None) -> Tensor:
+    def project_out(self, z: Tensor, heads: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """Compute z W_O of some heads, `[h, ..., P, E]` to `[h, ..., P, D]`.
 
         Args:
             z: of h heads.
             heads: their numbers; None: all.
+            out: memory for the result, `[h, n, D]`, where n is the number of vectors per head.
         """
         o = self.weights.o
         some = o if heads is None or len(heads) == len(o) else o[heads]
-        outputs: Tensor = torch.bmm(z.flatten(1, -2), some).unflatten(1, z.shape[1:-1])
+        outputs: Tensor = torch.bmm(z.flatten(1, -2), some, out=out).unflatten(1, z.shape[1:-1])
         return outputs
 
 

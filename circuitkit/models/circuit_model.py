@@ -403,8 +403,9 @@ class CircuitModel:
     @torch.no_grad()
     def final_stream(self, batch: PromptBatch) -> Tensor:
         """Compute the logits' input on the clean prompts at the answer positions, `[B, A, D]`."""
-        *_, (_, _, stream) = self.run(self.embed(batch.clean), self.context(batch))
-        return self.at_answers(stream, batch)
+        for _, _, stream in self.run(self.embed(batch.clean), self.context(batch)):
+            last = stream  # only this one is held
+        return self.at_answers(last, batch)
 
     def answer_logits(self, batch: PromptBatch) -> Tensor:
         """Compute the full model's logits on the clean prompts at the answer positions, `[B, A, V]`."""

@@ -17,8 +17,13 @@ _PARTS = {
     "low": "weights in low precision",
     "full": "full-precision weights, off the device",
     "captures": "captures: clean and ablated outputs",
-    "live": "live state",
-    "cone": "largest cone of one hypothesis",
+    "offsets": "offsets of anchored quantization",
+    "autograd": "kept for the backward pass",
+    "differences": "clean minus ablated outputs",
+    "inputs": "inputs of a layer's readers",
+    "logits": "logits over the vocabulary",
+    "live": "live state, at most",
+    "cone": "gradients through the largest cone",
 }
 
 
@@ -32,7 +37,10 @@ class DryRun:
         prompts: number of prompts of the train split; tokens: length of the longest.
         weights: bytes of the model's weights under the policy, by kind.
         memory_budget: bytes.
-        at_once: how many hypotheses fit into the budget, if all have the largest cone; None if no cone is known.
+        at_once: how many hypotheses of the largest cone run together; None if no cone is known.
+        parts: bytes of the engine's largest buffers at the peak, by part; of a search, in the full model.
+        peak: bytes of the whole run beyond the interpreter, as `peak_mb` measures them: of a search that keeps few
+            edges, and of one in the full model; otherwise equal. None: the strategy does not say.
         estimate: the strategy's estimate for all prompts.
         notes: remarks, such as on the content of the run's folder.
     """
@@ -45,6 +53,8 @@ class DryRun:
     weights: Mapping[str, int]
     memory_budget: int
     at_once: int | None
+    parts: Mapping[str, int]
+    peak: tuple[int, int] | None
     estimate: CostEstimate
     notes: tuple[str, ...] = ()
 
@@ -57,9 +67,11 @@ def dry_run_table(dry_run: DryRun) -> Group:
     table.add_column(justify="right")
     table.add_row("edges", f"{dry_run.edges:,}")
     table.add_row("prompts x tokens", f"{dry_run.prompts:,} x {dry_run.tokens:,}")
-    for part, size in (*dry_run.weights.items(), *estimate.bytes.items()):
+    for part, size in (*dry_run.weights.items(), *dry_run.parts.items()):
         table.add_row(_PARTS.get(part, escape(part)), _size(size))
-    table.add_row("memory budget of the hypotheses", _size(dry_run.memory_budget))
+    if dry_run.peak is not None:
+        table.add_row("memory at the peak", " to ".join(dict.fromkeys(map(_size, dry_run.peak))))
+    table.add_row("memory budget, besides weights", _size(dry_run.memory_budget))
     if dry_run.at_once is not None:
         table.add_row("hypotheses at once", f"{dry_run.at_once:,}")
     if estimate.forward_s is not None:

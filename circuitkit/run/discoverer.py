@@ -14,7 +14,6 @@ Invalid input is refused before step 3. A run that fails leaves no folder, unles
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -23,17 +22,15 @@ from lightning.fabric import Fabric
 from lightning.fabric.loggers.logger import Logger
 
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.config import specs
 from circuitkit.config.checks import check_seed
 from circuitkit.config.specs import Spec
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine import memory
 from circuitkit.engine.ablation import Ablation
-from circuitkit.engine.prepared_batch import capture_bytes, prepare_batches
-from circuitkit.engine.search.cost_estimate import PROMPTS, CostEstimate, hypotheses_at_once
+from circuitkit.engine.prepared_batch import prepare_batches, reference_batches
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.evaluation.evaluator import Evaluator, prompt_notes, split_name
+from circuitkit.evaluation.evaluator import Evaluator, evaluation_need, prompt_notes, split_name
 from circuitkit.evaluation.measures import check_sizes
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import PrecisionPolicy
@@ -51,7 +48,8 @@ from circuitkit.run.earlier_run import (
 from circuitkit.run.environment import describe_environment
 from circuitkit.run.global_state import preserve_global_state
 from circuitkit.run.metrics_log import MetricsLog
-from circuitkit.run.resources import ResourceMonitor, bytes_of, parse_size
+from circuitkit.run.prediction import predict
+from circuitkit.run.resources import ResourceMonitor, parse_size
 from circuitkit.run.result import Result
 from circuitkit.run.run_config import (
     ModelSpec,
@@ -207,41 +205,17 @@ class Discoverer:
         model = wrap_model(model)
         run_config = self._make_config(model, task, strategy, options)
         notes = describe_folder(out, run_config.config, overwrite, resume)
-        fabric = Fabric(accelerator=self.device.type, devices=self.devices)
+        monitor = ResourceMonitor()
+        fabric = Fabric(accelerator=self.device.type, devices=self.devices, callbacks=[monitor])
         with self._launch(fabric):
+            fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
             loaded = model if isinstance(model, CircuitModel) else load_model(model)
             run, test = self._prepare(run_config, move_to(self.device, loaded), fabric)
             prompts = {"train": run.batches[0], "test": test}
             if resume and out is not None:
                 check_earlier_content(out, describe_content(loaded, prompts))
             notes += prompt_notes(prompts)
-            few = replace(run, batches=[run.batches[0][:PROMPTS]])
-            estimate, weights = under_policy(run_config.strategy, few, lambda: self._estimate(run_config, few))
-            estimate = estimate.times(run.prompts / few.prompts)
-        prepared, budget = run.prepared_batches(), run.memory_budget or memory.budget(self.device)
-        largest = max(len(one.batch) for one in prepared) / run.prompts
-        at_once = None
-        if cone := estimate.bytes.get("cone"):
-            at_once = hypotheses_at_once(round(cone * largest), budget)
-        if not estimate.bytes:
-            estimate = replace(estimate, bytes={"captures": max(capture_bytes([one]) for one in prepared)})
-        return DryRun(
-            strategy=specs.label("strategies", run_config.config["strategy"]),
-            model=str(run_config.config["model"]),
-            edges=len(run.model.graph),
-            prompts=run.prompts,
-            tokens=max(batch.length for batch in run.batches),
-            weights=weights,
-            memory_budget=budget,
-            at_once=at_once,
-            estimate=estimate,
-            notes=tuple(notes),
-        )
-
-    def _estimate(self, run_config: RunConfig, few: Discovery) -> tuple[CostEstimate, dict[str, int]]:
-        """Estimate the cost of the strategy on a few prompts, and count the bytes of the weights."""
-        estimate = run_config.strategy.estimate_cost(few)
-        return estimate, run_config.precision.footprint() or {"weights": bytes_of(few.model, self.device)}
+            return predict(run, run_config.strategy, monitor, run_config.config, notes)
 
     def _make_config(self, model: ModelSpec, task: TaskSpec, strategy: StrategySpec, options: RunOptions) -> RunConfig:
         run_config = RunConfig.make(model, task, strategy, self.seed, **options)
@@ -293,7 +267,7 @@ class Discoverer:
         run_config.objective.check(test)  # now, not only after the search
         for batch in (train, test):
             run_config.ablation.check(batch)
-        run_config.ablation.fit(model, [train])
+        run_config.ablation.fit(model, reference_batches(model, train, self.memory_budget))
         run = Discovery(
             model=model,
             batches=[train],
@@ -317,7 +291,12 @@ class Discoverer:
         """Add the evaluations to the result; if one fails, the circuits are kept and a note says why."""
         try:
             prepared = prepare_batches(
-                model, [test], run_config.objective, run_config.ablation, memory_budget=self.memory_budget
+                model,
+                [test],
+                run_config.objective,
+                run_config.ablation,
+                memory_budget=self.memory_budget,
+                need=evaluation_need(model, test, run_config.objective, run_config.ablation),
             )
             evaluator = Evaluator(prepared, split_name(run_config.task, "test"), run_config.seed)
             for circuit in result.circuits:

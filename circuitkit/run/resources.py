@@ -37,9 +37,13 @@ class ResourceMonitor(Callback):
 
     Those of a resumed run cover all of it: the time up to the last saved state before each interruption, and the
     largest peak; loading is that of the first start. Megabytes are 2**20 bytes, times are seconds.
+
+    Attributes:
+        held: bytes in use when the discovery began: the model, as the policy has prepared it.
     """
 
     def __init__(self) -> None:
+        self.held = 0
         self._earlier: dict[str, float] = {"wall_s": 0.0, "peak_mb": 0.0}
 
     def on_load_start(self, device: torch.device, model: CircuitModel | None) -> None:
@@ -55,6 +59,7 @@ class ResourceMonitor(Callback):
         """Record the time and memory of loading, and start measuring the discovery."""
         run.metrics.update(load_s=self._seconds(), load_peak_mb=self._peak_mb())
         return_free_memory()
+        self.held = max(self._memory.now() - self._before, 0)
         self._restart()
 
     def on_save_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate, estimate_search
 from circuitkit.engine.search.greedy import GreedySearch
 from circuitkit.engine.search.visits import Order
@@ -61,6 +62,10 @@ class ACDC(DiscoveryStrategy):
         self.try_whole_reader = try_whole_reader
         self.order = order
         self.editor = editor
+
+    def footprint(self, run: Discovery) -> Need:
+        """Count a search in the full model, an upper bound of every circuit's."""
+        return run.footprints.replay() if self.editor == "replay" else run.footprints.editor()
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Run one search per threshold, each from the full model."""

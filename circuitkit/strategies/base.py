@@ -4,7 +4,8 @@ import math
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,9 @@ from circuitkit.engine.attribution.reader_gradients import CLEAN_RUN, Interpolat
 from circuitkit.engine.editors.base import Editor
 from circuitkit.engine.editors.incremental import IncrementalEditor
 from circuitkit.engine.editors.replay import ReplayEditor
+from circuitkit.engine.footprint import Footprints
 from circuitkit.engine.masked_run import MaskedRun
+from circuitkit.engine.memory import Need
 from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches
 from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.errors import UsageError
@@ -120,9 +123,34 @@ class Discovery:
         """Return the number of prompts in all batches."""
         return sum(map(len, self.batches))
 
-    def prepared_batches(self) -> list[PreparedBatch]:
-        """Prepare the prompts for the engine, in batches that fit into memory."""
-        return prepare_batches(self.model, self.batches, self.objective, self.ablation, self.policy, self.memory_budget)
+    @property
+    def footprints(self) -> Footprints:
+        """Return what the engine's tools need per prompt, for the longest prompts."""
+        longest = max(self.batches, key=lambda batch: batch.length)
+        return Footprints(self.model, longest, self.objective, self.ablation, self.policy)
+
+    def prepared_batches(
+        self, need: Need | None = None, batches: Sequence[PromptBatch] | None = None
+    ) -> list[PreparedBatch]:
+        """Prepare the prompts for the engine, in batches that fit into memory.
+
+        Args:
+            need: of the tool that uses them (see `footprints`); by default captures and a run under autograd.
+            batches: to use instead of the run's.
+        """
+        prompts = self.batches if batches is None else batches
+        return prepare_batches(
+            self.model, prompts, self.objective, self.ablation, self.policy, self.memory_budget, need
+        )
+
+    def batches_in_turn(self, need: Need) -> Iterator[PreparedBatch]:
+        """Prepare the prompts one batch after the other; report each, and free it before the next one."""
+        waiting, done = deque(self.prepared_batches(need)), 0
+        while waiting:
+            yield (prepared := waiting.popleft())
+            done += len(prepared.batch)
+            del prepared
+            self.report(done, self.prompts, "prompts")
 
     def attribution(
         self,
@@ -138,11 +166,9 @@ class Discovery:
             own_writers: use the gradients of an interpolation only for the edges out of its writers.
         """
         total = torch.zeros(len(self.model.graph), dtype=torch.float64)
-        done = 0
-        for prepared in self.prepared_batches():
+        for prepared in self.batches_in_turn(self.footprints.attribution(rule)):
             total += attribute(prepared, rule, interpolations, own_writers, self.memory_budget).double().cpu()
-            done += len(prepared.batch)
-            self.report(done, self.prompts, "prompts")
+            del prepared
         return total / self.prompts
 
     def editor(self, kept: Tensor | None = None, kind: EditorKind = "incremental") -> Editor:
@@ -152,7 +178,8 @@ class Discovery:
             kept: the starting circuit, bool `[edges]`; by default the full model.
             kind: `"incremental"`, or the reference, `"replay"`.
         """
-        return EDITORS[kind](self.prepared_batches(), kept, self.memory_budget)
+        need = self.footprints.replay() if kind == "replay" else self.footprints.editor()
+        return EDITORS[kind](self.prepared_batches(need), kept, self.memory_budget)
 
     def masked_runs(self, batches: Sequence[PromptBatch] | None = None, *, checkpoint: bool = False) -> list[MaskedRun]:
         """Make a masked run (equation (1)) per batch of prompts; it is differentiable in the masks.
@@ -161,10 +188,7 @@ class Discovery:
             batches: to use instead of the run's, such as the same prompts in smaller batches.
             checkpoint: compute each layer again in the backward pass instead of keeping it: less memory, more time.
         """
-        prompts = self.batches if batches is None else batches
-        prepared_batches = prepare_batches(
-            self.model, prompts, self.objective, self.ablation, self.policy, self.memory_budget
-        )
+        prepared_batches = self.prepared_batches(self.footprints.masked_run(True, checkpoint), batches)
         return [MaskedRun(prepared, rotate=True, checkpoint=checkpoint) for prepared in prepared_batches]
 
     def report(self, done: int, total: int, unit: str, **shown: Any) -> None:
@@ -267,6 +291,10 @@ class DiscoveryStrategy(ABC):
         A dry run calls it with a few of the prompts, and scales the result to all of them.
         """
         return CostEstimate()
+
+    def footprint(self, run: Discovery) -> Need | None:
+        """Count the memory that `discover` needs besides the weights (see `Discovery.footprints`); None: unknown."""
+        return None
 
     def __repr__(self) -> str:
         return specs.to_call(self)

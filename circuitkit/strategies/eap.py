@@ -2,6 +2,7 @@
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.engine.memory import Need
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient
 
 
@@ -15,6 +16,10 @@ class EAP(DiscoveryStrategy):
     def setup(self, run: Discovery) -> None:
         """Refuse an objective whose gradient is zero at the full model."""
         refuse_zero_gradient(run.objective, "EAP")
+
+    def footprint(self, run: Discovery) -> Need:
+        """Count one pass."""
+        return run.footprints.attribution()
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""

@@ -6,6 +6,7 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.attribution.reader_gradients import Interpolation, writer_groups
+from circuitkit.engine.memory import Need
 from circuitkit.errors import UsageError
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient
 
@@ -67,6 +68,11 @@ class EAPIG(DiscoveryStrategy):
         """Refuse an objective whose gradient is zero in every run."""
         if all(alpha == 1 for one in self._interpolations(run.model.graph) for alpha in one.alphas):
             refuse_zero_gradient(run.objective, "EAP-IG at the clean run alone")
+
+    def footprint(self, run: Discovery) -> Need:
+        """Count one step; as many as fit run together."""
+        steps = max(len(one.alphas) for one in self._interpolations(run.model.graph))
+        return run.footprints.attribution(steps=steps)
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""

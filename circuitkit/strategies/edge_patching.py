@@ -4,6 +4,7 @@ import torch
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate, estimate_single
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
 
@@ -14,6 +15,10 @@ class EdgePatching(DiscoveryStrategy):
     Everything downstream of each removal is computed, for many removals at once. It only scores edges: the circuit
     keeps all of them; choose a size by ranking.
     """
+
+    def footprint(self, run: Discovery) -> Need:
+        """Count the search in the full model."""
+        return run.footprints.editor(gradients=False)
 
     def discover(self, run: Discovery) -> Circuit:
         """Measure every edge."""

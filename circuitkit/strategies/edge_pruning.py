@@ -11,6 +11,7 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.masked_run import MaskedRun
+from circuitkit.engine.memory import Need
 from circuitkit.errors import UsageError
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy, as_list
 from circuitkit.strategies.gate_training.hard_concrete import Gates
@@ -104,6 +105,10 @@ class EdgePruning(DiscoveryStrategy):
         self.checkpoint = checkpoint
         self.trainer = trainer
         self._options = check_options(trainer, max_steps=1000)
+
+    def footprint(self, run: Discovery) -> Need:
+        """Count one step, and the captures of all prompts."""
+        return run.footprints.masked_run(True, self.checkpoint, self.batch_size)
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Train once per target, each time from the full model."""

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.engine.memory import Need
 from circuitkit.models.attention import Kind
 from circuitkit.models.backward_rule import BackwardRule
 from circuitkit.models.norm import Norm
@@ -29,6 +30,10 @@ class GIM(DiscoveryStrategy):
     def setup(self, run: Discovery) -> None:
         """Refuse an objective whose gradient vanishes at the full model."""
         refuse_zero_gradient(run.objective, "GIM")
+
+    def footprint(self, run: Discovery) -> Need:
+        """Count one pass."""
+        return run.footprints.attribution(GIMRule())
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""

@@ -7,6 +7,7 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.attribution.edge_scores import attribute_writers
+from circuitkit.engine.memory import Need
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient
 
 
@@ -27,15 +28,17 @@ class HISP(DiscoveryStrategy):
         """Refuse an objective whose gradient is zero at the full model."""
         refuse_zero_gradient(run.objective, "HISP")
 
+    def footprint(self, run: Discovery) -> Need:
+        """Count one pass."""
+        return run.footprints.attribution()
+
     def discover(self, run: Discovery) -> Circuit:
         """Score every writer, and from them every edge."""
         graph = run.model.graph
         importance = torch.zeros(graph.n_writers, dtype=torch.float64)
-        done = 0
-        for prepared in run.prepared_batches():
+        for prepared in run.batches_in_turn(self.footprint(run)):
             importance += attribute_writers(prepared).abs().sum(1).double().cpu()
-            done += len(prepared.batch)
-            run.report(done, run.prompts, "prompts")
+            del prepared
         scores = edge_scores(graph, normalize_by_layer(graph, importance))
         return Circuit.from_scores(graph, scores, score_sources=ScoreSource.ESTIMATED)
 

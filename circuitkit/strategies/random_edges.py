@@ -3,11 +3,16 @@
 import torch
 
 from circuitkit.circuit.circuit import Circuit
+from circuitkit.engine.memory import Need
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
 
 
 class RandomEdges(DiscoveryStrategy):
     """Scores every edge with a random number in [0, 1): the baseline that any method must beat."""
+
+    def footprint(self, run: Discovery) -> Need:
+        """Count nothing."""
+        return Need()
 
     def discover(self, run: Discovery) -> Circuit:
         """Draw the scores."""

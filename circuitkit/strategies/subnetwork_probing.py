@@ -10,6 +10,7 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.masked_run import MaskedRun
+from circuitkit.engine.memory import Need
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy, as_list
 from circuitkit.strategies.gate_training.hard_concrete import Gates, open_probability, start_at
 from circuitkit.strategies.gate_training.trainer import (
@@ -69,6 +70,10 @@ class SubnetworkProbing(DiscoveryStrategy):
         self.checkpoint = checkpoint
         self.trainer = trainer
         self._options = check_options(trainer, max_steps=600)
+
+    def footprint(self, run: Discovery) -> Need:
+        """Count one step, and the captures of all prompts."""
+        return run.footprints.masked_run(True, self.checkpoint, self.batch_size)
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Train once per L0 weight."""

@@ -13,11 +13,17 @@ from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 
 from circuitkit.data.objectives import AnswerLogProbability, LogitDifference, ProbabilityDifference
 from circuitkit.engine import memory
-from circuitkit.engine.ablation import Mean, Resample
+from circuitkit.engine.ablation import Mean, Resample, Zero
 from circuitkit.engine.attribution.edge_scores import attribute, attribute_writers
-from circuitkit.engine.attribution.reader_gradients import CLEAN_RUN, Interpolation, ReaderGradients, writer_groups
+from circuitkit.engine.attribution.reader_gradients import (
+    CLEAN_RUN,
+    Interpolation,
+    ReaderGradients,
+    bytes_per_run,
+    writer_groups,
+)
 from circuitkit.engine.masked_run import MaskedRun
-from circuitkit.engine.prepared_batch import PreparedBatch, bytes_per_run
+from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.weights import ModuleWeights
@@ -158,8 +164,9 @@ def test_one_run_at_a_time_equals_all_runs_at_once(monkeypatch):
         return original(self, writers, alphas)
 
     monkeypatch.setattr(ReaderGradients, "_mix", mixture)
-    run = len(prepared.batch) * bytes_per_run(prepared.model, prepared.batch.length)
-    captures = 2 * prepared.model.graph.n_writers * prepared.embedded.nbytes
+    one = PreparedBatch(prepared.model, prepared.batch[:1], prepared.objective, Zero())
+    run = len(prepared.batch) * bytes_per_run(one)
+    captures = prepared.model.graph.n_writers * prepared.embedded.nbytes
     for budget, expected in ((captures + 2 * run, [2, 2, 1]), (captures + run, [1] * 5), (1, [1] * 5)):
         sizes.clear()
         assert torch.allclose(

@@ -1,10 +1,23 @@
 """Free memory: what the system reports, and the limits of control groups."""
 
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
+from support.tiny import random_batch, tiny
 
+from circuitkit import Discoverer
+from circuitkit.config import registry
+from circuitkit.data.objectives import KLDivergence, LogitDifference
 from circuitkit.engine import memory
+from circuitkit.engine.ablation import Mean, Resample
+from circuitkit.engine.capture import capture
+from circuitkit.engine.footprint import Footprints
+from circuitkit.engine.memory import Need
+from circuitkit.engine.prepared_batch import PreparedBatch
+from circuitkit.errors import CircuitKitError
+from circuitkit.precision.base import FullPrecision
 
 MB = 2**20
 
@@ -68,3 +81,95 @@ def test_a_system_without_these_files(tmp_path):
     assert memory.free_bytes(tmp_path) is None
     limited = system(tmp_path, {**V2, **v2("/a/b", 300 * MB, 100 * MB)})
     assert memory.free_bytes(limited) == 200 * MB
+
+
+@pytest.mark.parametrize(
+    ("available", "largest"), [(8 * 5 + 7, 1), (8 * 5 + 7 * 3, 3), (8 * 5 + 7 * 3 + 6, 3), (10**6, 8), (46, None)]
+)
+def test_batches_share_what_the_held_parts_leave(available, largest):
+    need = Need(held={"captures": 5}, working={"autograd": 7})
+    if largest is None:
+        with pytest.raises(CircuitKitError, match="8 prompts need at least"):
+            need.largest_batch(8, available)
+        return
+    assert need.largest_batch(8, available) == largest
+    predicted = need.predict(8, available)
+    assert predicted == {"captures": 40, "autograd": 7 * largest}
+    assert sum(predicted.values()) <= available
+
+
+def test_what_runs_only_if_there_is_room():
+    need = Need(working={"autograd": 7}, extra={"autograd": 28})
+    assert need.predict(2, 1000) == {"autograd": 70}
+    assert need.predict(2, 20) == {"autograd": 20}
+
+
+@pytest.mark.parametrize("name", sorted(registry.names("strategies")))
+def test_every_strategy_says_what_it_needs_and_refuses_less_at_the_start(name):
+    found = Discoverer("cpu", callbacks=[]).dry_run("toy", "ioi", name, examples=4)
+    assert found.peak is not None
+    assert found.peak[0] >= sum(found.weights.values()) / 2
+    if name != "random_edges":
+        assert found.parts
+        with pytest.raises(CircuitKitError, match=r"4 prompts need at least .* MiB"):
+            Discoverer("cpu", callbacks=[], memory_budget="50kB").run("toy", "ioi", name, examples=4)
+
+
+def test_attribution_holds_one_batch_at_a_time(monkeypatch):
+    """Ablated outputs of a batch are freed before the next batch is prepared."""
+    alive = []
+    plain = Resample.outputs
+
+    def outputs(self, model, batch, context):
+        assert all(one() is None for one in alive)
+        found = plain(self, model, batch, context)
+        alive.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(Resample, "outputs", outputs)
+    for name in ("eap", "eap_ig", "gim", "hisp"):
+        alive.clear()
+        Discoverer("cpu", callbacks=[], memory_budget="3MB").run("toy", "ioi", name, examples=8, sizes=[])
+        assert len(alive) > 1, name
+
+
+def test_a_plain_run_to_the_logits_keeps_no_outputs(monkeypatch):
+    """The reference of KL took as much memory as all captures."""
+    model, batch = tiny("llama"), random_batch()
+    alive, plain = [], type(model).run
+
+    def run(self, embedded, context):
+        for writers, output, stream in plain(self, embedded, context):
+            alive.append(weakref.ref(output))
+            yield writers, output, stream
+            del output, stream
+        assert sum(one() is not None for one in alive) <= 2
+
+    monkeypatch.setattr(type(model), "run", run)
+    assert PreparedBatch(model, batch, KLDivergence(), Resample()).reference is not None
+    assert len(alive) > 3
+
+
+def test_the_mean_ablation_is_fitted_without_captures(monkeypatch):
+    model, batch = tiny("llama", dtype=torch.float32), random_batch(lengths=(6, 6, 6))
+    outputs = capture(model, model.embed(batch.corrupted), model.context(batch))
+    monkeypatch.setattr("circuitkit.engine.ablation.capture", None)
+    ablation = Mean("each")
+    ablation.fit(model, [batch])
+    expected = (outputs.sum(1).double() / 3).float()[:, None]
+    assert torch.equal(ablation.outputs(model, batch, model.context(batch)), expected)
+
+
+def test_needs_grow_with_what_is_held():
+    model, batch = tiny("llama"), random_batch()
+    plain = Footprints(model, batch, LogitDifference(), Resample(), FullPrecision())
+    with_kl = Footprints(model, batch, KLDivergence(), Resample(), FullPrecision())
+    mean = Footprints(model, batch, LogitDifference(), Mean(), FullPrecision())
+
+    def total(need):
+        return sum(need.predict(3, 10**12).values())
+
+    assert total(with_kl.attribution()) > total(plain.attribution())
+    assert total(mean.editor()) < total(plain.editor())
+    assert total(plain.attribution(steps=5)) > 2 * total(plain.attribution())
+    assert total(plain.masked_run(True, True)) < total(plain.masked_run(True))

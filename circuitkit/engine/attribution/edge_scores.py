@@ -44,7 +44,7 @@ def attribute(
     scores = prepared.embedded.new_zeros(len(graph))
     for group in prepared.policy.groups(graph):
         with prepared.policy.investigate(group):
-            gradients = ReaderGradients(prepared, rule, memory_budget)
+            gradients = ReaderGradients(prepared, rule, interpolations, memory_budget)
             estimated = _edge_scores(prepared, gradients, interpolations, own_writers)
         if len(group) == graph.n_readers:
             return estimated

@@ -11,7 +11,7 @@ Steps:
 3. Run one backward pass from the objective.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,11 +22,12 @@ from torch.autograd.function import once_differentiable
 
 from circuitkit.circuit.graph import Block, EdgeGraph
 from circuitkit.engine import memory
-from circuitkit.engine.prepared_batch import PreparedBatch, bytes_per_run
+from circuitkit.engine.ablation import Zero
+from circuitkit.engine.memory import kept_by_autograd
+from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.errors import UsageError
 from circuitkit.models.attention import Attention
-from circuitkit.models.backward_rule import BackwardRule
-from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.models.backward_rule import PLAIN, BackwardRule
 
 GradientCallback = Callable[[Block, Tensor], None]
 """Takes a block and the gradients at its readers, `[R, B, T, D]`, summed over integration steps."""
@@ -76,6 +77,7 @@ class ReaderGradients:
     Args:
         prepared: model under its policy, prompts, objective and ablation.
         rule: the backward rule of the gradients.
+        interpolations: those that `compute` will be asked for.
         memory_budget: bytes for captures and runs; by default half of what is free.
 
     Attributes:
@@ -83,15 +85,28 @@ class ReaderGradients:
             callback is called.
     """
 
-    def __init__(self, prepared: PreparedBatch, rule: BackwardRule, memory_budget: int | None = None) -> None:
+    def __init__(
+        self,
+        prepared: PreparedBatch,
+        rule: BackwardRule,
+        interpolations: Sequence[Interpolation] = (CLEAN_RUN,),
+        memory_budget: int | None = None,
+    ) -> None:
         self._prepared = prepared
-        shape = (prepared.model.graph.n_writers, *prepared.embedded.shape)
-        ablated = prepared.ablated
-        # One buffer: it starts as the ablated outputs, and each clean output is subtracted when it is computed
-        self.ablated_minus_clean = ablated.clone() if ablated.shape == shape else ablated.expand(shape).clone()
-        self._complete = False
-        self._model: CircuitModel = prepared.model.under(rule)
+        self._rule, self._model = rule, prepared.model.under(rule)
         self._memory_budget = memory_budget
+        graph = self._model.graph
+        if len(next(iter(prepared.policy.groups(graph)))) < graph.n_readers:
+            prepared.ablated  # noqa: B018  computed once for all passes
+        # One buffer: it starts as the ablated outputs, and each clean output is subtracted when it is computed
+        self.ablated_minus_clean = prepared.take_ablated()
+        self._ablated_sums = {
+            one.writers.start: self.ablated_minus_clean[one.writers].sum(0)
+            for one in interpolations
+            if one != CLEAN_RUN
+        }
+        self._scratch: Tensor | None = None  # the outputs of a layer's heads, until they are subtracted
+        self._complete = False
 
     def compute(self, interpolation: Interpolation, callback: GradientCallback, downstream_only: bool = False) -> None:
         """Compute the gradients of these runs' objectives at every reader, summed over the runs.
@@ -119,16 +134,17 @@ class ReaderGradients:
 
     def _mix(self, writers: slice, alphas: Tensor) -> Tensor:
         """Sum the writers' interpolated outputs, `[S, B, T, D]`."""
-        ablated, differences = self._prepared.ablated[writers].sum(0), self.ablated_minus_clean[writers].sum(0)
+        ablated, differences = self._ablated_sums[writers.start], self.ablated_minus_clean[writers].sum(0)
         return ablated - alphas[:, None, None, None] * differences
 
     def _steps_at_once(self) -> int:
         prepared, available = self._prepared, self._memory_budget
-        each = len(prepared.batch) * bytes_per_run(prepared.model, prepared.batch.length)
+        one = PreparedBatch(prepared.model, prepared.batch[:1], prepared.objective, Zero())
+        each = len(prepared.batch) * bytes_per_run(one, self._rule)
         if available is None:
             available = memory.budget(prepared.model.device)
         else:
-            available -= 2 * self.ablated_minus_clean.nbytes
+            available -= self.ablated_minus_clean.nbytes
         return max(1, available // each)  # batches are prepared such that one run fits
 
     @torch.enable_grad()
@@ -151,6 +167,7 @@ class ReaderGradients:
         stream = given[0] + model.constant(prepared.context)
         for layer in range(graph.layers):
             before = stream
+            memory.release(layer, stream)
             heads = given.get(graph.head(layer, 0))
             stream = stream + (self._heads(layer, stream, callback, on_output) if heads is None else heads)
             stream = stream + model.attention_constant(layer)
@@ -158,7 +175,7 @@ class ReaderGradients:
                 mlp = given.get(graph.mlp(layer))
                 read = before if graph.parallel else stream
                 stream = stream + (self._mlp(layer, read, callback, on_output) if mlp is None else mlp)
-        self._complete = True
+        self._complete, self._scratch = True, None
         stream = _apply(_Read, stream, partial(_call_back, callback, graph.blocks[-1]))
         logits = model.logits(model.at_answers(stream, prepared.batch))
         return prepared.objective.values(logits, prepared.batch, prepared.reference).sum()
@@ -174,8 +191,13 @@ class ReaderGradients:
         q, k = attention.norm_and_rotate("q", q, context.rotary), attention.norm_and_rotate("k", k, context.rotary)
         v = attention.norm_and_rotate("v", v, context.rotary)
         z = attention.attend_values(q, k, v, model.attention_mask(layer, context))
-        per_head = None if on_output is None else partial(on_output, graph.heads_of(layer))
-        return self._add_offset(graph.heads_of(layer), _apply(_ProjectOut, z, get, per_head))
+        if on_output is None:
+            total = _apply(_ProjectOut, z, get, None, None)
+        else:
+            if self._scratch is None:  # one for all layers: the allocator leaves no holes between what autograd keeps
+                self._scratch = z.new_empty(graph.heads, z[0, ..., 0].numel(), stream.shape[-1])
+            total = _apply(_ProjectOut, z, get, partial(on_output, graph.heads_of(layer)), self._scratch)
+        return self._add_offset(graph.heads_of(layer), total)
 
     def _mlp(self, layer: int, read: Tensor, callback: GradientCallback, on_output: OutputCallback | None) -> Tensor:
         """Compute an MLP's output, `[S, B, T, D]`."""
@@ -200,8 +222,33 @@ class ReaderGradients:
             self.ablated_minus_clean[writers] -= offset
 
 
+def bytes_per_run(prepared: PreparedBatch, rule: BackwardRule = PLAIN) -> int:
+    """Count the bytes of a run under autograd: what it keeps of all layers, and a layer's reader gradients.
+
+    What it keeps is measured on the first layer.
+
+    Args:
+        prepared: one prompt.
+        rule: the backward rule.
+    """
+    model, gradients = prepared.model, ReaderGradients(prepared, rule)
+    gradients._complete = True
+    stream = prepared.embedded[None].clone().requires_grad_()
+
+    def run_layer() -> Tensor:
+        total = gradients._heads(0, stream, lambda *_: None, None)
+        return total + gradients._mlp(0, stream, lambda *_: None, None) if model.graph.mlps else total
+
+    context = prepared.context
+    known = [*model.model.parameters(), *model.model.buffers(), *context.attention_masks.values()]
+    kept = kept_by_autograd(run_layer, iter([*known, *(context.rotary or ())]))
+    return model.graph.layers * kept + 2 * model.graph.readers_per_layer * prepared.embedded.nbytes
+
+
 def _call_back(callback: GradientCallback, block: Block, gradients: Tensor) -> None:
     """Pass on the gradients `[R, S, B, T, D]` of a block's readers."""
+    if block.kind == "attention":
+        memory.release(block.layer, gradients[0])
     callback(block, gradients[:, 0] if gradients.shape[1] == 1 else gradients.sum(1))
 
 
@@ -263,17 +310,19 @@ class _ProjectOut(torch.autograd.Function):
     """The sum of `Attention.project_out` over heads; each head's own output goes to a callback, if there is one."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, get: GetAttention, on_output: Callable[[Tensor], None] | None) -> Tensor:
+    def forward(
+        ctx: Any, z: Tensor, get: GetAttention, on_output: Callable[[Tensor], None] | None, scratch: Tensor | None
+    ) -> Tensor:
         ctx.get, attention = get, get()
         if on_output is None:
             return z.movedim(0, -2).flatten(-2) @ attention.weights.o.flatten(0, 1)
-        outputs = attention.project_out(z)  # [H, S, B, T, D]
+        outputs = attention.project_out(z, out=scratch)  # [H, S, B, T, D]
         on_output(outputs)
         return outputs.sum(0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         o = ctx.get().weights.o
         by_head = (gradient @ o.reshape(-1, o.shape[-1]).T).unflatten(-1, (o.shape[0], -1))  # [*, H, E]
-        return by_head.movedim(-2, 0), None, None
+        return by_head.movedim(-2, 0), None, None, None

@@ -91,4 +91,4 @@ class Editor(ABC):
 
     @abstractmethod
     def footprint(self) -> dict[str, int]:
-        """Count the bytes held, by part: `captures`, and for some editors `live` state and `cone` (per hypothesis)."""
+        """Count bytes by part: `captures`, and for some editors `live` state, `cone` (per hypothesis), `copies`."""

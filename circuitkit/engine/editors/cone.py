@@ -70,6 +70,12 @@ class Cone:
         if at is self._positions.answers or 4 * self._skipped > state.prepared.batch.length:
             self._sources, self._skipped = at.take(self._sources).contiguous(), 0
 
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of the copies that the cone made: of differences, and of what its plan holds."""
+        is_view = self._sources.untyped_storage().data_ptr() == self.state.differences.untyped_storage().data_ptr()
+        return self.plan.copied_bytes + (0 if is_view else self._sources.nbytes)
+
     def values(self, removed: Tensor) -> Tensor:
         """Compute the objective of hypotheses.
 

@@ -232,6 +232,18 @@ class ConePlan:
         numbers = (deltas + largest) * self._model.family.width + 3 * narrow * vocabulary
         return numbers * len(self._state.prepared.batch) * self._state.differences.element_size()
 
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of live inputs, and of outputs in the current circuit, at the positions."""
+        copies: list[Tensor] = []
+        for step in self.steps:
+            if isinstance(step, MLPStep):
+                copies.append(step.outputs_before)
+            else:
+                copies += [readers.live_inputs for readers in step.readers]
+                copies += [part.outputs_before for part in step.parts]
+        return sum(copy.nbytes for copy in copies)
+
     def _cost(self) -> float:
         graph, family, length = self._graph, self._model.family, self._state.prepared.batch.length
         projection = family.head_width * family.width  # multiply-adds of one vector

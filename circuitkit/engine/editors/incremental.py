@@ -30,7 +30,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from circuitkit.engine import memory
 from circuitkit.engine.editors.base import Editor
 from circuitkit.engine.editors.cone import Cone
 from circuitkit.engine.editors.live_state import LiveState
@@ -147,16 +146,30 @@ class IncrementalEditor(Editor):
             self._committed += new
 
     def footprint(self) -> dict[str, int]:
-        """Count the bytes held: `captures`, `live` state, and `cone`, one hypothesis of the open reader."""
+        """Count the bytes: `captures`, `live` state, and of the open reader `cone` (one hypothesis) and `copies`."""
         return {
             "captures": sum(state.capture_bytes for state in self._states),
             "live": sum(state.live_bytes for state in self._states),
             "cone": sum(cone.plan.bytes_per_hypothesis for cone in self._cones),
+            "copies": sum(cone.copied_bytes for cone in self._cones),
         }
 
     def _hypotheses_at_once(self, cone: Cone) -> int:
-        each = cone.plan.bytes_per_hypothesis
-        fitting = memory.how_many(each, self.memory_budget, "hypothesis of these prompts")
-        if self.model.device.type == "cpu":
-            fitting = min(fitting, max(LARGEST_BYTES // each, -(-ENOUGH_ROWS // cone.plan.rows)))
-        return min(LARGEST_BATCH, fitting)
+        held = sum(state.capture_bytes + state.live_bytes for state in self._states)
+        on_cpu = self.model.device.type == "cpu"
+        return hypotheses_at_once(cone.plan.bytes_per_hypothesis, cone.plan.rows, self.memory_budget - held, on_cpu)
+
+
+def hypotheses_at_once(each: int, rows: int, available: int, on_cpu: bool) -> int:
+    """Compute how many hypotheses run together, at least one.
+
+    Args:
+        each: bytes of one.
+        rows: rows of one in the largest matrix products (prompts x positions).
+        available: bytes.
+        on_cpu: on a CPU, batches are no larger than is fast.
+    """
+    fitting = max(available // each, 1)
+    if on_cpu:
+        fitting = min(fitting, max(LARGEST_BYTES // each, -(-ENOUGH_ROWS // rows)))
+    return min(LARGEST_BATCH, fitting)

@@ -19,9 +19,7 @@ from torch import Tensor
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import Block, EdgeGraph
-from circuitkit.engine import memory
 from circuitkit.engine.editors.base import Editor
-from circuitkit.engine.editors.incremental import LARGEST_BATCH
 from circuitkit.engine.prepared_batch import PreparedBatch
 
 DENSITY = 0.01
@@ -38,7 +36,9 @@ class CostEstimate:
     """The memory and time that a strategy will need.
 
     Attributes:
-        bytes: by part: `captures`, `live` state, `cone` (per hypothesis); empty if unknown.
+        bytes: in the full model, by part: `captures`, `live` state, `cone` (per hypothesis) and `copies`; empty if
+            unknown.
+        start_bytes: likewise at the search's first reader; a search that keeps few edges takes little more.
         forward_s: seconds per forward pass of all prompts.
         value_s: seconds per hypothesis, mean over the edges tested: in the sparse circuit, and in the full model.
         search_s: seconds of the whole search: if it ends with the sparse circuit, and if every test takes as long as in
@@ -47,6 +47,7 @@ class CostEstimate:
     """
 
     bytes: Mapping[str, int] = field(default_factory=dict)
+    start_bytes: Mapping[str, int] = field(default_factory=dict)
     forward_s: float | None = None
     value_s: tuple[float, float] | None = None
     search_s: tuple[float, float] | None = None
@@ -61,6 +62,7 @@ class CostEstimate:
         return replace(
             self,
             bytes={name: round(factor * size) for name, size in self.bytes.items()},
+            start_bytes={name: round(factor * size) for name, size in self.start_bytes.items()},
             forward_s=None if self.forward_s is None else factor * self.forward_s,
             value_s=both(self.value_s),
             search_s=both(self.search_s),
@@ -214,6 +216,7 @@ def estimate_search(make: Callable[[], Editor], searches: int = 1) -> CostEstima
     most, least = cost(graph, everything, full), cost(graph, few, sparse)
     return CostEstimate(
         bytes=held,
+        start_bytes=_held(sparse[:1]),
         forward_s=forward_seconds(prepared_batches),
         value_s=(least.value_s, most.value_s),
         search_s=(searches * least.seconds, searches * most.seconds),
@@ -251,8 +254,3 @@ def _held(timings: Sequence[Timing]) -> dict[str, int]:
     for timing in timings:
         parts |= {name: max(size, parts.get(name, 0)) for name, size in timing.bytes.items()}
     return parts
-
-
-def hypotheses_at_once(cone: int, available: int) -> int:
-    """Compute how many hypotheses run together, of `cone` bytes each, within `available` bytes."""
-    return min(LARGEST_BATCH, memory.how_many(cone, available, "hypothesis of these prompts"))

@@ -1,0 +1,106 @@
+"""What a dry run says: the memory and time of a run, predicted from what its strategy needs and from timed steps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from circuitkit.config import specs
+from circuitkit.engine import memory
+from circuitkit.engine.editors.incremental import hypotheses_at_once
+from circuitkit.engine.memory import Need
+from circuitkit.engine.search.cost_estimate import PROMPTS, CostEstimate
+from circuitkit.report.dry_run import DryRun
+from circuitkit.run.resources import MB, ResourceMonitor, bytes_of
+from circuitkit.run.under_policy import under_policy
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+
+
+def predict(
+    run: Discovery,
+    strategy: DiscoveryStrategy,
+    monitor: ResourceMonitor,
+    config: Mapping[str, Any],
+    notes: Sequence[str],
+) -> DryRun:
+    """Predict a run, without a search.
+
+    Args:
+        run: with all prompts.
+        strategy: of the run.
+        monitor: among the run's callbacks; it has measured the loading.
+        config: the run's configuration, for the names.
+        notes: to show with the prediction.
+    """
+    budget = run.memory_budget or memory.budget(run.model.device)
+    few = replace(run, batches=[run.batches[0][:PROMPTS]])
+
+    def count() -> tuple[Need | None, dict[str, int], CostEstimate, Mapping[str, int]]:
+        need = strategy.footprint(run)
+        parts = {} if need is None else need.predict(run.prompts, budget)
+        estimate = strategy.estimate_cost(few).times(run.prompts / few.prompts)
+        weights = run.policy.footprint() or {"weights": bytes_of(run.model, run.model.device)}
+        return need, parts, estimate, weights
+
+    need, parts, estimate, weights = under_policy(strategy, few, count)
+    peak = predict_peak(run, need, parts, estimate, budget)
+    load_peak = round((few.metrics["load_peak_mb"] or 0) * MB)
+    least, most = (max(monitor.held + engine, load_peak) for engine in (peak.least, peak.most))
+    return DryRun(
+        strategy=specs.label("strategies", config["strategy"]),
+        model=str(config["model"]),
+        edges=len(run.model.graph),
+        prompts=run.prompts,
+        tokens=max(batch.length for batch in run.batches),
+        weights=weights,
+        memory_budget=budget,
+        at_once=peak.at_once,
+        parts=parts,
+        peak=None if need is None else (least, most),
+        estimate=estimate,
+        notes=tuple(notes),
+    )
+
+
+class PredictedPeak(NamedTuple):
+    """Bytes besides the weights.
+
+    Attributes:
+        least: of a search that keeps few edges; most: in the full model. Equal without a search.
+        at_once: how many hypotheses of the largest cone run together; None if no cone is known.
+    """
+
+    least: int
+    most: int
+    at_once: int | None
+
+
+def predict_peak(
+    run: Discovery, need: Need | None, parts: dict[str, int], estimate: CostEstimate, budget: int
+) -> PredictedPeak:
+    """Predict the peak of a run.
+
+    Args:
+        run: with all prompts.
+        need: of its strategy.
+        parts: what `need` predicts for all prompts.
+        estimate: for all prompts.
+        budget: bytes.
+    """
+    most = sum(parts.values())
+    if need is None or not estimate.bytes.get("cone"):
+        return PredictedPeak(most, most, None)
+    largest = need.largest_batch(run.prompts, budget)
+    at_once, full = _hypotheses(run, estimate.bytes["cone"], largest, budget - most)
+    if not estimate.start_bytes:
+        held = estimate.bytes["captures"] + estimate.bytes["live"] + estimate.bytes.get("copies", 0)
+        return PredictedPeak(held + full, most + full, at_once)
+    start = dict(estimate.start_bytes)
+    _, tested = _hypotheses(run, start.pop("cone"), largest, budget - most)
+    return PredictedPeak(min(sum(start.values()) + tested, most + full), most + full, at_once)
+
+
+def _hypotheses(run: Discovery, cone: int, largest: int, available: int) -> tuple[int, int]:
+    """Return how many hypotheses run together, and their bytes, for a batch of `largest` prompts."""
+    each = cone * largest // run.prompts
+    at_once = hypotheses_at_once(each, largest * run.footprints.batch.length, available, run.model.device.type == "cpu")
+    return at_once, at_once * max(each - largest * run.footprints.unused_logits, 0)
