@@ -122,7 +122,8 @@ def test_arithmetic_from_the_shape_is_what_the_editor_counts(density):
         assert bounds["captures"] == held["captures"]
         assert bounds["live"] >= held["live"]
         assert bounds["cone"] >= held["cone"]
-    assert bounds["live"] == held["live"]
+    if density == 1:  # otherwise, rows of nodes that are never live take no memory
+        assert bounds["live"] == held["live"]
 
 
 def test_growth_and_its_plot(tmp_path, monkeypatch, capsys):
