@@ -21,7 +21,6 @@ class LayerState:
         inputs: of the attention's readers, `[R, B, T, D]`.
         q: rotated queries `[H, B, T, E]`; k: rotated keys, v: values, one per reader `[K, B, T, E]`.
         mlp_input: `[B, T, D]`.
-        written: the rows of `inputs` that were ever written; the others take no memory, bool `[R]`.
     """
 
     inputs: Tensor
@@ -29,7 +28,6 @@ class LayerState:
     k: Tensor
     v: Tensor
     mlp_input: Tensor
-    written: Tensor
 
 
 class LiveState:
@@ -130,7 +128,6 @@ class LiveState:
         context = self.prepared.context
         run = model.attention(layer).run(inputs, context.rotary, model.attention_mask(layer, context), heads)
         state.inputs[rows] = inputs
-        state.written[rows] = True
         state.q[heads], state.k[groups], state.v[groups] = run.q, run.k, run.v
         self._store_outputs((heads + graph.head(layer, 0)).tolist(), run.outputs)
 
@@ -143,7 +140,6 @@ class LiveState:
             k=make(graph.kv_readers, *shape, family.head_width),
             v=make(graph.kv_readers, *shape, family.head_width),
             mlp_input=make(*shape, family.width),
-            written=torch.zeros(len(block.readers), dtype=torch.bool),
         )
 
     def look_downstream(self, kept: Tensor) -> None:
@@ -170,12 +166,15 @@ class LiveState:
 
     @property
     def live_bytes(self) -> int:
-        """Bytes of inputs, queries, keys and values, without rows that were never written."""
-        heads = self.graph.heads
+        """Bytes of inputs, queries, keys and values of live heads; the rows of others take no memory.
+
+        The same in a resumed search, so that its batches are too.
+        """
+        graph, family = self.graph, self.model.family
         vectors = 0.0
-        for state in self.layers.values():
-            queries = int(state.written[:heads].sum())
-            keys_and_values = int(state.written[heads:].sum())
-            vectors += 1 + (queries + keys_and_values) * (1 + self.model.family.head_width / self.model.family.width)
+        for layer in self.layers:
+            heads = self.live[graph.heads_of(layer)].nonzero()[:, 0]
+            rows = len(heads) + 2 * len(kv_readers_of(graph, heads))
+            vectors += 1 + rows * (1 + family.head_width / family.width)
         own = round(vectors * self.differences[0].nbytes)
         return own + sum(stream.untyped_storage().nbytes() for stream in self._ablated_streams)
