@@ -8,11 +8,14 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from circuitkit.circuit.circuit import Circuit
 from circuitkit.errors import UsageError
 from circuitkit.storage.shapes import check_shape
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's fractions of the edges."""
+RANKING_SIZES = (0.01, 0.05, 0.2)
+"""The fractions at which a run evaluates a ranking by default."""
 
 
 Ranking = Literal["signed", "absolute", "random", "own"]
@@ -110,6 +113,17 @@ _EVALUATION = {
     "split": str,
     "notes": [str],
 }
+
+
+def own_sizes(circuit: Circuit) -> Sequence[float]:
+    """Return a circuit's own size, for a random circuit to compare with.
+
+    For a ranking, those of `RANKING_SIZES` that are at least one edge.
+    """
+    edges = len(circuit.graph)
+    if circuit.is_ranking:
+        return [size for size in RANKING_SIZES if int(size * edges) > 0]  # the last is an edge of the smallest graph
+    return [min(1.0, (len(circuit) + 0.5) / edges)]  # + 0.5, since the evaluator rounds down
 
 
 def check_sizes(sizes: Any) -> list[float]:

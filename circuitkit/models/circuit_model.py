@@ -205,30 +205,14 @@ class CircuitModel:
             length = min(max((8, *(bound + 4 for bound in self._bounds()))), parity.LONGEST)
         length = min(length, self.family.max_positions() or length)
         batch = parity.parity_batch(self.vocabulary, length).to(self.device)
-        theirs, ours = parity.run_transformers(self.model, batch), self._parity_run(batch)
-        difference = parity.difference(ours.logits, theirs.logits)
         quantized = any("quantized" in note for note in self.notes)
-        allowed = parity.tolerance(self.model, quantized)
-        if not difference <= allowed:  # a NaN fails too
-            self._explain_by_rounding(batch, ours, theirs, allowed, quantized)
+
+        def wrap(model: PreTrainedModel) -> parity.Decomposed:
+            return type(self)(model, None, self._kv, self.name)._parity_run
+
+        difference = parity.check(self.model, self._parity_run, wrap, batch, quantized)
         self._checked, self._checked_length = fingerprint(self.model), length
         return difference
-
-    def _explain_by_rounding(
-        self, batch: PromptBatch, ours: parity.Run, theirs: parity.Run, allowed: float, quantized: bool
-    ) -> None:
-        """Return if the difference is due to rounding alone; raise otherwise."""
-        widened = parity.widen(self.model) if bool(theirs.logits.isfinite().all()) else None
-        if widened is not None:
-            wide = type(self)(widened, None, self._kv, self.name)
-            exact = parity.run_transformers(widened, batch)
-            if parity.difference(wide._parity_run(batch).logits, exact.logits) > parity.TOLERANCE[torch.float32]:
-                wide_runs = wide._parity_run(batch, True), parity.run_transformers(widened, batch, True)
-                raise parity.refusal(self.model, *wide_runs, parity.TOLERANCE[torch.float32])
-            if parity.is_rounding(ours, theirs, exact, quantized):
-                return
-        runs = self._parity_run(batch, True), parity.run_transformers(self.model, batch, True)
-        raise parity.refusal(self.model, *runs, allowed)
 
     def _parity_run(self, batch: PromptBatch, streams: bool = False) -> parity.Run:
         """Run the check's left-padded prompts."""

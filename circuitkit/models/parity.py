@@ -8,7 +8,7 @@ wider dtype (float32 for half precision, float64 for float32): there, the decomp
 wrapped model may be further from this run only by a small factor than the decomposed one is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,10 @@ class Run:
     streams: Sequence[Tensor]
 
 
+Decomposed = Callable[[PromptBatch, bool], Run]
+"""Runs the prompts through a decomposed model; the flag asks for the streams too."""
+
+
 def parity_batch(vocabulary: int, longest: int) -> PromptBatch:
     """Make two random prompts, a left-padded one of at most 5 tokens, and one of `longest`.
 
@@ -63,6 +67,44 @@ def parity_batch(vocabulary: int, longest: int) -> PromptBatch:
 
 
 @torch.no_grad()
+def check(
+    model: PreTrainedModel,
+    ours: Decomposed,
+    wrap: Callable[[PreTrainedModel], Decomposed],
+    batch: PromptBatch,
+    quantized: bool,
+) -> float:
+    """Compare the decomposed model's logits with the transformers model's own.
+
+    Args:
+        model: the transformers model.
+        ours: runs the decomposed model.
+        wrap: decomposes another transformers model in the same way.
+        batch: left-padded prompts.
+        quantized: whether the model's weights are quantized.
+
+    Returns:
+        The largest difference, relative to the largest logit.
+
+    Raises:
+        CircuitKitError: they differ by more than rounding explains.
+    """
+    expected, found = run_transformers(model, batch), ours(batch, False)
+    relative, allowed = difference(found.logits, expected.logits), tolerance(model, quantized)
+    if relative <= allowed:
+        return relative
+    # A NaN comes here too. Rounding alone is the cause if wider weights agree, and both runs are near theirs
+    widened = widen(model) if bool(expected.logits.isfinite().all()) else None
+    if widened is not None:
+        wide, exact = wrap(widened), run_transformers(widened, batch)
+        limit = TOLERANCE[torch.float32]
+        if difference(wide(batch, False).logits, exact.logits) > limit:
+            raise refusal(model, wide(batch, True), run_transformers(widened, batch, True), limit)
+        if is_rounding(found, expected, exact, quantized):
+            return relative
+    raise refusal(model, ours(batch, True), run_transformers(model, batch, True), allowed)
+
+
 def run_transformers(model: PreTrainedModel, batch: PromptBatch, streams: bool = False) -> Run:
     """Run the transformers model on each prompt alone, in evaluation mode."""
     training = [module for module in model.modules() if module.training]

@@ -31,7 +31,7 @@ from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.prepared_batch import prepare_batches, reference_batches
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.evaluator import Evaluator, evaluation_need, prompt_notes, split_name
-from circuitkit.evaluation.measures import check_sizes
+from circuitkit.evaluation.measures import check_sizes, own_sizes
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.report.dry_run import DryRun
@@ -64,9 +64,6 @@ from circuitkit.run.run_config import (
 from circuitkit.run.run_folder import RunFolder, finish_writing
 from circuitkit.run.under_policy import under_policy
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
-
-RANKING_SIZES = (0.01, 0.05, 0.2)
-"""Default fractions of the edges at which a run evaluates a ranking; `circuitkit evaluate` uses all of MIB's."""
 
 
 class Discoverer:
@@ -154,17 +151,7 @@ class Discoverer:
         run_config = self._make_config(model, task, strategy, options)
         if sizes is not None and sizes != [] and sizes != ():
             check_sizes(sizes)
-        completed = out is not None and finish_writing(out)
-        # Under `overwrite` the run to resume is the interrupted one, not the one that it was to replace
-        if (
-            resume
-            and (out is None or completed or not overwrite)
-            and (finished := load_finished(out, run_config.config))
-        ):
-            with self._launch(Fabric(accelerator=self.device.type, devices=self.devices)):
-                loaded = model if isinstance(model, CircuitModel) else load_model(model)
-                content = describe_content(loaded, run_config.make_prompts(loaded))
-            check_same_content(str(out), finished.config, content)
+        if finished := self._find_finished(run_config, model, out, overwrite, resume):
             return finished
         folder = RunFolder(out, overwrite=overwrite) if out is not None else None
         if out is not None:
@@ -182,6 +169,23 @@ class Discoverer:
             if folder is not None:
                 result.save_or_rescue(folder)
         return result
+
+    def _find_finished(
+        self, run_config: RunConfig, model: ModelSpec, out: str | Path | None, overwrite: bool, resume: bool
+    ) -> Result | None:
+        """Return the finished run to resume, if `out` holds it."""
+        completed = out is not None and finish_writing(out)
+        # Under `overwrite` the run to resume is the interrupted one, not the one that it was to replace
+        if not resume or (out is not None and overwrite and not completed):
+            return None
+        finished = load_finished(out, run_config.config)
+        if finished is None:
+            return None
+        with self._launch(Fabric(accelerator=self.device.type, devices=self.devices)):
+            loaded = model if isinstance(model, CircuitModel) else load_model(model)
+            content = describe_content(loaded, run_config.make_prompts(loaded))
+        check_same_content(str(out), finished.config, content)
+        return finished
 
     def dry_run(
         self,
@@ -300,7 +304,7 @@ class Discoverer:
             )
             evaluator = Evaluator(prepared, split_name(run_config.task, "test"), run_config.seed)
             for circuit in result.circuits:
-                result.evaluations.append(evaluator.evaluate(circuit, sizes or _own_sizes(circuit)))
+                result.evaluations.append(evaluator.evaluate(circuit, sizes or own_sizes(circuit)))
         except CircuitKitError as error:
             result.notes.append(f"The circuits could not be evaluated: {error}")
 
@@ -384,14 +388,3 @@ def _check_circuits(strategy: DiscoveryStrategy, found: Any, run: Discovery) -> 
             "It must return a Circuit on run.model.graph, or a sequence of them.",
         )
     return circuits
-
-
-def _own_sizes(circuit: Circuit) -> Sequence[float]:
-    """Return a circuit's own size, for a random circuit to compare with.
-
-    For a ranking, those of `RANKING_SIZES` that are at least one edge.
-    """
-    edges = len(circuit.graph)
-    if circuit.is_ranking:
-        return [size for size in RANKING_SIZES if int(size * edges) > 0]  # the last is an edge of the smallest graph
-    return [min(1.0, (len(circuit) + 0.5) / edges)]  # + 0.5, since the evaluator rounds down
