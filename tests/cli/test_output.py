@@ -48,7 +48,7 @@ def closed_pipe() -> Iterator[TextIO]:
         yield stream
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to /dev/full as a full disk; this system has none")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_full_device(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with monkeypatch.context() as patch, Path("/dev/full").open("w") as full:

@@ -16,10 +16,11 @@ import torch
 import yaml
 from lightning.fabric.loggers import CSVLogger
 from rich.console import Console
+from support.scripted import Scripted
 from support.tiny import random_batch, tiny
 
 import circuitkit
-from circuitkit import Circuit, CircuitModel, Discoverer, DiscoveryStrategy, PrecisionPolicy, PromptBatch
+from circuitkit import Circuit, CircuitModel, Discoverer, PrecisionPolicy, PromptBatch
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.evaluator import Evaluator
 from circuitkit.evaluation.measures import Evaluation
@@ -40,18 +41,6 @@ def model() -> CircuitModel:
 @pytest.fixture(scope="module")
 def batch() -> PromptBatch:
     return random_batch(lengths=(5, 7, 6, 6))
-
-
-class Scripted(DiscoveryStrategy):
-    """Scores every edge by its number; calls `act` before that."""
-
-    def __init__(self, act: Any = None) -> None:
-        self._act = act
-
-    def discover(self, run: Discovery) -> Circuit:
-        if self._act is not None:
-            self._act(run)
-        return Circuit.from_scores(run.model.graph, torch.arange(len(run.model.graph), dtype=torch.float64))
 
 
 def fail(run: Discovery) -> None:
@@ -425,7 +414,7 @@ def test_wall_time_is_that_of_the_strategy_alone(
     assert (result.metrics["load_s"], result.metrics["wall_s"]) == (7, 3)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process reset its peak memory, by /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="measures the peak from a reset on, which only Linux offers")
 def test_peak_memory_is_that_of_the_strategy_alone(
     model: CircuitModel, batch: PromptBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -266,7 +266,10 @@ def overwrite_and_die(out: Path, operation: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked, so that each takes milliseconds")
+@pytest.mark.skipif(
+    not hasattr(os, "fork"),
+    reason="forks a process per change of the file system, to kill it there; this system has no os.fork",
+)
 def test_killed_at_any_moment_of_replacing_results(case: Case, tmp_path: Path) -> None:
     original = tmp_path / "original"
     old = case.run({"class_path": "acdc", "init_args": {"threshold": [0.01, 0.1]}}, out=original)

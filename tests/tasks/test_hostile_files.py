@@ -1,6 +1,7 @@
 """Prompt files as people bring them: each gives one line that says what is wrong, or the right prompts."""
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -10,31 +11,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from support.prompt_rows import row
+from transformers import PreTrainedTokenizerBase
 
 from circuitkit.errors import UsageError
-from circuitkit.models.fetch import TOY
 from circuitkit.tasks.base import Split
 from circuitkit.tasks.ioi import NAMES
 from circuitkit.tasks.prompt_file import PromptFile
 
 Made = bytes | Callable[[Path], None]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(TOY)
-
-
-def row(number: int = 0, **changed: Any) -> dict[str, Any]:
-    name = NAMES[2 + number]
-    clean = f"Then, Mary and {name} went to the store. {name} gave a ring to"
-    return {
-        "clean": clean,
-        "corrupted": clean.replace(f". {name}", ". Mary"),
-        "answer": " Mary",
-        "wrong_answer": f" {name}",
-    } | changed
 
 
 def as_csv(rows: list[dict[str, Any]], **options: Any) -> str:
@@ -284,11 +269,12 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(
     assert len(text) < 700
 
 
-def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may read every file")
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *_: Any, **__: Any) -> None:  # file modes do not stop root
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
     path = bring(tmp_path, "p.csv", as_csv(ROWS).encode())
-    path.chmod(0)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UsageError, match="cannot be read: Permission denied"):
         PromptFile(path)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
@@ -17,11 +17,6 @@ from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.fetch import TOY
 from circuitkit.tasks.base import Split
 from circuitkit.tasks.ioi import IOI, NAMES, OBJECTS, PLACES, TEMPLATES
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(TOY)
 
 
 def without(*words: str, special: str | None = None) -> PreTrainedTokenizerFast:

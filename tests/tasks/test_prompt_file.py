@@ -9,33 +9,20 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from support.prompt_rows import row
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from circuitkit.cli.main import main
 from circuitkit.config import specs
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.models.fetch import TOY
 from circuitkit.tasks.base import Split
 from circuitkit.tasks.file_rows import COLUMNS
 from circuitkit.tasks.ioi import NAMES
 from circuitkit.tasks.prompt_file import PromptFile
 
 MARY, JOHN = " Mary", " John"
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(TOY)
-
-
-def row(number: int = 0, **changed: Any) -> dict[str, Any]:
-    """A valid row; each number has another name in it."""
-    name = NAMES[2 + number]
-    clean = f"Then, Mary and {name} went to the store. {name} gave a ring to"
-    corrupted = f"Then, Mary and {name} went to the store. Mary gave a ring to"
-    return {"clean": clean, "corrupted": corrupted, "answer": MARY, "wrong_answer": f" {name}"} | changed
 
 
 def as_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
