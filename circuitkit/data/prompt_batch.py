@@ -1,6 +1,6 @@
 """A batch of prompts: clean and corrupted token ids, answer positions, answers and wrong answers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from circuitkit.data.ids import is_id, read_positions, read_rows, read_sets
-from circuitkit.errors import UsageError
+from circuitkit.errors import UsageError, quote
 
 Ids = Tensor | Sequence[Sequence[int]]
 Answers = Tensor | Sequence[int] | Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]]
@@ -27,6 +27,7 @@ class PromptBatch:
         answers: token ids `[B, A, n]`, -1 where a set of answers has fewer than n.
         wrong_answers: likewise `[B, A, m]`; m is 0 if the task has none.
         notes: what a user should know about these prompts, such as that some occur twice.
+        templates: one label per prompt, of what it was made from, such as the number of a template; empty if unknown.
     """
 
     clean: Tensor
@@ -36,6 +37,7 @@ class PromptBatch:
     answers: Tensor
     wrong_answers: Tensor
     notes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
 
     @classmethod
     def from_ids(
@@ -48,6 +50,7 @@ class PromptBatch:
         answer_positions: Sequence[int] | Sequence[Sequence[int]] | Tensor | None = None,
         pad_id: int | None = 0,
         notes: Sequence[str] = (),
+        templates: Sequence[str] = (),
     ) -> Self:
         """Make a batch from token ids; prompts of different lengths are left-padded.
 
@@ -62,6 +65,7 @@ class PromptBatch:
                 (negative: from its end); by default the last.
             pad_id: the padding token; it does not affect any result. None, as of a tokenizer without one, means 0.
             notes: what else a user should know about these prompts.
+            templates: one label per prompt, by which figures can be grouped.
 
         Raises:
             UsageError: no prompts, an empty prompt, pairs of unequal length (the message names the first), counts
@@ -86,6 +90,7 @@ class PromptBatch:
             answer_positions=positions,
             answers=_token_sets(right),
             wrong_answers=_token_sets(wrong),
+            templates=_labels(templates, len(pads)),
         )._checked()
         rows = list(map(repr, zip(clean_rows, corrupted_rows, right, wrong, strict=True)))
         return replace(
@@ -150,7 +155,11 @@ class PromptBatch:
 
     def __getitem__(self, rows: slice | Tensor) -> Self:
         """Return the prompts of a slice, or those with the numbers in a tensor, in its order."""
-        return self._map(lambda values: values[rows if isinstance(rows, slice) else rows.to(values.device)])
+        kept = self._map(lambda values: values[rows if isinstance(rows, slice) else rows.to(values.device)])
+        if not self.templates:
+            return kept
+        numbers = torch.arange(len(self), dtype=torch.long)[rows if isinstance(rows, slice) else rows.cpu()].tolist()
+        return replace(kept, templates=tuple(self.templates[number] for number in numbers))
 
     def __repr__(self) -> str:
         length = f"up to {self.length}" if self.padded else str(self.length)
@@ -165,7 +174,7 @@ class PromptBatch:
         return self._map(lambda values: values.to(device))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Apply a function to every tensor; the notes stay."""
+        """Apply a function to every tensor; notes and labels stay."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return type(self)(**given | {name: change(it) for name, it in given.items() if isinstance(it, Tensor)})
 
@@ -203,6 +212,16 @@ def _notes(copies: int, unchanged: int, prompts: int) -> Iterator[str]:
             f"Pairs whose clean and corrupted prompts are the same up to the answer: {unchanged} of {prompts}; "
             "with the ablation resample, no edge matters in them."
         )
+
+
+def _labels(templates: Sequence[str], prompts: int) -> tuple[str, ...]:
+    listed = isinstance(templates, Iterable) and not isinstance(templates, str)
+    labels = tuple(templates) if listed else (None,)
+    if not all(isinstance(label, str) for label in labels):
+        raise UsageError(f"The templates are {quote(templates)}.", "Give a list with one text per prompt.")
+    if len(labels) not in (0, prompts):
+        raise UsageError(f"There are {len(labels)} templates for {prompts} prompts.", "Give one per prompt, or none.")
+    return labels
 
 
 def _pad_left(rows: list[list[int]], pads: list[int], pad: int) -> Tensor:

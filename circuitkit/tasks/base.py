@@ -8,6 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from circuitkit.config.reprs import constructor_form
+from circuitkit.data.accuracy import find_right
+from circuitkit.data.logits import Logits
+from circuitkit.data.objectives import LogitDifference
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 
@@ -51,15 +54,15 @@ class Task(ABC):
 
         Returns:
             Several lines of text, the notes on the prompts among them. *Right* means that the best answer has a larger
-            logit than the best wrong answer (or than every other token, if there are no wrong answers); the logit
-            difference is that of the means, as in the objective `logit_difference`.
+            logit than the best wrong answer (or than every other token, if there are no wrong answers), as in
+            `circuitkit.data.accuracy`; the logit difference is the objective `logit_difference`.
 
         Raises:
             UsageError: as `prompts`.
         """
-        batch = self.prompts(model.tokenizer, "train", max(examples, _MEASURED), seed)
+        batch = self.prompts(model.tokenizer, "train", max(examples, _MEASURED), seed).to(model.device)
         with torch.no_grad():
-            logits = model.answer_logits(batch)  # [B, A, V]
+            logits = model.logits(model.final_stream(batch))
         shown = [_pair(batch, row, model.tokenizer) for row in range(min(examples, len(batch)))]
         return "\n\n".join([*shown, *(f"Note: {note}" for note in batch.notes), _measure(batch, logits)])
 
@@ -147,26 +150,16 @@ def _set(tokens: Tensor, tokenizer: PreTrainedTokenizerBase | None, most: int = 
     return (" ".join(pieces[:most]) or "any other") + more
 
 
-def _measure(batch: PromptBatch, logits: Tensor) -> str:
-    """Describe accuracy and mean logit difference of logits `[B, A, V]` at the answer positions, in one line."""
-    asked = batch.answer_positions.to(logits.device) >= 0
-    answers, wrong = batch.answers.to(logits.device), batch.wrong_answers.to(logits.device)
-    right = logits.gather(-1, answers.clamp(min=0))
-    if wrong.shape[-1]:
-        other = logits.gather(-1, wrong.clamp(min=0))
-        best_other = other.masked_fill(wrong < 0, -torch.inf).amax(-1)
-        difference = (_mean(right, answers >= 0) - _mean(other, wrong >= 0))[asked].mean().item()
-        said = f"mean logit difference {difference:.2f}"
-    else:
-        # Exclude the answers, so that "other" means every other token.
-        columns = torch.where(answers >= 0, answers, logits.shape[-1])
-        padded = torch.nn.functional.pad(logits, (0, 1)).scatter(-1, columns, -torch.inf)
-        best_other = padded[..., :-1].amax(-1)
+def _measure(batch: PromptBatch, logits: Logits) -> str:
+    """Describe accuracy and mean logit difference of logits at the answer positions, in one line."""
+    answers = int((batch.answers >= 0).any(-1).sum())
+    if not answers:
+        return "Clean prompts: no answers to measure."
+    right = int(find_right(logits, batch).sum())
+    objective = LogitDifference()
+    try:
+        objective.check(batch)
+        said = f"mean logit difference {-objective.values(logits, batch, None).mean().item():.2f}"
+    except UsageError:
         said = "no wrong answers to compare with"
-    correct = (right.masked_fill(answers < 0, -torch.inf).amax(-1) > best_other)[asked]
-    share = correct.float().mean().item()
-    return f"Clean prompts: right on {int(correct.sum())} of {correct.numel()} answers ({share:.1%}), {said}."
-
-
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, values, 0).sum(-1) / mask.sum(-1).clamp(min=1)
+    return f"Clean prompts: right on {right} of {answers} answers ({right / answers:.1%}), {said}."

@@ -209,6 +209,41 @@ def test_prompts_may_be_chosen_by_number() -> None:
     assert batch.answers.tolist() == [[[6]], [[5]], [[6]]]
 
 
+@pytest.mark.parametrize(
+    ("rows", "kept"),
+    [
+        (slice(1, None), ("b", "a")),
+        (slice(None, None, 2), ("a", "a")),
+        (torch.tensor([2, 1, 1]), ("a", "b", "b")),
+        (torch.tensor([False, True, False]), ("b",)),
+        (slice(3, None), ()),
+    ],
+)
+def test_templates_follow_their_prompts(rows: slice | torch.Tensor, kept: tuple[str, ...]) -> None:
+    ids = [[1, 2], [3, 4], [5, 6]]
+    batch = PromptBatch.from_ids(ids, ids, [7, 8, 9], templates=["a", "b", "a"])
+    assert batch.templates == batch.to("cpu").templates == ("a", "b", "a")
+    assert batch[rows].templates == kept
+    assert len(batch[rows]) == len(kept)
+    assert [part.templates for part in batch.split(2)] == [("a", "b"), ("a",)]
+    plain = PromptBatch.from_ids(ids, ids, [7, 8, 9])
+    assert plain.templates == plain[rows].templates == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["a"], "1 templates for 2 prompts"),
+        ("ab", "templates are 'ab'.*one text per prompt"),
+        (["a", 3], r"templates are \['a', 3\]"),
+        (3, "templates are 3"),
+    ],
+)
+def test_templates_that_are_no_labels_are_refused(given: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        PromptBatch.from_ids(GOOD, GOOD, [7, 8], templates=given)
+
+
 def test_the_repr_is_short() -> None:
     assert repr(of_answers([5, 6])) == "PromptBatch(2 prompts, 3 tokens)"
     assert repr(PromptBatch.from_ids([[1], [2, 3]], [[4], [5, 6]], [7, 8])) == "PromptBatch(2 prompts, up to 2 tokens)"

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from circuitkit.data.logits import Logits
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
@@ -242,12 +243,15 @@ def test_preview_shows_pairs_in_columns_and_the_accuracy() -> None:
 class OneAnswer:
     """Stands in for a model without a tokenizer, whose largest logits are those of token 7, then 8."""
 
-    tokenizer = None
+    tokenizer, device = None, torch.device("cpu")
 
-    def answer_logits(self, batch: PromptBatch) -> torch.Tensor:
-        logits = torch.zeros(*batch.answer_positions.shape, 10)
-        logits[..., 7], logits[..., 8] = 3.0, 1.0
-        return logits
+    def final_stream(self, batch: PromptBatch) -> torch.Tensor:
+        stream = torch.zeros(*batch.answer_positions.shape, 10, dtype=torch.float32)
+        stream[..., 7], stream[..., 8] = 3.0, 1.0
+        return stream
+
+    def logits(self, stream: torch.Tensor) -> Logits:
+        return Logits(stream, torch.eye(10, dtype=torch.float32))
 
 
 def test_preview_of_answer_sets_several_positions_and_no_wrong_answers() -> None:
@@ -268,3 +272,5 @@ def test_preview_of_answer_sets_several_positions_and_no_wrong_answers() -> None
     shown = Given(without_wrong).preview(OneAnswer())  # type: ignore[arg-type]
     assert "right on 1 of 3 answers (33.3%), no wrong answers to compare with" in shown
     assert "answer after token 2 (5): 8, not any other" in shown
+    nothing = PromptBatch.from_ids(clean, corrupted, [[], []])
+    assert Given(nothing).preview(OneAnswer()).endswith("no answers to measure.")  # type: ignore[arg-type]
