@@ -12,9 +12,18 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     """Evaluate, print a table per circuit, and save `evaluation.json`."""
     parser.add_argument("run", type=str, help="a run folder")
     parser.add_argument(
-        "--sizes", type=list[float] | None, default=None, help="fractions of the edges to keep; by default MIB's"
+        "--sizes",
+        type=list[float] | None,
+        default=None,
+        help="fractions of the edges to keep; by default MIB's; []: only the circuits' own edges",
     )
-    parser.add_argument("--split", type=str, default="test", help="test, validation or train")
+    parser.add_argument(
+        "--rankings",
+        type=list[str],
+        default=["signed", "absolute", "random"],
+        help="how edges of these sizes are chosen: signed, absolute, greedy, random",
+    )
+    parser.add_argument("--splits", type=list[str], default=["train", "test"], help="train, validation, test")
     parser.add_argument(
         "--examples", type=int | None, default=None, help="maximum number of prompts; by default the run's"
     )
@@ -31,16 +40,15 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     values = parse(parser, arguments)
 
     silence_libraries()
-    from circuitkit.report.tables import evaluation_table
+    from circuitkit.report.tables import evaluation_tables
     from circuitkit.run.reevaluate import reevaluate
 
     folder = Path(values.pop("run"))
     with current_folder_on_path() if values["allow_code"] else nullcontext():
         circuits, evaluations = reevaluate(folder, **values)
     console = make_console()
-    for circuit, evaluation in zip(circuits, evaluations, strict=True):
-        console.print(evaluation_table(evaluation.to_dict(), f"{folder}: {circuit.selection}"))
-        for note in evaluation.notes:
-            console.print(f"Note: {note}", markup=False)
+    for number, circuit in enumerate(circuits):
+        of_circuit = [found[number] for found in evaluations.values()]
+        console.print(evaluation_tables(of_circuit, f"{folder}: {circuit.selection}"))
     print(f"Saved in {folder / 'evaluation.json'}")
     return 0

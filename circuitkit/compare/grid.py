@@ -9,7 +9,7 @@ from typing import Any
 from circuitkit.config import registry, specs
 from circuitkit.config.checks import check_examples, check_seed
 from circuitkit.errors import UsageError
-from circuitkit.evaluation.measures import SIZES, check_sizes
+from circuitkit.evaluation.sizes import SIZES, check_sizes
 from circuitkit.models.fetch import locate
 
 _PARTS = ("models", "tasks", "strategies", "precision", "seeds")

@@ -24,8 +24,8 @@ from typing import Any
 from circuitkit.compare.grid import Cell, Grid
 from circuitkit.config import specs
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.evaluation.evaluation import Evaluation, Point
 from circuitkit.evaluation.evaluator import Evaluator, make_evaluator
-from circuitkit.evaluation.measures import Evaluation, Point
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.report.tables import NOTES
 from circuitkit.run.discoverer import Discoverer
@@ -121,7 +121,7 @@ class ComparisonRunner:
         if folder is not None:
             result.save(folder)  # before the evaluation, which may fail
         evaluator = self.evaluator(cell, model)
-        result.evaluations.extend(evaluator.evaluate(circuit, shared.sizes) for circuit in result.circuits)
+        result.evaluations["test"] = [evaluator.evaluate(circuit, shared.sizes) for circuit in result.circuits]
         if folder is not None:
             result.save(folder, overwrite=True)
         return list(_rows(cell, result))
@@ -216,13 +216,13 @@ def _run_cells(grid: Grid, runner: ComparisonRunner, folder: Path, on_cell_end: 
 
 def _rows(cell: Cell, result: Result) -> Iterator[Row]:
     cost = {name: result.metrics.get(name) for name in ("edges_tested", "wall_s", "peak_mb")}
-    for circuit, evaluation in zip(result.circuits, result.evaluations, strict=True):
+    for circuit, evaluation in zip(result.circuits, result.evaluations["test"], strict=True):
         areas: Row = {"cpr": evaluation.cpr, "cmd": evaluation.cmd}
         areas["notes"] = NOTES.join(dict.fromkeys([*result.notes, *evaluation.notes]))
         for ranking in ("signed", "absolute", "own"):
             for point in evaluation.curve(ranking):
                 yield {"operating_point": circuit.selection} | _point(point, evaluation) | areas | cost
-    first = result.evaluations[0]
+    first = result.evaluations["test"][0]
     control: Row = {"strategy": CONTROL, "precision": "", "cpr": first.random_cpr, "cmd": first.random_cmd}
     control["notes"] = NOTES.join(first.notes)
     for point in first.curve("random"):
@@ -230,7 +230,8 @@ def _rows(cell: Cell, result: Result) -> Iterator[Row]:
 
 
 def _point(point: Point, evaluation: Evaluation) -> Row:
-    ends = {name: getattr(evaluation, name) for name in ("full", "ablated", "prompts")}
+    ends: Row = {name: getattr(evaluation, name)[evaluation.objective].value for name in ("full", "ablated")}
+    ends["prompts"] = evaluation.prompts
     names = ("ranking", "fraction", "edges", "edges_asked", "faithfulness", "value")
     return {name: getattr(point, name) for name in names} | ends
 

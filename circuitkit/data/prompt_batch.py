@@ -216,8 +216,8 @@ def _notes(copies: int, unchanged: int, prompts: int) -> Iterator[str]:
 
 def _labels(templates: Sequence[str], prompts: int) -> tuple[str, ...]:
     listed = isinstance(templates, Iterable) and not isinstance(templates, str)
-    labels = tuple(templates) if listed else (None,)
-    if not all(isinstance(label, str) for label in labels):
+    labels = tuple(templates) if listed else None
+    if labels is None or not all(isinstance(label, str) for label in labels):
         raise UsageError(f"The templates are {quote(templates)}.", "Give a list with one text per prompt.")
     if len(labels) not in (0, prompts):
         raise UsageError(f"There are {len(labels)} templates for {prompts} prompts.", "Give one per prompt, or none.")

@@ -1,4 +1,4 @@
+from .evaluation import Evaluation as Evaluation
+from .evaluation import Point as Point
 from .evaluator import Evaluator as Evaluator
 from .evaluator import evaluate as evaluate
-from .measures import Evaluation as Evaluation
-from .measures import Point as Point

@@ -2,24 +2,28 @@
 
     faithfulness = (L(circuit) - L(ablated)) / (L(full) - L(ablated))
 
-where L is the mean of the objective over held-out prompts. CPR is the area under faithfulness over the fraction of
-edges kept, with edges ranked by signed score. CMD is the area between that curve and 1, with edges ranked by absolute
-score. Both are integrated by the trapezoidal rule over the fractions, on a linear scale. A circuit of a given fraction
-takes int(fraction * edges) edges and then drops those that are not connected; both counts are reported. No value is
-clamped.
+where L is the mean of an objective over the prompts of one split. CPR is the area under faithfulness over the fraction
+of edges kept, with edges ranked by signed score. CMD is the area between that curve and 1, with edges ranked by
+absolute score. Both are integrated by the trapezoidal rule over the fractions, on a linear scale. A circuit of a given
+fraction takes int(fraction * edges) edges and then drops those that are not connected; both counts are reported. No
+value is clamped. One run of a circuit gives its value on every prompt, in every measure (see `measures`); `intervals`
+says how sure a mean over prompts is.
 """
 
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import same_edges
-from circuitkit.config import specs
-from circuitkit.data.objectives import Objective
+from circuitkit.config import registry, specs
+from circuitkit.data.objectives import KLDivergence, Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.footprint import Footprints
@@ -27,7 +31,9 @@ from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.memory import Need
 from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches, reference_batches
 from circuitkit.errors import UsageError
-from circuitkit.evaluation.measures import SIZES, Evaluation, Point, Ranking, check_sizes, mib_area
+from circuitkit.evaluation.evaluation import CURVES, Evaluation, Point, Ranking, compute_areas, measure_rows
+from circuitkit.evaluation.measures import Measures, Values
+from circuitkit.evaluation.sizes import SIZES, check_sizes
 from circuitkit.interrupts import taking_turns
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import FullPrecision
@@ -36,6 +42,9 @@ from circuitkit.torch_state import usual_torch_state
 
 IDENTITY_TOLERANCE = 1e-3
 """Tolerated error of faithfulness: with all edges kept it should be 1, with none 0."""
+GIVEN = "given prompts"
+"""What an evaluation calls the split of a `PromptBatch`."""
+_OF_SIZES: tuple[Ranking, ...] = ("signed", "absolute", "greedy", "random")
 
 
 @taking_turns()
@@ -46,6 +55,7 @@ def evaluate(
     task: Task | PromptBatch | str,
     *,
     sizes: Sequence[float] = SIZES,
+    rankings: Sequence[Ranking] = CURVES,
     objective: Objective | str = "logit_difference",
     ablation: Ablation | str = "resample",
     examples: int = 32,
@@ -58,7 +68,9 @@ def evaluate(
         model: the model that the circuit was found in, loaded or by name as in `discover`.
         circuit: its rankings are evaluated at every size, and its kept edges too unless it is a mere ranking.
         task: object or name; a `PromptBatch` is used as it is.
-        sizes: fractions of the edges, rising.
+        sizes: fractions of the edges, rising; empty: only the circuit's own edges.
+        rankings: how circuits of these sizes are chosen: any of `signed`, `absolute`, `greedy` and `random` (see
+            `Point`).
         objective, ablation: object or name.
         examples: maximum number of prompts.
         seed: seed of the task's splits and of the random control.
@@ -67,7 +79,7 @@ def evaluate(
     Raises:
         UsageError: an unknown name, sizes that are not rising fractions, a circuit of another graph.
     """
-    check_sizes(sizes)
+    check_curves(sizes, rankings)
     if not isinstance(model, CircuitModel):
         named = specs.model_spec(model, kv=circuit.graph.kv)
         model = CircuitModel.from_pretrained(named["name"], kv=named["kv"], dtype=named["dtype"])  # type: ignore[arg-type]
@@ -80,10 +92,23 @@ def evaluate(
         seed=seed,
         split=split,
     )
-    evaluation = evaluator.evaluate(circuit, sizes)
+    evaluation = evaluator.evaluate(circuit, sizes, rankings)
     for note in evaluation.notes:
         warnings.warn(note, stacklevel=2)
     return evaluation
+
+
+def check_curves(sizes: Sequence[float], rankings: Sequence[str] = CURVES) -> None:
+    """Check what is to be evaluated.
+
+    Raises:
+        UsageError: the sizes are not rising fractions, or there is no such ranking.
+    """
+    if not (isinstance(sizes, list | tuple) and not sizes):
+        check_sizes(sizes)
+    for ranking in rankings:
+        if ranking not in _OF_SIZES:
+            raise registry.unknown_name("ranking", ranking, list(_OF_SIZES))
 
 
 def make_evaluator(
@@ -100,14 +125,8 @@ def make_evaluator(
     train, held_out = (make_prompts(model, task, name, examples, seed) for name in ("train", split))
     ablation.check(held_out)
     ablation.fit(model, reference_batches(model, train))
-    need = evaluation_need(model, held_out, objective, ablation)
-    prepared = prepare_batches(model, [held_out], objective, ablation, need=need)
-    return Evaluator(prepared, split_name(task, split), seed, held_out.notes)
-
-
-def evaluation_need(model: CircuitModel, batch: PromptBatch, objective: Objective, ablation: Ablation) -> Need:
-    """Count what an `Evaluator` needs per prompt."""
-    return Footprints(model, batch, objective, ablation, FullPrecision()).masked_run()
+    name = GIVEN if isinstance(task, PromptBatch) else split
+    return Evaluator.prepare(model, held_out, objective, ablation, name, seed, notes=held_out.notes)
 
 
 def make_prompts(model: CircuitModel, task: Task | PromptBatch, split: Split, examples: int, seed: int) -> PromptBatch:
@@ -130,91 +149,200 @@ def prompt_notes(batches: Mapping[str, PromptBatch]) -> list[str]:
     return found
 
 
-def split_name(task: Task | PromptBatch, split: Split) -> str:
-    """Return what an evaluation calls its prompts: the split's name, or a text for a `PromptBatch`."""
-    return "the prompts themselves" if isinstance(task, PromptBatch) else split
+class _Part:
+    """A batch of the prompts: runs circuits on it, and measures them."""
+
+    def __init__(self, prepared: PreparedBatch) -> None:
+        self.prepared = prepared
+        self._run = MaskedRun(prepared)
+        stream = prepared.model.final_stream(prepared.batch)
+        full = prepared.model.logits(stream)
+        self._measures = Measures(prepared.objective, prepared.batch, full)
+        self.full = self._measures.of(full)
+        self.ablated = self.of(self._ablated_stream())
+
+    def of(self, stream: Tensor) -> dict[str, Tensor]:
+        """Measure the final stream at the answer positions, `[B, A, D]`: float64 `[B]` by measure."""
+        return self._measures.of(self.prepared.model.logits(stream))
+
+    def circuit(self, kept: Tensor) -> dict[str, Tensor]:
+        """Measure a circuit, bool `[edges]`."""
+        return self.of(self._run.final(kept[None])[0])
+
+    def _ablated_stream(self) -> Tensor:
+        """Compute the ablated model's final stream from all ablated outputs, without a run."""
+        prepared, model = self.prepared, self.prepared.model
+        stream = prepared.ablated.sum(0) + model.constant(prepared.context)
+        for layer in range(model.graph.layers):
+            stream = stream + model.attention_constant(layer)
+        shape = (len(prepared.batch), prepared.batch.length, stream.shape[-1])
+        return model.at_answers(stream.expand(shape), prepared.batch)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The edges of a point to measure; the other attributes are those of `Point`."""
+
+    ranking: Ranking
+    fraction: float
+    edges_asked: int
+    kept: Tensor
 
 
 class Evaluator:
-    """Evaluates circuits on the same prompts; the ends of the scale and the random control are computed once.
+    """Evaluates circuits on the same prompts; captures, the ends of the scale and the random control are shared.
 
     Args:
-        prepared_batches: the held-out prompts.
-        split: the name of their split, for the result.
+        prepared_batches: the prompts of one split.
+        split: its name, for the result.
         seed: seed of the random control.
         notes: notes on the prompts, for every evaluation.
     """
 
+    @torch.no_grad()
     def __init__(
         self, prepared_batches: Sequence[PreparedBatch], split: str, seed: int = 0, notes: Sequence[str] = ()
     ) -> None:
+        started = time.perf_counter()
         self.split = split
         self._prompt_notes = list(notes)
         self.graph = prepared_batches[0].model.graph
         self.prompts = sum(len(prepared.batch) for prepared in prepared_batches)
-        self._runs = [MaskedRun(prepared) for prepared in prepared_batches]
+        self._templates = tuple(label for prepared in prepared_batches for label in prepared.batch.templates)
+        self._parts = [_Part(prepared) for prepared in prepared_batches]
         self._control = Circuit.from_scores(
             self.graph, torch.rand(len(self.graph), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
         )
-        self._control_points: dict[float, Point] = {}
-        self.full, self.ablated = self._ends()
+        self._known: dict[bytes, Values] = {}
+        self.full = _join([part.full for part in self._parts])
+        self.ablated = _join([part.ablated for part in self._parts])
+        self.objective = next(iter(self.full))
         everything, nothing = (
             self.value(torch.full((len(self.graph),), state, dtype=torch.bool)) for state in (True, False)
         )
-        span = abs(self.full - self.ablated)
-        error = max(abs(everything - self.full), abs(nothing - self.ablated))
+        full, ablated = self.full[self.objective].mean(), self.ablated[self.objective].mean()
+        span = float(abs(full - ablated))
+        error = float(max(abs(everything - full), abs(nothing - ablated)))
         self.identity_error = error / span if span else error
+        self._seconds = time.perf_counter() - started
+
+    @classmethod
+    def prepare(
+        cls,
+        model: CircuitModel,
+        batch: PromptBatch,
+        objective: Objective,
+        ablation: Ablation,
+        split: str,
+        seed: int = 0,
+        *,
+        memory_budget: int | None = None,
+        notes: Sequence[str] = (),
+    ) -> "Evaluator":
+        """Make an evaluator for prompts, in batches that fit into memory.
+
+        Args:
+            model, objective, ablation: of the run; the ablation is fitted.
+            batch: the prompts.
+            split, seed, notes: as for the class.
+            memory_budget: bytes; by default half of what is free.
+
+        Raises:
+            CircuitKitError: not even batches of one prompt fit.
+        """
+        need = evaluation_need(model, batch, objective, ablation)
+        prepared = prepare_batches(model, [batch], objective, ablation, memory_budget=memory_budget, need=need)
+        return cls(prepared, split, seed, notes)
 
     @torch.no_grad()
+    def measure(self, kept: Tensor) -> Values:
+        """Measure a circuit on every prompt: float64 `[prompts]` by measure, the searched objective first.
+
+        Args:
+            kept: the circuit, bool `[edges]`; a circuit that was measured before is not run again.
+        """
+        key = np.packbits(kept.numpy()).tobytes()
+        if key not in self._known:
+            self._known[key] = _join([part.circuit(kept) for part in self._parts])
+        return self._known[key]
+
     def value(self, kept: Tensor) -> float:
-        """Compute the mean objective over the prompts with only these edges kept, bool `[edges]`."""
-        total = sum(float(run.values(kept[None]).double().sum()) for run in self._runs)
-        return total / self.prompts
+        """Compute the mean of the searched objective over the prompts with only these edges kept, bool `[edges]`."""
+        return float(self.measure(kept)[self.objective].mean())
 
     def faithfulness(self, value: float) -> float | None:
         """Scale an objective value: 0 for the ablated model's, 1 for the full model's; None if these are equal."""
-        span = self.full - self.ablated
-        return (value - self.ablated) / span if span else None
+        full, ablated = self.full[self.objective].mean(), self.ablated[self.objective].mean()
+        return float((value - ablated) / (full - ablated)) if full != ablated else None
 
-    def evaluate(self, circuit: Circuit, sizes: Sequence[float] = SIZES) -> Evaluation:
-        """Evaluate both rankings and the random control at every size, and the circuit's own edges.
+    def evaluate(
+        self, circuit: Circuit, sizes: Sequence[float] = SIZES, rankings: Sequence[Ranking] = CURVES
+    ) -> Evaluation:
+        """Evaluate rankings at every size, the circuit's own edges, and all others (the complement).
+
+        Args:
+            circuit: on the evaluator's graph.
+            sizes: fractions of the edges, rising; empty: only the circuit's own edges and the others.
+            rankings: any of `signed`, `absolute`, `greedy` and `random`.
 
         Raises:
-            UsageError: sizes that are not rising fractions, or a circuit of another graph.
+            UsageError: sizes that are not rising fractions, an unknown ranking, or a circuit of another graph.
         """
         if not same_edges(circuit.graph, self.graph):
             raise UsageError(
                 f"The circuit belongs to {circuit.graph}, not to this model's {self.graph}.",
                 "Evaluate it in the model it was found in, loaded with the same kv.",
             )
-        fractions = check_sizes(sizes)
-        signed = [self._point(circuit, "signed", size) for size in fractions]
-        absolute = [self._point(circuit, "absolute", size) for size in fractions]
-        random = [self._random_point(size) for size in fractions]
-        own = []
-        if not circuit.is_ranking:
-            value = self.value(circuit.kept)
-            kept = int(circuit.kept.sum())
-            own = [Point("own", kept / len(self.graph), kept, kept, value, self.faithfulness(value))]
+        check_curves(sizes, rankings)
+        started = time.perf_counter()
+        chosen = [*self._curves(circuit, sizes, rankings), *_own(circuit)]
+        rows = [*(self.measure(one.kept) for one in chosen), self.full, self.ablated]
+        values = {name: np.stack([row[name] for row in rows]) for name in self.full}
+        measured = {name: measure_rows(name, found, found[-2], found[-1]) for name, found in values.items()}
+        points = [
+            Point(
+                one.ranking,
+                one.fraction,
+                one.edges_asked,
+                int(one.kept.sum()),
+                {name: figures[number] for name, figures in measured.items()},
+            )
+            for number, one in enumerate(chosen)
+        ]
         return Evaluation(
-            points=[*signed, *absolute, *random, *own],
-            full=self.full,
-            ablated=self.ablated,
-            cpr=mib_area(signed),
-            cmd=mib_area(absolute, from_one=True),
-            random_cpr=mib_area(random),
-            random_cmd=mib_area(random, from_one=True),
-            identity_error=self.identity_error,
-            prompts=self.prompts,
             split=self.split,
+            prompts=self.prompts,
+            points=points,
+            full={name: figures[-2].value for name, figures in measured.items()},
+            ablated={name: figures[-1].value for name, figures in measured.items()},
+            areas=compute_areas(points, values[self.objective]),
+            identity_error=self.identity_error,
+            seconds=self._take_seconds() + time.perf_counter() - started,
             notes=self._notes(),
+            templates=self._templates,
+            values=values,
         )
+
+    def _curves(self, circuit: Circuit, sizes: Sequence[float], rankings: Sequence[Ranking]) -> Iterator[_Chosen]:
+        for ranking in rankings:
+            source = self._control if ranking == "random" else circuit
+            for size in sizes:
+                asked = int(size * len(self.graph))
+                signed = ranking == "signed"
+                found = source.greedy(asked) if ranking == "greedy" else source.top(asked, absolute=not signed)
+                yield _Chosen(ranking, size, asked, found.prune().kept)
+
+    def _take_seconds(self) -> float:
+        """Return the time that the captures took, for the first evaluation; 0 for later ones."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
 
     def _notes(self) -> list[str]:
         notes = list(self._prompt_notes)
-        if self.full == self.ablated:
+        full, ablated = self.full[self.objective].mean(), self.ablated[self.objective].mean()
+        if full == ablated:
             notes.append("The full and the ablated model do equally well: faithfulness is not defined.")
-        elif self.full > self.ablated:
+        elif full > ablated:
             notes.append(
                 "The full model does worse than the ablated one on these prompts: higher faithfulness is worse."
             )
@@ -222,28 +350,22 @@ class Evaluator:
             notes.append(f"Rounding moves faithfulness by {self.identity_error:.1e}: too much to trust these figures.")
         return notes
 
-    def _point(self, circuit: Circuit, ranking: Ranking, size: float) -> Point:
-        asked = int(size * len(self.graph))
-        kept = circuit.top(asked, absolute=ranking != "signed").prune().kept
-        value = self.value(kept)
-        return Point(ranking, size, asked, int(kept.sum()), value, self.faithfulness(value))
 
-    def _random_point(self, size: float) -> Point:
-        if size not in self._control_points:
-            self._control_points[size] = self._point(self._control, "random", size)
-        return self._control_points[size]
+def evaluation_need(model: CircuitModel, batch: PromptBatch, objective: Objective, ablation: Ablation) -> Need:
+    """Count what an `Evaluator` needs per prompt; its KL divergence takes the logits of the whole vocabulary."""
+    widest = objective if objective.whole_vocabulary else KLDivergence()
+    return Footprints(model, batch, widest, ablation, FullPrecision()).masked_run()
 
-    @torch.no_grad()
-    def _ends(self) -> tuple[float, float]:
-        """Compute the objective of the full model by a plain run, and of the ablated one from all ablated outputs."""
-        full = ablated = 0.0
-        for run in self._runs:
-            prepared = run.prepared
-            full += float(prepared.values(prepared.model.final_stream(prepared.batch)).double().sum())
-            stream = prepared.ablated.sum(0) + prepared.model.constant(prepared.context)
-            for layer in range(self.graph.layers):
-                stream = stream + prepared.model.attention_constant(layer)
-            shape = (len(prepared.batch), prepared.batch.length, stream.shape[-1])
-            final = prepared.model.at_answers(stream.expand(shape), prepared.batch)
-            ablated += float(prepared.values(final).double().sum())
-        return full / self.prompts, ablated / self.prompts
+
+def _own(circuit: Circuit) -> Iterator[_Chosen]:
+    """Yield a circuit's own edges and all others, unless it is a mere ranking."""
+    if not circuit.is_ranking:
+        kept = int(circuit.kept.sum())
+        yield _Chosen("own", kept / len(circuit.graph), kept, circuit.kept)
+        yield _Chosen("complement", 1 - kept / len(circuit.graph), len(circuit.graph) - kept, ~circuit.kept)
+
+
+def _join(parts: Sequence[Mapping[str, Tensor]]) -> Values:
+    """Join the values of all batches, of the measures that each batch has."""
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: torch.cat([part[name] for part in parts]).numpy() for name in names}

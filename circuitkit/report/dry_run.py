@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from circuitkit.engine.search.cost_estimate import CostEstimate
-from circuitkit.report.summary import format_seconds
+from circuitkit.report.figures import format_seconds
 
 _PARTS = {
     "weights": "model weights",

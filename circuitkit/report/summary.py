@@ -1,14 +1,14 @@
 """The text that a result prints: its circuits, their faithfulness and their cost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
-from circuitkit.evaluation.measures import Evaluation, Point
+from circuitkit.evaluation.evaluation import Evaluation
+from circuitkit.evaluation.measures import ACCURACY
+from circuitkit.report.figures import format_interval, format_measure, format_seconds, verdict
 
-GOOD = 0.8
-"""A circuit with at least this faithfulness is called faithful."""
 _SHOWN_EDGES = 5
 SHOWN = ("edges_tested", "joint_tests", "forward_equivalents", "wall_s", "peak_mb")
 """The metrics that a summary shows."""
@@ -16,7 +16,7 @@ SHOWN = ("edges_tested", "joint_tests", "forward_equivalents", "wall_s", "peak_m
 
 def summarize(
     circuits: Sequence[Circuit],
-    evaluations: Sequence[Evaluation],
+    evaluations: Mapping[str, Sequence[Evaluation]],
     metrics: dict[str, Any],
     config: dict[str, Any],
     notes: Sequence[str],
@@ -25,32 +25,12 @@ def summarize(
     lines = [f"{_name(config, 'strategy', 'strategies')} on {_name(config, 'task', 'tasks')}, in {config.get('model')}"]
     for number, circuit in enumerate(circuits):
         lines.append(_found(circuit))
-        if number < len(evaluations):
-            lines += _faithful(circuit, evaluations[number])
-    lines.append(_cost(metrics))
-    said = [*notes, *(note for evaluation in evaluations for note in evaluation.notes)]
+        lines += _measured({split: found[number] for split, found in evaluations.items()})
+    every = [evaluation for found in evaluations.values() for evaluation in found]
+    lines.append(_cost(metrics, sum(evaluation.seconds for evaluation in every)))
+    said = [*notes, *(note for evaluation in every for note in evaluation.notes)]
     lines += [f"Note: {note}" for note in dict.fromkeys(said)]
     return "\n".join(lines)
-
-
-def verdict(evaluation: Evaluation, point: Point, random: Point) -> str:
-    """Judge a point in words, compared with a random circuit of the same size."""
-    faithfulness, chance = point.faithfulness, random.faithfulness
-    if faithfulness is None:
-        return "not defined, since the full and the ablated model do equally well"
-    if evaluation.full > evaluation.ablated:
-        return "not meaningful, since the full model does worse than the ablated one"
-    if chance is not None and chance >= faithfulness and faithfulness < GOOD:
-        return "no better than chance"
-    if faithfulness < 0:
-        return "worse than with every edge removed"
-    if faithfulness < 0.5:
-        return "poor: most of the behavior is missing"
-    if faithfulness < GOOD:
-        return "partial: a good part of the behavior is missing"
-    if faithfulness <= 2 - GOOD:
-        return "faithful"
-    return "overshooting: better than the full model, as harmful edges are missing"
 
 
 def _name(config: dict[str, Any], key: str, kind: str) -> str:
@@ -70,35 +50,53 @@ def _found(circuit: Circuit) -> str:
     return f"{found} Strongest: {strongest}." if strongest else found
 
 
-def _faithful(circuit: Circuit, evaluation: Evaluation) -> list[str]:
-    on = f"{evaluation.prompts} {evaluation.split} prompts"
-    if evaluation.split == "the prompts themselves":
-        on = "the same prompts it was found on"
-    scale = f"Faithfulness on {on} (1: full model, 0: all edges removed)"
-    if own := evaluation.curve("own"):
-        said = f"{scale}: {_value(own[0])}"
-        for control in evaluation.curve("random"):
-            if control.edges_asked == len(circuit):
-                said += (
-                    f", {verdict(evaluation, own[0], control)}. A random circuit of the same size: {_value(control)}"
-                )
-        return [f"{said}."]
-    points, controls = evaluation.curve("absolute"), evaluation.curve("random")
-    words = [verdict(evaluation, point, control) for point, control in zip(points, controls, strict=True)]
-    sizes = [
-        f"  top {point.edges_asked:,} by |score| ({100 * point.fraction:.3g}%): {_value(point)}, {word}; "
-        f"random circuit: {_value(control)}"
-        for point, control, word in zip(points, controls, words, strict=True)
-        if point.edges_asked
+def _measured(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Show one circuit's figures: a line per measure, a column per split, and the random control of the last split."""
+    if not evaluations:
+        return []
+    *_, last = evaluations.values()
+    rows: list[tuple[str, ...]] = [
+        (
+            "",
+            *(f"{split}, {found.prompts} prompts" for split, found in evaluations.items()),
+            f"random, {last.split}" if last.curve("random") else "",
+        ),
+        ("  full model", *("" for _ in evaluations), ""),
+        *_model_rows(list(evaluations.values())),
     ]
-    return [f"{scale}:", *sizes]
+    own = {point.edges for point in last.curve("own")}
+    for number, point in enumerate(last.points):
+        shown = point.ranking == "own" or (point.ranking == "absolute" and point.edges_asked not in {0, *own})
+        if not shown:
+            continue
+        control = next((one for one in last.curve("random") if one.edges_asked == point.edges_asked), None)
+        what = "these" if point.ranking == "own" else "top"
+        size = f"  {what} {point.edges_asked:,} edges ({100 * point.fraction:.3g}%)"
+        rows.append((f"{size}: in {last.objective}, {verdict(last, point, control)}",))
+        for name in point.measures:
+            of_splits = [format_measure(name, found.points[number].measures[name]) for found in evaluations.values()]
+            of_random = "" if control is None else format_measure(name, control.measures[name])
+            rows.append((f"    {name}", *of_splits, of_random))
+    head = "Faithfulness (1: full model, 0: all edges removed), with 95% intervals over prompts; ranked by |score|:"
+    return [head, *_align(rows)]
 
 
-def _value(point: Point) -> str:
-    return format_figure(point.faithfulness) or "undefined"
+def _model_rows(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, ...]]:
+    """Yield the full model's own accuracy and logit difference."""
+    for name, percent in ((ACCURACY, True), ("logit_difference", False)):
+        if name in evaluations[0].full:
+            figures = (format_interval(found.full[name], percent, negate=not percent) for found in evaluations)
+            yield (f"    {name}", *figures, "")
 
 
-def _cost(metrics: dict[str, Any]) -> str:
+def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Align columns; a row of one cell may be as wide as it likes."""
+    whole = [row for row in rows if len(row) > 1]
+    widths = [max(len(row[column]) for row in whole) + 2 for column in range(len(whole[0]))]
+    return ["".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+
+
+def _cost(metrics: dict[str, Any], evaluation_s: float) -> str:
     parts = []
     if metrics.get("edges_tested"):
         parts.append(f"{metrics['edges_tested']:,} edges tested")
@@ -110,16 +108,5 @@ def _cost(metrics: dict[str, Any]) -> str:
         parts.append(f"{format_seconds(metrics['wall_s'])}")
     if metrics.get("peak_mb") is not None:
         parts.append(f"{metrics['peak_mb']:,.0f} MB at peak ({metrics.get('memory')})")
-    return f"Cost: {', '.join(parts) or 'not measured'}."
-
-
-def format_figure(value: float | None) -> str:
-    """Format with two decimals and no negative zero; empty for None."""
-    return "" if value is None else f"{value:z.2f}"
-
-
-def format_seconds(value: float) -> str:
-    """Format a time with a fitting unit."""
-    if value < 120:
-        return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
-    return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
+    apart = f" The evaluation took {format_seconds(evaluation_s)}." if evaluation_s else ""
+    return f"Cost: {', '.join(parts) or 'not measured'}.{apart}"

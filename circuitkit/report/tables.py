@@ -10,7 +10,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from circuitkit.report.summary import format_figure, format_seconds
+from circuitkit.evaluation.evaluation import Evaluation, Point
+from circuitkit.report.figures import format_figure, format_interval, format_seconds
 
 Row = Mapping[str, Any]
 
@@ -104,30 +105,53 @@ def _cells(line: Sequence[Row], own: Sequence[Row], sizes: Iterable[float]) -> l
     ]
 
 
-def evaluation_table(evaluation: Mapping[str, Any], title: str) -> Group:
-    """Make a table of an evaluation (its `to_dict`): one line per size, both rankings and the random control."""
+def evaluation_tables(evaluations: Sequence[Evaluation], title: str) -> Group:
+    """Make a table per split of one circuit's evaluation: one line per size, one column per ranking."""
+    parts: list[Any] = [f"[bold]{escape(title)}[/]"]
+    for evaluation in evaluations:
+        parts += _evaluation_table(evaluation)
+    notes = dict.fromkeys(note for evaluation in evaluations for note in evaluation.notes)
+    return Group(*parts, *(escape(f"Note: {note}") for note in notes))
+
+
+def _evaluation_table(evaluation: Evaluation) -> list[Any]:
+    curves: dict[float, dict[str, Point]] = {}
+    for point in evaluation.points:
+        if point.ranking not in ("own", "complement"):
+            curves.setdefault(point.fraction, {})[point.ranking] = point
+    rankings = list(dict.fromkeys(ranking for points in curves.values() for ranking in points))
     table = Table(box=SIMPLE_HEAD, padding=0)
-    for name in ("edges", "of all", "signed", "absolute", "random"):
+    for name in ("edges", "of all", *rankings):
         table.add_column(name, justify="right")
-    curves: dict[float, dict[str, Any]] = {}
-    for point in evaluation["points"]:
-        curves.setdefault(point["fraction"], {})[point["ranking"]] = point
-    own = [points.pop("own") for points in curves.values() if "own" in points]
     for fraction, points in curves.items():
-        if points and points["signed"]["edges_asked"]:
-            values = [format_figure(points[ranking]["faithfulness"]) for ranking in ("signed", "absolute", "random")]
-            table.add_row(f"{points['signed']['edges_asked']:,}", f"{100 * fraction:.4g}%", *values)
-    said = [f"the circuit's own {point['edges']:,} edges: {format_figure(point['faithfulness'])}" for point in own]
-    head = f"[bold]{escape(title)}[/]\nFaithfulness on {evaluation['prompts']} prompts ({evaluation['split']})"
-    return Group("; ".join([head, *said]), table, _areas(evaluation))
+        asked = points[rankings[0]].edges_asked
+        if asked:
+            cells = (format_interval(points[ranking].searched.faithfulness) for ranking in rankings)
+            table.add_row(f"{asked:,}", f"{100 * fraction:.4g}%", *cells)
+    on = f"{evaluation.prompts} prompts ({evaluation.split})"
+    head = f"Faithfulness in {evaluation.objective} on {on}, with 95% intervals over prompts"
+    own = [
+        f"{what}: {format_interval(point.searched.faithfulness)}"
+        for ranking, what in (("own", "The circuit's own edges"), ("complement", "All others"))
+        for point in evaluation.points
+        if point.ranking == ranking
+    ]
+    return [
+        escape(head),
+        *([escape(". ".join(own))] if own else []),
+        *([table] if rankings else []),
+        _areas(evaluation),
+    ]
 
 
-def _areas(evaluation: Mapping[str, Any]) -> str:
-    if evaluation["cpr"] is None:
+def _areas(evaluation: Evaluation) -> str:
+    if not evaluation.areas:
         return "No CPR and CMD: they are areas over all of MIB's sizes, where faithfulness is defined."
-    parts = [f"CPR {format_figure(evaluation['cpr'])} (random {format_figure(evaluation['random_cpr'])})"]
-    parts.append(f"CMD {format_figure(evaluation['cmd'])} (random {format_figure(evaluation['random_cmd'])})")
-    return ", ".join(parts)
+    lines = [
+        f"{ranking}: CPR {format_interval(areas.cpr)}, CMD {format_interval(areas.cmd)}"
+        for ranking, areas in evaluation.areas.items()
+    ]
+    return escape("Areas by ranking (MIB's: CPR signed, CMD absolute): " + "; ".join(lines))
 
 
 def _shown_sizes(rows: Sequence[Row], count: int) -> dict[float, int]:

@@ -25,6 +25,7 @@ _WORDS = {
     "weights": "a model with other weights",
     "settings": "a model with other settings",
     "train": "other prompts in the train split",
+    "validation": "other prompts in the validation split",
     "test": "other prompts in the test split",
 }
 _NO_SETTINGS = ("transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "name_or_path")
@@ -71,8 +72,12 @@ def check_same_content(where: str | Path, made_with: Mapping[str, Any], wanted: 
 
 
 def differences(recorded: Mapping[str, Any], wanted: Mapping[str, str]) -> list[str]:
-    """Say in words what differs, such as `"other prompts in the train split"`."""
-    return [_WORDS.get(key, key) for key, value in wanted.items() if recorded.get(key) != value]
+    """Say in words what differs, such as `"other prompts in the train split"`.
+
+    Splits other than train may be unknown to one of the two, since they do not change what is found.
+    """
+    optional = {"validation", "test"} - recorded.keys()
+    return [_WORDS.get(key, key) for key, value in wanted.items() if key not in optional and recorded.get(key) != value]
 
 
 def _weights(module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -3,10 +3,10 @@
 Steps:
 
 1. Make the parts from their specs, and refuse a folder that holds results.
-2. Load the model, make the prompts (train, test), fit the ablation on the train prompts. A run to resume must have been
-   made with the same model and prompts.
-3. Prepare the precision policy, let the strategy find circuits, and save them.
-4. Evaluate the circuits on the test split, in full precision.
+2. Load the model, make the prompts, fit the ablation on the train prompts, and say if the model hardly does the task. A
+   run to resume must have been made with the same model and prompts.
+3. Prepare the precision policy, let the strategy find circuits on the train split, and save them.
+4. Evaluate the circuits on the train and the test split, in full precision, and say if they do better on the first.
 5. Fill the folder.
 
 Invalid input is refused before step 3. A run that fails leaves no folder, unless it saved a state to resume from.
@@ -28,10 +28,12 @@ from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine import memory
 from circuitkit.engine.ablation import Ablation
-from circuitkit.engine.prepared_batch import prepare_batches, reference_batches
+from circuitkit.engine.prepared_batch import reference_batches
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.evaluation.evaluator import Evaluator, evaluation_need, prompt_notes, split_name
-from circuitkit.evaluation.measures import check_sizes, own_sizes
+from circuitkit.evaluation.chance import chance_notes, model_accuracy
+from circuitkit.evaluation.evaluator import Evaluator, check_curves, prompt_notes
+from circuitkit.evaluation.generalization import generalization_notes
+from circuitkit.evaluation.sizes import own_sizes
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.report.dry_run import DryRun
@@ -52,6 +54,7 @@ from circuitkit.run.prediction import predict
 from circuitkit.run.resources import ResourceMonitor, parse_size
 from circuitkit.run.result import Result
 from circuitkit.run.run_config import (
+    SPLITS,
     ModelSpec,
     RunConfig,
     RunOptions,
@@ -64,6 +67,7 @@ from circuitkit.run.run_config import (
 from circuitkit.run.run_folder import RunFolder, finish_writing
 from circuitkit.run.under_policy import under_policy
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+from circuitkit.tasks.base import Split
 
 
 class Discoverer:
@@ -114,21 +118,23 @@ class Discoverer:
         strategy: StrategySpec,
         *,
         sizes: Sequence[float] | None = None,
+        splits: Sequence[Split] = SPLITS,
         out: str | Path | None = None,
         overwrite: bool = False,
         resume: bool = False,
         **options: Unpack[RunOptions],
     ) -> Result:
-        """Discover, evaluate on the test split, and write the run folder.
+        """Discover, evaluate, and write the run folder.
 
         Args:
             model: a name, a mapping with `name`, `kv` and `dtype`, or a loaded model (`CircuitModel` or
                 transformers'), which is moved to the device.
             task: a name, a class path, a mapping with `class_path` and `init_args`, a `Task`, or a `PromptBatch`, which
-                is used for finding and for evaluating.
+                is used for finding and for evaluating (as the train split, the only one).
             strategy: a name, a class path, a mapping with `class_path` and `init_args`, or a `DiscoveryStrategy`.
             sizes: fractions of the edges at which to evaluate; by default the circuit's own, or `RANKING_SIZES` for a
                 ranking. Empty: no evaluation.
+            splits: those to evaluate on; by default train, on which the circuits are found, and test.
             out: the run folder (see the module `result`); None writes nothing.
             overwrite: replace the results in `out`.
             resume: if `out` holds a finished run of the same configuration, read and return it; if it holds an
@@ -149,9 +155,9 @@ class Discoverer:
         """
         model = wrap_model(model)
         run_config = self._make_config(model, task, strategy, options)
-        if sizes is not None and sizes != [] and sizes != ():
-            check_sizes(sizes)
-        if finished := self._find_finished(run_config, model, out, overwrite, resume):
+        check_curves(() if sizes is None else sizes)
+        wanted = run_config.check_splits(splits) if sizes is None or len(sizes) else []
+        if finished := self._find_finished(run_config, model, wanted, out, overwrite, resume):
             return finished
         folder = RunFolder(out, overwrite=overwrite) if out is not None else None
         if out is not None:
@@ -165,13 +171,19 @@ class Discoverer:
         )
         opened = folder.open() if folder is not None else nullcontext()
         with self._launch(fabric), say_how_to_resume(out), opened:
-            result = self._run(run_config, model, sizes, fabric, log.rows, folder, resume)
+            result = self._run(run_config, model, sizes, wanted, fabric, log.rows, folder, resume)
             if folder is not None:
                 result.save_or_rescue(folder)
         return result
 
     def _find_finished(
-        self, run_config: RunConfig, model: ModelSpec, out: str | Path | None, overwrite: bool, resume: bool
+        self,
+        run_config: RunConfig,
+        model: ModelSpec,
+        splits: Sequence[Split],
+        out: str | Path | None,
+        overwrite: bool,
+        resume: bool,
     ) -> Result | None:
         """Return the finished run to resume, if `out` holds it."""
         completed = out is not None and finish_writing(out)
@@ -183,7 +195,7 @@ class Discoverer:
             return None
         with self._launch(Fabric(accelerator=self.device.type, devices=self.devices)):
             loaded = model if isinstance(model, CircuitModel) else load_model(model)
-            content = describe_content(loaded, run_config.make_prompts(loaded))
+            content = describe_content(loaded, run_config.make_prompts(loaded, splits))
         check_same_content(str(out), finished.config, content)
         return finished
 
@@ -214,11 +226,12 @@ class Discoverer:
         with self._launch(fabric):
             fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
             loaded = model if isinstance(model, CircuitModel) else load_model(model)
-            run, test = self._prepare(run_config, move_to(self.device, loaded), fabric)
-            prompts = {"train": run.batches[0], "test": test}
+            run, prompts = self._prepare(
+                run_config, move_to(self.device, loaded), run_config.check_splits(SPLITS), fabric
+            )
             if resume and out is not None:
                 check_earlier_content(out, describe_content(loaded, prompts))
-            notes += prompt_notes(prompts)
+            notes += [*prompt_notes(prompts), *run.notes]
             return predict(run, run_config.strategy, monitor, run_config.config, notes)
 
     def _make_config(self, model: ModelSpec, task: TaskSpec, strategy: StrategySpec, options: RunOptions) -> RunConfig:
@@ -239,6 +252,7 @@ class Discoverer:
         run_config: RunConfig,
         model: ModelSpec,
         sizes: Sequence[float] | None,
+        splits: Sequence[Split],
         fabric: Fabric,
         rows: list[dict[str, Any]],
         folder: RunFolder | None,
@@ -246,8 +260,7 @@ class Discoverer:
     ) -> Result:
         fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
         loaded = move_to(self.device, model if isinstance(model, CircuitModel) else load_model(model))
-        run, test = self._prepare(run_config, loaded, fabric)
-        prompts = {"train": run.batches[0], "test": test}
+        run, prompts = self._prepare(run_config, loaded, splits, fabric)
         if folder is not None:
             run_config.config[CONTENT] = describe_content(loaded, prompts)
             run.checkpoint_file = folder.prepare_checkpoint(run_config.config, resume)
@@ -258,18 +271,20 @@ class Discoverer:
             circuits = _discover(run_config.strategy, run, self.memory_budget)
             notes = [*run.model.notes, *prompt_notes(prompts), *run.notes, *resumption_notes(run)]
             environment = describe_environment(self.device)
-            result = Result(circuits, [], run.metrics, run_config.config, environment, notes, rows)
-            if folder is not None and (sizes is None or sizes):
+            result = Result(circuits, {}, run.metrics, run_config.config, environment, notes, rows)
+            if folder is not None and splits:
                 result.save_or_rescue(folder, unevaluated=True)
-        if sizes is None or sizes:
-            self._evaluate(result, run_config, run.model, test, sizes)
+        self._evaluate(result, run_config, run.model, {split: prompts[split] for split in splits}, sizes)
         return result
 
-    def _prepare(self, run_config: RunConfig, model: CircuitModel, fabric: Fabric) -> tuple[Discovery, PromptBatch]:
-        """Make the `Discovery` that the strategy receives, and the prompts of the test split."""
-        train, test = run_config.make_prompts(model).values()
-        run_config.objective.check(test)  # now, not only after the search
-        for batch in (train, test):
+    def _prepare(
+        self, run_config: RunConfig, model: CircuitModel, splits: Sequence[Split], fabric: Fabric
+    ) -> tuple[Discovery, dict[str, PromptBatch]]:
+        """Make the `Discovery` that the strategy receives, and the prompts of train and the other splits."""
+        prompts = run_config.make_prompts(model, splits)
+        train = prompts["train"]
+        for batch in prompts.values():  # now, not only after the search
+            run_config.objective.check(batch)
             run_config.ablation.check(batch)
         run_config.ablation.fit(model, reference_batches(model, train, self.memory_budget))
         run = Discovery(
@@ -282,31 +297,29 @@ class Discoverer:
             generator=torch.Generator().manual_seed(run_config.seed),
             memory_budget=self.memory_budget or memory.budget(self.device),
         )
-        return run, test
+        for note in chance_notes(model_accuracy(model, train, self.memory_budget), train, "train"):
+            run.note(note)
+        return run, prompts
 
     def _evaluate(
         self,
         result: Result,
         run_config: RunConfig,
         model: CircuitModel,
-        test: PromptBatch,
+        prompts: Mapping[str, PromptBatch],
         sizes: Sequence[float] | None,
     ) -> None:
         """Add the evaluations to the result; if one fails, the circuits are kept and a note says why."""
+        parts, seed = (run_config.objective, run_config.ablation), run_config.seed
         try:
-            prepared = prepare_batches(
-                model,
-                [test],
-                run_config.objective,
-                run_config.ablation,
-                memory_budget=self.memory_budget,
-                need=evaluation_need(model, test, run_config.objective, run_config.ablation),
-            )
-            evaluator = Evaluator(prepared, split_name(run_config.task, "test"), run_config.seed)
-            for circuit in result.circuits:
-                result.evaluations.append(evaluator.evaluate(circuit, sizes or own_sizes(circuit)))
+            for split, batch in prompts.items():
+                evaluator = Evaluator.prepare(model, batch, *parts, split, seed, memory_budget=self.memory_budget)
+                result.evaluations[split] = [
+                    evaluator.evaluate(circuit, sizes or own_sizes(circuit)) for circuit in result.circuits
+                ]
         except CircuitKitError as error:
             result.notes.append(f"The circuits could not be evaluated: {error}")
+        result.notes.extend(generalization_notes(result.evaluations))
 
 
 def discover(
@@ -319,6 +332,8 @@ def discover(
     objective: Objective | Spec = "logit_difference",
     ablation: Ablation | Spec = "resample",
     examples: int = 32,
+    sizes: Sequence[float] | None = None,
+    splits: Sequence[Split] = SPLITS,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -335,6 +350,9 @@ def discover(
         objective: the measure of task performance, a name or an `Objective`.
         ablation: what a removed edge carries instead, a name or an `Ablation`.
         examples: maximum number of prompts to find the circuit on; as many other prompts are used to evaluate it.
+        sizes: fractions of the edges at which to evaluate; by default the circuit's own, or 1%, 5% and 20% for a
+            ranking. Empty: no evaluation.
+        splits: those to evaluate on; by default train, on which the circuit is found, and test.
         seed: seed of the prompts, the strategy and the random control.
         out: a folder for the results; one that already holds results is refused.
         resume: if `out` holds a finished run of this configuration, return it; if it holds an interrupted one,
@@ -361,6 +379,8 @@ def discover(
         objective=objective,
         ablation=ablation,
         examples=examples,
+        sizes=sizes,
+        splits=splits,
         out=out,
         resume=resume,
     )

@@ -8,14 +8,17 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
-from circuitkit.evaluation.evaluator import make_evaluator, make_prompts
-from circuitkit.evaluation.measures import SIZES, Evaluation, check_sizes
+from circuitkit.evaluation.evaluation import CURVES, Evaluation, Ranking
+from circuitkit.evaluation.evaluator import check_curves, make_evaluator, make_prompts
+from circuitkit.evaluation.prompt_table import write_prompt_table
+from circuitkit.evaluation.sizes import SIZES
 from circuitkit.interrupts import taking_turns
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.run.content import CONTENT, describe_content, differences
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
-from circuitkit.run.run_config import SPLITS, load_model, move_to
+from circuitkit.run.run_config import SPLITS, check_splits, load_model, move_to
+from circuitkit.run.run_folder import EVALUATION
 from circuitkit.storage.files import write_atomically
 from circuitkit.storage.text import to_json
 from circuitkit.tasks.base import Split, Task
@@ -30,32 +33,36 @@ def reevaluate(
     run: str | Path,
     *,
     sizes: Sequence[float] | None = None,
-    split: Split = "test",
+    rankings: Sequence[Ranking] = CURVES,
+    splits: Sequence[Split] = SPLITS,
     examples: int | None = None,
     seed: int | None = None,
     accelerator: str = "auto",
     allow_code: bool = False,
-) -> tuple[list[Circuit], list[Evaluation]]:
+) -> tuple[list[Circuit], dict[str, list[Evaluation]]]:
     """Evaluate the circuits of a run folder with the run's own model, task, objective and ablation.
 
     Args:
-        run: the folder; `evaluation.json` in it is written or replaced.
-        sizes: fractions of the edges; by default MIB's.
-        split: the task's split to evaluate on.
+        run: the folder; `evaluation.json` and `evaluation.parquet` (the value of every prompt) in it are replaced.
+        sizes: fractions of the edges; by default MIB's. Empty: only the circuits' own edges.
+        rankings: how circuits of these sizes are chosen (see `Point`).
+        splits: those of the task to evaluate on.
         examples, seed: by default the run's.
         accelerator: as in `Discoverer`.
         allow_code: also import classes that no installed package registers, as the run's config names them. It may
             name any code: allow only what comes from people whom you trust.
 
     Returns:
-        The circuits, and one evaluation per circuit.
+        The circuits, and by split one evaluation per circuit.
 
     Raises:
         UsageError: the folder is not a finished run, the run's task was a `PromptBatch`, or its config names a class
             that no installed package registers.
         CircuitKitError: a file is damaged, or the model cannot be loaded.
     """
-    sizes = check_sizes(SIZES if sizes is None else sizes)
+    sizes = SIZES if sizes is None else sizes
+    check_curves(sizes, rankings)
+    check_splits(splits)
     result = Result.load(run)
     config = result.config
     if config["task"].get("class_path") == _PROMPTS:
@@ -72,13 +79,16 @@ def reevaluate(
     model = load_model({"name": config["model"], "kv": config["kv"], "dtype": config["dtype"]})
     examples = config["examples"] if examples is None else examples
     model = move_to(device, model)
-    evaluator = make_evaluator(model, task, objective, ablation, examples=examples, seed=seed, split=split)
-    found = [evaluator.evaluate(circuit, sizes) for circuit in result.circuits]
-    for note in _changes(config, model, task, examples, seed):
-        for evaluation in found:
-            evaluation.notes.append(note)
-    described = {"split": split, "seed": seed, "evaluations": [evaluation.to_dict() for evaluation in found]}
-    write_atomically(Path(run) / "evaluation.json", to_json(described))
+    found: dict[str, list[Evaluation]] = {}
+    changes = _changes(config, model, task, examples, seed)
+    for split in splits:
+        evaluator = make_evaluator(model, task, objective, ablation, examples=examples, seed=seed, split=split)
+        found[split] = [evaluator.evaluate(circuit, sizes, rankings) for circuit in result.circuits]
+        for evaluation in found[split]:
+            evaluation.notes.extend(changes)
+    described = {split: [evaluation.to_dict() for evaluation in of_split] for split, of_split in found.items()}
+    write_atomically(Path(run) / f"{EVALUATION}.parquet", write_prompt_table(found))
+    write_atomically(Path(run) / f"{EVALUATION}.json", to_json({"seed": seed, "evaluations": described}))
     return result.circuits, found
 
 

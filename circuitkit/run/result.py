@@ -5,12 +5,13 @@ A run folder holds
 - `config.yaml`: the resolved configuration; `circuitkit discover --config` accepts it;
 - `circuit.safetensors` and `circuit.json`: the circuit, or the first of several; the next are `circuit_2`, ...;
 - `metrics.csv`: the figures logged during the run;
+- `prompts.parquet`: the value of every prompt in every evaluation (see `prompt_table`), if there are evaluations;
 - `result.json`: everything else, in strict JSON (numbers that are not finite are null). It is written last: a folder
   without it is not a finished run.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,20 +20,23 @@ from typing import Any, Self
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.evaluation.measures import Evaluation
+from circuitkit.evaluation.evaluation import Evaluation
+from circuitkit.evaluation.prompt_table import PromptValues, write_prompt_table
 from circuitkit.interrupts import hold_signals
 from circuitkit.report.summary import SHOWN, summarize
 from circuitkit.run.run_folder import CONFIG, METRICS, RESULT, RunFolder, finish_writing
-from circuitkit.storage.files import read_json, write_atomically
+from circuitkit.storage.files import read_bytes, read_json, write_atomically
 from circuitkit.storage.shapes import check_shape
 from circuitkit.storage.text import read_csv, read_yaml, to_csv, to_json, to_yaml
 
-VERSION = 1
-_SHAPE = {"circuits": [{"file": str}], "metrics": dict, "evaluations": [dict], "notes": [str], "environment": dict}
+VERSION = 2
+PROMPTS = "prompts.parquet"
+_SHAPE = {"circuits": [{"file": str}], "metrics": dict, "evaluations": dict, "notes": [str], "environment": dict}
 _CONFIG_SHAPE = {
     **dict.fromkeys(("model", "kv", "dtype"), str),
     **{key: {"class_path": str} for key in ("task", "strategy", "precision", "objective", "ablation")},
-    **dict.fromkeys(("examples", "seed"), int),
+    "examples": (int, list),
+    "seed": int,
 }
 
 
@@ -55,7 +59,8 @@ class Result:
 
     Attributes:
         circuits: one per operating point of the strategy, such as a threshold.
-        evaluations: of each circuit, on held-out prompts; empty if none was asked for.
+        evaluations: by split (`train`: the prompts on which the circuits were found; `test`: held out), one per
+            circuit; empty if none was asked for.
         metrics: figures of the run and its strategy: `edges_tested`, `wall_s` and `load_s` (seconds), `peak_mb` and
             `load_peak_mb` (2**20 bytes; see `ResourceMonitor`), `smallest_gap`, ...
         config: the resolved configuration, seed included.
@@ -65,7 +70,7 @@ class Result:
     """
 
     circuits: list[Circuit]
-    evaluations: list[Evaluation]
+    evaluations: dict[str, list[Evaluation]]
     metrics: dict[str, Any]
     config: dict[str, Any]
     environment: dict[str, Any]
@@ -134,9 +139,9 @@ class Result:
             check_shape(found, _SHAPE, "it")
             shown = {name: found["metrics"][name] for name in SHOWN if name in found["metrics"]}
             check_shape(shown, dict.fromkeys(shown, (float, type(None))), "metrics")
-            evaluations = [Evaluation.from_dict(one) for one in found["evaluations"]]
-            if not len(evaluations) <= len(found["circuits"]) > 0:
-                raise ValueError(f"it has {len(evaluations)} evaluations of {len(found['circuits'])} circuits")
+            if not found["circuits"]:
+                raise ValueError("it has no circuits")
+            evaluations = _read_evaluations(folder, found["evaluations"], len(found["circuits"]))
         config = read_yaml(folder / CONFIG)
         with _damage(folder / CONFIG):
             check_shape(config, _CONFIG_SHAPE, "it")
@@ -152,12 +157,15 @@ class Result:
         """Write all files into an existing folder; see `RunFolder.fill`."""
         for name, circuit in zip(_circuit_names(len(self.circuits)), self.circuits, strict=True):
             circuit.save(folder, name)
-        for name, data in (
-            (CONFIG, to_yaml(self.config).encode()),
-            (METRICS, to_csv(self.history).encode()),
-            (RESULT, to_json(self.to_dict())),
-        ):
-            write_atomically(folder / name, data)
+        evaluated = {PROMPTS: write_prompt_table(self.evaluations)} if self.evaluations else {}
+        files = {
+            CONFIG: to_yaml(self.config).encode(),
+            METRICS: to_csv(self.history).encode(),
+            **evaluated,
+            RESULT: to_json(self.to_dict()),
+        }
+        for file, data in files.items():
+            write_atomically(folder / file, data)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `result.json`."""
@@ -169,9 +177,9 @@ class Result:
             "version": VERSION,
             "circuits": circuits,
             "metrics": self.metrics,
-            "evaluations": [evaluation.to_dict() for evaluation in self.evaluations],
+            "evaluations": {split: [one.to_dict() for one in found] for split, found in self.evaluations.items()},
             "notes": self.notes,
-            "seed": self.config.get("seed"),
+            "config": self.config,
             "environment": self.environment,
         }
 
@@ -188,6 +196,32 @@ class Result:
 
 def _circuit_names(count: int) -> list[str]:
     return ["circuit" if number == 1 else f"circuit_{number}" for number in range(1, count + 1)]
+
+
+def _read_evaluations(folder: Path, found: Mapping[str, Any], circuits: int) -> dict[str, list[Evaluation]]:
+    """Make the evaluations of a run folder, with the values of single prompts.
+
+    Raises:
+        ValueError: something is missing, or is not of its kind.
+        CircuitKitError: the values cannot be read.
+    """
+    if not found:
+        return {}
+    check_shape(found, {key: [{"full": dict, "points": list, "prompts": int}] for key in found}, "evaluations")
+    with _damage(folder / PROMPTS):
+        values = PromptValues(read_bytes(folder / PROMPTS))
+    evaluations: dict[str, list[Evaluation]] = {}
+    for split, of_circuits in found.items():
+        if len(of_circuits) != circuits:
+            raise ValueError(f"it has {len(of_circuits)} evaluations of {circuits} circuits")
+        evaluations[split] = []
+        for one in of_circuits:
+            with _damage(folder / PROMPTS):
+                taken = values.take(list(one["full"]), len(one["points"]), one["prompts"])
+            evaluations[split].append(Evaluation.from_dict(one, taken))
+    with _damage(folder / PROMPTS):
+        values.finish()
+    return evaluations
 
 
 @contextmanager

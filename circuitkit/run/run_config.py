@@ -1,9 +1,9 @@
 """The configuration of a run: its parts, made from specs, and the plain data to make them from again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack, get_args
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ ModelSpec = CircuitModel | PreTrainedModel | str | Path | Mapping[str, str]
 TaskSpec = Task | PromptBatch | Spec
 StrategySpec = DiscoveryStrategy | Spec
 SPLITS: tuple[Split, ...] = ("train", "test")
+"""The splits that circuits are evaluated on by default."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -87,9 +88,34 @@ class RunConfig:
             config[key] = specs.resolve(kind, spec) if isinstance(spec, str | Mapping) else specs.describe(spec)
         return cls(**parts, examples=examples, seed=seed, config=config | {"examples": examples, "seed": seed})
 
-    def make_prompts(self, model: CircuitModel) -> dict[str, PromptBatch]:
-        """Make the prompts of each split that a run uses: `train` to find circuits, `test` to evaluate them."""
-        return {split: make_prompts(model, self.task, split, self.examples, self.seed) for split in SPLITS}
+    def check_splits(self, splits: Sequence[Split]) -> list[Split]:
+        """Return the splits to evaluate on; a `PromptBatch` has only the train split.
+
+        Raises:
+            UsageError: as the function of this name.
+        """
+        check_splits(splits)
+        return ["train"] if splits and isinstance(self.task, PromptBatch) else list(splits)
+
+    def make_prompts(self, model: CircuitModel, splits: Sequence[Split]) -> dict[str, PromptBatch]:
+        """Make the prompts of the train split and of others."""
+        return {
+            split: make_prompts(model, self.task, split, self.examples, self.seed)
+            for split in dict.fromkeys((SPLITS[0], *splits))
+        }
+
+
+def check_splits(splits: Sequence[str]) -> None:
+    """Check the splits to evaluate on.
+
+    Raises:
+        UsageError: there is no such split, or one is named twice.
+    """
+    if isinstance(splits, str) or len(set(splits)) != len(splits):
+        raise UsageError(f"The splits {splits!r} are not a list of different splits.", "Give ['train', 'test'].")
+    for split in splits:
+        if split not in get_args(Split):
+            raise registry.unknown_name("split", split, list(get_args(Split)))
 
 
 def load_model(spec: PreTrainedModel | str | Path | Mapping[str, str]) -> CircuitModel:

@@ -19,7 +19,10 @@ CHECKPOINT, STATE, SEARCH = "checkpoint", "state.safetensors", "search"
 _WHERE = ("accelerator", "devices", CONTENT)
 """Parts of the configuration that do not change the result, or are compared in `content.py`."""
 _IN_CHECKPOINT = (CONFIG, STATE, "*/last.ckpt", "*/.last.ckpt", f"{SEARCH}/*", f".{SEARCH}/*")
-_ALWAYS_OURS = (CONFIG, METRICS, "evaluation.json", CHECKPOINT, RESULT)
+EVALUATION = "evaluation"
+"""The name, without its endings, of the files of a later evaluation."""
+_LATER = (f"{EVALUATION}.json", f"{EVALUATION}.parquet")
+_ALWAYS_OURS = (CONFIG, METRICS, *_LATER, CHECKPOINT, RESULT)
 
 
 def check_same_config(where: str | Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -173,7 +176,7 @@ class RunFolder:
         Raises:
             CircuitKitError: the folder cannot be written.
         """
-        self._owned.replace(write, last=RESULT, obsolete=(METRICS, "evaluation.json"), scratch=(CHECKPOINT,))
+        self._owned.replace(write, last=RESULT, obsolete=(METRICS, *_LATER), scratch=(CHECKPOINT,))
 
 
 def finish_writing(path: str | Path) -> bool:

@@ -10,6 +10,7 @@ _WORDS: dict[type, str] = {
     int: "a whole number",
     float: "a finite number",
     dict: "a mapping",
+    list: "a list",
     type(None): "null",
 }
 

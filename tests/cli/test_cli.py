@@ -5,7 +5,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import ANY
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -103,11 +105,16 @@ def test_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(Path("run/evaluation.json").read_text())
     model = circuitkit.CircuitModel.from_pretrained("toy")
     expected = circuitkit.evaluate(model, Circuit.load("run", "circuit_2"), "ioi", sizes=[0.1, 1.0], examples=8)
-    assert found["evaluations"][1]["cpr"] == pytest.approx(expected.cpr)
-    assert main(["evaluate", "run", "--split", "validation", "--examples", "4", "--seed", "2"]) == 0
+    assert found["evaluations"]["test"][1] == {**expected.to_dict(), "seconds": ANY}
+    assert set(found["evaluations"]) == {"train", "test"}
+    options = ["--splits", "[validation]", "--examples", "4", "--seed", "2", "--rankings", "[absolute, greedy]"]
+    assert main(["evaluate", "run", *options]) == 0
     found = json.loads(Path("run/evaluation.json").read_text())
-    assert (found["split"], found["seed"], found["evaluations"][0]["prompts"]) == ("validation", 2, 4)
-    assert len(found["evaluations"][0]["points"]) == 3 * 10 + 1
+    assert (list(found["evaluations"]), found["seed"]) == (["validation"], 2)
+    (first, _) = found["evaluations"]["validation"]
+    assert first["prompts"] == 4
+    assert len(first["points"]) == 2 * 10 + 2
+    assert len(pd.read_parquet("run/evaluation.parquet")) == 2 * (2 * 10 + 2 + 2) * 3 * 4
 
 
 def test_compare_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from circuitkit.errors import CircuitKitError
 from circuitkit.run.result import Result
 
 RESULT, CONFIG, CIRCUIT, TENSORS = "result.json", "config.yaml", "circuit.json", "circuit.safetensors"
+PROMPTS = "prompts.parquet"
 Damage = Callable[[Path], None]
 
 CONTENT = {
@@ -95,20 +96,32 @@ def folders() -> Iterator[tuple[str, Damage]]:
             yield f"{name} is cut off", halve(name)
         for what, content in CONTENT.items():
             yield f"{name} holds {what}", write(name, content)
+    yield f"{PROMPTS} is missing", remove(PROMPTS)
+    yield f"{PROMPTS} is a folder", folder_in_its_place(PROMPTS)
+    yield f"{PROMPTS} is cut off", halve(PROMPTS)
+    for what, content in CONTENT.items():
+        yield f"{PROMPTS} holds {what}", write(PROMPTS, content)
     yield "metrics.csv is a folder", folder_in_its_place("metrics.csv")
     yield "metrics.csv is no text", write("metrics.csv", b"\xff\xfe\x80abc")
     yield "metrics.csv has long rows", write("metrics.csv", b"a,b\n1,2,3\n")
     yield "metrics.csv has a huge field", write("metrics.csv", b"a\n" + b"x" * 200_000)
     for path, values in {
-        "version": (2, "1", True, None, 1e400),
+        "version": (1, 3, "2", True, None, 1e400),
         "circuits": (..., None, [], [1], {}, [{}], [{"file": 1}], [{"file": "../circuit"}], [{"file": "other"}]),
         "metrics": (..., None, [1], {"wall_s": "long"}, {"peak_mb": [1]}, {"edges_tested": {}}, {"wall_s": 10**400}),
-        "evaluations": (..., None, {}, [1], [{}], [{"points": 1}], 5 * [{}]),
-        "evaluations.0.points": (..., None, [1], [{}], [{"ranking": "own"}]),
-        "evaluations.0.points.0.faithfulness": (..., "much", [], True, 10**400, 1e400),
-        "evaluations.0.points.0.edges_asked": (None, 1.5, "ten"),
-        "evaluations.0.full": (..., "low"),
-        "evaluations.0.notes": ("text", [1]),
+        "evaluations": (..., None, [1], {"test": 1}, {"test": [{}]}, {"test": [{"points": 1}]}),
+        "evaluations.test": ([], 5 * [{}]),
+        "evaluations.test.0.points": (..., None, [], [1], [{}], [{"ranking": "own"}]),
+        "evaluations.test.0.points.0.measures": (..., "much", [], {}, {"kl": 1}, {"kl": {"value": 1}}),
+        "evaluations.test.0.points.0.measures.kl.value": (..., {"value": "much"}, True),
+        "evaluations.test.0.points.0.measures.kl.value.value": (..., "much", [], True, 10**400, 1e400),
+        "evaluations.test.0.points.0.measures.kl.faithfulness.low": (..., "much", True),
+        "evaluations.test.0.points.0.edges_asked": (None, 1.5, "ten"),
+        "evaluations.test.0.full": (..., "low", {}, {"kl": 1}),
+        "evaluations.test.0.areas": (..., "low", {"signed": 1}, {"signed": {"cpr": 1}}),
+        "evaluations.test.0.prompts": (..., 0, -1, 10**9, "all"),
+        "evaluations.test.0.notes": ("text", [1]),
+        "evaluations.test.0.templates": (..., "text", [1]),
         "environment": (..., None, "here"),
         "notes": (..., None, "text", [1]),
     }.items():

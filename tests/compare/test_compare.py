@@ -18,7 +18,7 @@ from circuitkit.compare.grid import Cell, Grid
 from circuitkit.compare.runner import COLUMNS, CONTROL, ComparisonRunner, compare
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.evaluator import Evaluator
-from circuitkit.evaluation.measures import SIZES
+from circuitkit.evaluation.sizes import SIZES
 from circuitkit.report.tables import comparison_tables
 from circuitkit.run.result import Result
 from circuitkit.strategies.base import Discovery
@@ -112,8 +112,8 @@ def test_every_cell_has_its_run_folder(tmp_path: Path) -> None:
     cells = sorted((tmp_path / "out" / "cells").iterdir())
     assert [path.name[:7] for path in cells] == ["000-toy", "001-toy"]
     result = Result.load(cells[1])
-    assert len(result.circuits) == len(result.evaluations) == 2
-    assert len(result.evaluations[0].points) == 3 * len(FEW) + 1
+    assert len(result.circuits) == len(result.evaluations["test"]) == 2
+    assert len(result.evaluations["test"][0].points) == 3 * len(FEW) + 2
     assert "torch" in json.loads((tmp_path / "out" / "environment.json").read_text())["versions"]
 
 
@@ -166,7 +166,8 @@ def test_identical_cells_are_computed_once_and_have_rows_under_every_label(tmp_p
 
 def test_the_ends_and_the_control_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    monkeypatch.setattr(Evaluator, "_ends", lambda self, real=Evaluator._ends: made.append(0) or real(self))
+    real = Evaluator.__init__
+    monkeypatch.setattr(Evaluator, "__init__", lambda self, *args, **more: made.append(0) or real(self, *args, **more))
     run(make_grid(strategies={"a": "eap", "b": "random_edges"}, seeds=[0, 1]), tmp_path / "out")
     assert len(made) == 2
 

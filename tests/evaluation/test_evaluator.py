@@ -15,7 +15,7 @@ from circuitkit.engine.capture import capture
 from circuitkit.engine.prepared_batch import prepare_batches
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.evaluator import Evaluator, evaluate
-from circuitkit.evaluation.measures import SIZES
+from circuitkit.evaluation.sizes import SIZES
 
 
 def evaluator(variant="llama", ablation=Resample, parts=None):
@@ -62,7 +62,9 @@ def test_batches_make_no_difference():
     whole, parts = evaluator(), evaluator(parts=1)
     circuit = Circuit.from_scores(whole.graph, torch.rand(len(whole.graph))).top(40)
     assert whole.value(circuit.kept) == pytest.approx(parts.value(circuit.kept), abs=1e-12)
-    assert (whole.full, whole.ablated) == pytest.approx((parts.full, parts.ablated), abs=1e-12)
+    for end in ("full", "ablated"):
+        for measure, values in getattr(whole, end).items():
+            assert getattr(parts, end)[measure] == pytest.approx(values, abs=1e-12)
 
 
 class Unchanged(Ablation):
@@ -76,7 +78,7 @@ def test_faithfulness_is_undefined_where_the_full_and_the_ablated_model_do_equal
     one = evaluator()
     one.full = one.ablated
     result = one.evaluate(Circuit.from_scores(one.graph, torch.rand(len(one.graph))).top(10))
-    assert len(result.points) == 3 * len(SIZES) + 1
+    assert len(result.points) == 3 * len(SIZES) + 2
     assert {point.faithfulness for point in result.points} == {None}
     assert all(math.isfinite(point.value) for point in result.points)
     assert (result.cpr, result.cmd, result.random_cpr, result.random_cmd) == (None,) * 4
@@ -88,7 +90,7 @@ def test_prompts_that_show_nothing_are_noted_and_warned_about():
     circuit = Circuit.from_scores(model.graph, torch.rand(len(model.graph)))
     with pytest.warns(UserWarning, match="is not defined|too much to trust") as warned:
         result = evaluate(model, circuit, batch, ablation=Unchanged())
-    assert abs(result.full - result.ablated) < 1e-12
+    assert result.full["logit_difference"].value == pytest.approx(result.ablated["logit_difference"].value, abs=1e-12)
     assert [str(one.message) for one in warned] == result.notes
     assert all(point.faithfulness is None or math.isfinite(point.faithfulness) for point in result.points)
 
@@ -97,12 +99,12 @@ def test_evaluate_takes_a_batch_and_names():
     model, batch = tiny("gpt2"), random_batch()
     circuit = Circuit.from_scores(model.graph, torch.rand(len(model.graph)))
     result = evaluate(model, circuit, batch, sizes=[0.1, 1.0], ablation="mean", objective="answer_log_probability")
-    assert result.split == "the prompts themselves"
+    assert result.split == "given prompts"
     assert result.prompts == len(batch)
     assert len(result.points) == 6
 
 
-@pytest.mark.parametrize("sizes", [[], [0.5, 0.1], [0.0, 1.0], [0.1, 2.0], [0.1, 0.1], [math.nan], ["a"], 0.5, [True]])
+@pytest.mark.parametrize("sizes", [{}, [0.5, 0.1], [0.0, 1.0], [0.1, 2.0], [0.1, 0.1], [math.nan], ["a"], 0.5, [True]])
 def test_sizes_that_are_not_rising_fractions_are_refused(sizes):
     one = evaluator()
     with pytest.raises(UsageError, match="rising fractions"):

@@ -70,7 +70,7 @@ def test_every_run_sees_the_weights_of_its_moment(change):
         change(hf)
         found = run(model, batch, "eap")
         if hasattr(found, "evaluations"):
-            assert found.evaluations[0].full == full_value(CircuitModel.from_model(hf), batch)
+            assert found.evaluations["train"][0].full == full_value(CircuitModel.from_model(hf), batch)
     scores = discover(model, batch, "eap").circuit.scores
     assert torch.equal(scores, discover(CircuitModel.from_model(hf), batch, "eap").circuit.scores)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from support.tiny import random_batch, tiny
 
 import circuitkit
 from circuitkit import Circuit, Discovery, DiscoveryStrategy, PromptBatch, Task
@@ -42,7 +41,7 @@ class Swapped(Task):
 
 def test_a_note_of_a_strategy_is_in_the_result_once() -> None:
     with pytest.warns(UserWarning, match=r"Beware of the dog\.") as warned:
-        result = circuitkit.discover(tiny("gpt2"), random_batch(), Noting())
+        result = circuitkit.discover("toy", "ioi", Noting(), examples=8, sizes=())
     assert len(warned) == 1
     assert result.notes == ["Beware of the dog."]
     assert str(result).count("Note: Beware of the dog.") == 1

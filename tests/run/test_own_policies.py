@@ -54,6 +54,6 @@ def test_a_policy_that_changes_parameters_takes_effect(way: str, part: str) -> N
     found = run(model, Rounded(way, part))
     assert torch.equal(found.circuit.scores, rounded.circuit.scores)
     assert not torch.equal(found.circuit.scores, full.circuit.scores)
-    assert found.evaluations[0].full == full.evaluations[0].full
+    assert found.evaluations["train"][0].full == full.evaluations["train"][0].full
     again = run(model, None)
     assert torch.equal(again.circuit.scores, full.circuit.scores)

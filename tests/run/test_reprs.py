@@ -31,7 +31,7 @@ def test_a_result_and_its_evaluation_are_shown_on_one_line() -> None:
     result = circuitkit.discover("toy", "ioi", "acdc", strategy_args={"threshold": [0.1, 1.0]}, examples=4)
     one, other = (len(circuit) for circuit in result.circuits)
     assert repr(result) == f"Result(acdc on ioi, in toy: {one} of 262 edges, {other} of 262 edges)"
-    (own,) = result.evaluations[0].curve("own")
-    assert repr(result.evaluations[0]) == f"Evaluation(1 size, 4 prompts, test, own {own.faithfulness:.3f})"
+    (own,) = result.evaluations["test"][0].curve("own")
+    assert repr(result.evaluations["test"][0]) == f"Evaluation(1 size, 4 prompts, test, own {own.faithfulness:.3f})"
     whole = circuitkit.evaluate("toy", result.circuit, "ioi", examples=4)
     assert repr(whole).startswith(f"Evaluation(10 sizes, 4 prompts, test, CPR {whole.cpr:.3f}, CMD ")

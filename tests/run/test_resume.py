@@ -171,30 +171,31 @@ def test_another_content_under_the_same_configuration_is_refused(kind, finished,
 @pytest.mark.parametrize("kind", ["file", "code"])
 def test_prompts_that_were_made_otherwise_are_refused(kind, tmp_path, monkeypatch):
     folder, task = tmp_path / "run", prompt_file(tmp_path / "prompts.csv") if kind == "file" else Recoded()
-    run("toy", task, folder, strategy="random_edges", examples=2)
-    assert run("toy", task, folder, strategy="random_edges", examples=2, resume=True).circuit is not None
+    options = {"strategy": "random_edges", "examples": 2, "sizes": [0.5]}
+    run("toy", task, folder, **options)
+    assert run("toy", task, folder, **options, resume=True).circuit is not None
     if kind == "file":
         prompt_file(tmp_path / "prompts.csv", ("Mary", "Paul"))
     else:
         monkeypatch.setattr(Recoded, "shift", 5)
     split = "train" if kind == "file" else "test"
     with pytest.raises(UsageError, match=f"other prompts in the {split} split"):
-        run("toy", task, folder, strategy="random_edges", examples=2, resume=True)
+        run("toy", task, folder, **options, resume=True)
     if kind == "file":
-        (found,) = reevaluate(folder, sizes=[0.5])[1]
+        (found,) = reevaluate(folder, sizes=[0.5])[1]["test"]
         assert "were found with other prompts in the train split" in " ".join(found.notes)
 
 
 def test_a_folder_without_a_record_of_its_content_is_not_resumed_but_evaluated(tmp_path):
     folder = tmp_path / "run"
     run("toy", "ioi", folder, strategy="random_edges")
-    assert not reevaluate(folder, sizes=[0.5])[1][0].notes
+    assert not reevaluate(folder, sizes=[0.5])[1]["test"][0].notes
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert set(config.pop("content")) == {"weights", "settings", "train", "test"}
+    assert set(config.pop("content")) == {"weights", "settings", "train"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(UsageError, match="does not say which prompts and weights"):
         run("toy", "ioi", folder, strategy="random_edges", resume=True)
-    assert len(reevaluate(folder, sizes=[0.5])[1]) == 1
+    assert len(reevaluate(folder, sizes=[0.5])[1]["test"]) == 1
 
 
 def test_a_run_without_a_folder_hashes_nothing(tmp_path, monkeypatch):

@@ -253,7 +253,8 @@ def overwrite_and_die(out: Path, operation: int) -> int:
     """Replace the results in a folder, in a process that is killed at its n-th change of the file system."""
     result = Result.load(out)
     result.notes.append("new")
-    del result.circuits[1:], result.evaluations[1:]
+    del result.circuits[1:]
+    result.evaluations.clear()
     child = os.fork()
     if child == 0:
         try:

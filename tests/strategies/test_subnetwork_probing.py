@@ -23,7 +23,7 @@ def test_a_larger_l0_weight_keeps_fewer_nodes(toy):
         assert torch.equal(circuit.prune().kept, circuit.kept)
         assert ((circuit.scores >= 0) & (circuit.scores <= 1)).all()
         assert (circuit.scores[circuit.kept] > 0.5).all()
-    assert result.evaluations[0].curve("own")[0].faithfulness > 0.7
+    assert result.evaluations["test"][0].curve("own")[0].faithfulness > 0.7
 
 
 def test_the_score_of_an_edge_is_the_smaller_of_its_two_gates(toy):

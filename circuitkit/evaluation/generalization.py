@@ -1,0 +1,43 @@
+"""Whether circuits do as well on held-out prompts as on those on which they were found."""
+
+from collections.abc import Mapping, Sequence
+
+from circuitkit.evaluation.evaluation import Evaluation, Point
+
+GAP = 0.1
+"""A larger difference of faithfulness between train and test is noted."""
+
+
+def generalization_notes(evaluations: Mapping[str, Sequence[Evaluation]]) -> list[str]:
+    """Note a circuit, or for a ranking a size, whose faithfulness is much larger on train than on test.
+
+    Args:
+        evaluations: by split, one per circuit.
+
+    Returns:
+        At most one note per circuit: of its own edges or, for a ranking, of the size with the largest gap.
+    """
+    notes = []
+    pairs = list(zip(evaluations.get("train", ()), evaluations.get("test", ()), strict=False))
+    for number, (train, test) in enumerate(pairs, 1):
+        found = [
+            (one.faithfulness - other.faithfulness, one, other)
+            for one, other in zip(train.points, test.points, strict=True)
+            if one.ranking in ("own", "absolute") and one.faithfulness is not None and other.faithfulness is not None
+        ]
+        own = [gap for gap in found if gap[1].ranking == "own"] or found
+        if own:
+            gap, one, other = max(own, key=lambda gap: gap[0])
+            if gap > GAP:
+                notes.append(_say(one, other, f"circuit {number}" if len(pairs) > 1 else "the circuit", test))
+    return notes
+
+
+def _say(train: Point, test: Point, which: str, evaluation: Evaluation) -> str:
+    if train.ranking == "absolute":
+        which = f"the top {train.edges_asked:,} edges"
+    return (
+        f"Faithfulness of {which} in {evaluation.objective} is {train.faithfulness:z.2f} on the prompts where it was "
+        f"found, and {test.faithfulness:z.2f} on held-out ones: part of it fits these prompts, not the task. Report "
+        "the second figure; to narrow the gap, find it on more prompts (examples) or on more varied ones."
+    )
