@@ -41,6 +41,17 @@ class Task(ABC):
             UsageError: the task needs a tokenizer and there is none, or too few words or prompts are left.
         """
 
+    def available(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, seed: int) -> int | None:
+        """Return how many different prompts a split can have; None if that is not known, as by default.
+
+        Args:
+            tokenizer, split, seed: as for `prompts`, which makes no more than this for the same three.
+
+        Raises:
+            UsageError: as `prompts`.
+        """
+        return None
+
     def __repr__(self) -> str:
         return constructor_form(self)
 
@@ -53,9 +64,10 @@ class Task(ABC):
             seed: of the prompts.
 
         Returns:
-            Several lines of text, the notes on the prompts among them. *Right* means that the best answer has a larger
-            logit than the best wrong answer (or than every other token, if there are no wrong answers), as in
-            `circuitkit.data.accuracy`; the logit difference is the objective `logit_difference`.
+            Several lines of text, with how many prompts each split can have and the notes on the prompts. *Right* means
+            that the best answer has a larger logit than the best wrong answer (or than every other token, if there are
+            no wrong answers), as in `circuitkit.data.accuracy`; the logit difference is the objective
+            `logit_difference`.
 
         Raises:
             UsageError: as `prompts`.
@@ -64,6 +76,9 @@ class Task(ABC):
         with torch.no_grad():
             logits = model.logits(model.final_stream(batch))
         shown = [_pair(batch, row, model.tokenizer) for row in range(min(examples, len(batch)))]
+        supply = {split: self.available(model.tokenizer, split, seed) for split in get_args(Split)}
+        if counts := ", ".join(f"{count:,} in {split}" for split, count in supply.items() if count is not None):
+            shown.append(f"Different prompts: {counts}.")
         return "\n\n".join([*shown, *(f"Note: {note}" for note in batch.notes), _measure(batch, logits)])
 
 
@@ -103,13 +118,16 @@ def check_supply(what: str, split: Split, examples: int, available: int) -> list
         UsageError: there are none, or fewer and yet so many that making all of them would take minutes.
     """
     if not available:
-        raise UsageError(f"{what} has no prompts for the split {split!r}.", "Choose another seed, or fewer conditions.")
+        raise UsageError(
+            f"{what} has no prompts in the split {split!r}.", "Choose another seed, or other arguments of the task."
+        )
     if examples <= available:
         return []
-    said = f"{available:,} different prompts, fewer than the {examples:,} asked for."
+    has = f"{what} has {available:,} different prompt{'s' if available > 1 else ''}"
+    fewer = f"fewer than the {examples:,} asked for."
     if available > _AT_ONCE:
-        raise UsageError(f"{what} has for the split {split!r} {said}", f"Ask for fewer, such as {_AT_ONCE // 100:,}.")
-    return [f"{what} has {said}"]
+        raise UsageError(f"{has} in the split {split!r}, {fewer}", f"Ask for fewer, such as {_AT_ONCE // 100:,}.")
+    return [f"{has}, {fewer}"]
 
 
 def _pair(batch: PromptBatch, row: int, tokenizer: PreTrainedTokenizerBase | None) -> str:

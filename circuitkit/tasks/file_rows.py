@@ -10,7 +10,7 @@ from typing import Any
 
 from circuitkit.errors import UsageError, quote
 
-COLUMNS = ("clean", "corrupted", "answer", "wrong_answer", "correct_idx", "incorrect_idx", "label", "split")
+COLUMNS = ("clean", "corrupted", "answer", "wrong_answer", "correct_idx", "incorrect_idx", "label", "split", "template")
 """Columns that mean something; `prompt_file` says what."""
 _OTHER_NAMES = {"corrupt": "corrupted", "answers": "answer", "wrong_answers": "wrong_answer"}
 """Names of columns in auto-circuit's files, and ours for them."""

@@ -8,12 +8,15 @@ How prompts are drawn:
    that have no word unknown to the tokenizer.
 2. Shuffle all unordered pairs of names by the seed, and divide them: half to train, a quarter to validation, a quarter
    to test. So no two splits of one seed share a prompt, for any templates and objects.
+   With `held_out`, names and objects are divided first, also by the seed: a quarter of either is for test only, and the
+   other names' pairs are divided between train and validation, two to one. As in MIB's private test set
+   (Mueller et al. 2025, arXiv 2504.13151), a circuit is then tested on names and objects that no other split has.
 3. Use the templates in random order, each in both orders of the names, in turn. For each prompt draw which name of the
    pair is the subject, a place and an object, without repetition within a template.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, islice, zip_longest
 from random import Random
 from typing import Literal, get_args
@@ -61,11 +64,13 @@ OBJECTS = ("ring", "kiss", "bone", "basketball", "computer", "necklace", "drink"
 
 # With eight names there are 28 pairs, and seven in the smallest split; a prompt and its `abc` version need five names.
 _NEEDED = {"names": 8, "places": 2, "objects": 2}
+_HELD_OUT = {"names": 5, "places": 0, "objects": 2}
+"""What the test split needs of its own, besides what the others need."""
 
 
 @dataclass(frozen=True)
 class _Words:
-    """The words that are one token each for the tokenizer, and the templates without an unknown word."""
+    """The words that are one token each for the tokenizer, or those that a split may use; the usable templates."""
 
     names: list[str]
     places: list[str]
@@ -112,6 +117,7 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _Example:
+    template: str
     clean: str
     corrupted: str
     answer: str
@@ -127,12 +133,20 @@ class IOI(Task):
         order: which name comes first. `abba`: the answer; `baba`: the subject; `both`: each equally often.
         template: the number of one of the fifteen `TEMPLATES`, or None for all. The prompts of one template all have
             the same number of tokens.
+        held_out: names and objects of the test split are in no prompt, clean or corrupted, of train and validation.
+            For this, 13 names and 4 objects must be one token each.
 
     Raises:
         UsageError: an argument is none of these.
     """
 
-    def __init__(self, corruption: Corruption = "abc", order: Order = "both", template: int | None = None) -> None:
+    def __init__(
+        self,
+        corruption: Corruption = "abc",
+        order: Order = "both",
+        template: int | None = None,
+        held_out: bool = False,
+    ) -> None:
         for name, value, known in (("corruption", corruption, Corruption), ("order", order, Order)):
             if value not in get_args(known):
                 raise UsageError(f"There is no IOI {name} {value!r}.", f"Choose one of {', '.join(get_args(known))}.")
@@ -140,17 +154,26 @@ class IOI(Task):
             raise UsageError(
                 f"There is no IOI template {template!r}.", f"Choose one of 0 to {len(TEMPLATES) - 1}, or None for all."
             )
+        if not isinstance(held_out, bool):
+            raise UsageError(f"held_out={held_out!r} is neither True nor False.", "Give one of the two.")
         self.corruption = corruption
         self.order = order
         self.template = template
+        self.held_out = held_out
+
+    def available(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, seed: int) -> int:
+        """Count the different prompts of a split; see `Task`."""
+        check_request(split, 1)
+        words, pairs = self._supply(require_tokenizer(tokenizer, self), split, seed)
+        return sum(map(len, self._frames(words, pairs)))
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, examples: int, seed: int) -> PromptBatch:
         """Make at most `examples` pairs of one split, fewer only if there are no more; see the module and `Task`."""
         check_request(split, examples)
         tokenizer = require_tokenizer(tokenizer, self)
-        words = self._words(tokenizer)
-        pairs, rng = _deal(words.names, seed)[split], Random(f"ioi {split} {seed}")
-        frames = self._frames(words, pairs, rng)
+        words, pairs = self._supply(tokenizer, split, seed)
+        rng = Random(f"ioi {split} {seed}")
+        frames = self._frames(replace(words, templates=rng.sample(words.templates, len(words.templates))), pairs)
         notes = check_supply(type(self).__name__, split, examples, sum(map(len, frames)))
         drawn = list(islice(self._draw(frames, pairs, examples, rng), examples))
 
@@ -165,17 +188,38 @@ class IOI(Task):
             tokens([example.wrong_answer for example in drawn]),
             pad_id=tokenizer.pad_token_id,
             notes=notes,
+            templates=[str(TEMPLATES.index(example.template)) for example in drawn],
         )
+
+    def _supply(
+        self, tokenizer: PreTrainedTokenizerBase, split: Split, seed: int
+    ) -> tuple[_Words, list[tuple[str, str]]]:
+        """Return the words that a split may use, and its pairs of names."""
+        words = self._words(tokenizer)
+        if not self.held_out:
+            return words, _deal(words.names, seed)[split]
+        rng = Random(f"ioi held out {seed}")
+        names, own_names = _hold_out(words.names, _HELD_OUT["names"], rng)
+        objects, own_objects = _hold_out(words.objects, _HELD_OUT["objects"], rng)
+        if split == "test":
+            return replace(words, names=own_names, objects=own_objects), list(combinations(own_names, 2))
+        pairs = list(combinations(names, 2))
+        rng.shuffle(pairs)
+        third = len(pairs) // 3
+        return replace(words, names=names, objects=objects), pairs[third:] if split == "train" else pairs[:third]
 
     def _words(self, tokenizer: PreTrainedTokenizerBase) -> _Words:
         kept: dict[str, list[str]] = {}
         for kind, candidates in (("names", NAMES), ("places", PLACES), ("objects", OBJECTS)):
             kept[kind] = [word for word in candidates if continuation(tokenizer, f" {word}") is not None]
         found = {kind: len(left) for kind, left in kept.items()}
-        if any(found[kind] < needed for kind, needed in _NEEDED.items()):
+        needed = {kind: count + self.held_out * _HELD_OUT[kind] for kind, count in _NEEDED.items()}
+        if any(found[kind] < count for kind, count in needed.items()):
+            why, instead = (" to hold some out", "held_out=False, ") if self.held_out else ("", "")
             raise UsageError(
-                f"IOI finds {_in_words(found)} that are one token for this tokenizer, and needs {_in_words(_NEEDED)}.",
-                "Use a model with a larger vocabulary, or prompts of your own: the task prompt_file.",
+                f"IOI finds {_in_words(found)} that are one token for this tokenizer, and needs {_in_words(needed)}"
+                f"{why}.",
+                f"Use {instead}a model with a larger vocabulary, or prompts of your own: the task prompt_file.",
             )
         words = _Words(kept["names"], kept["places"], kept["objects"], [])
         wanted = TEMPLATES if self.template is None else TEMPLATES[self.template : self.template + 1]
@@ -193,13 +237,12 @@ class IOI(Task):
             )
         return words
 
-    def _frames(self, words: _Words, pairs: list[tuple[str, str]], rng: Random) -> list[_Frame]:
-        """Return every template in every order of the names, shuffled."""
+    def _frames(self, words: _Words, pairs: list[tuple[str, str]]) -> list[_Frame]:
+        """Return every template in every order of the names."""
         if self.corruption == "abc":
             pairs = [pair for pair in pairs if any(map(set(pair).isdisjoint, pairs))]
         orders = {"abba": [False], "baba": [True], "both": [False, True]}[self.order]
-        templates = rng.sample(words.templates, len(words.templates))
-        return [_Frame(template, first, pairs, words) for template in templates for first in orders]
+        return [_Frame(template, first, pairs, words) for template in words.templates for first in orders]
 
     def _draw(
         self, frames: list[_Frame], pairs: list[tuple[str, str]], examples: int, rng: Random
@@ -215,7 +258,7 @@ class IOI(Task):
                 if self.corruption == "abc":
                     replacement = _others({answer, subject}, frame.words.names, pairs, rng)
                 clean = frame.render(answer, subject, subject, place, thing)
-                yield _Example(clean, frame.render(*replacement, place, thing), answer, subject)
+                yield _Example(frame.template, clean, frame.render(*replacement, place, thing), answer, subject)
 
 
 def _deal(names: list[str], seed: int) -> dict[str, list[tuple[str, str]]]:
@@ -224,6 +267,13 @@ def _deal(names: list[str], seed: int) -> dict[str, list[tuple[str, str]]]:
     Random(f"ioi pairs {seed}").shuffle(pairs)
     quarter = len(pairs) // 4
     return {"train": pairs[quarter:-quarter], "validation": pairs[:quarter], "test": pairs[-quarter:]}
+
+
+def _hold_out(words: list[str], fewest: int, rng: Random) -> tuple[list[str], list[str]]:
+    """Divide words into those of train and validation, and a quarter, at least `fewest`, for test."""
+    shuffled = rng.sample(words, len(words))
+    count = max(fewest, len(words) // 4)
+    return shuffled[count:], shuffled[:count]
 
 
 def _others(taken: set[str], names: list[str], pairs: list[tuple[str, str]], rng: Random) -> tuple[str, str, str]:

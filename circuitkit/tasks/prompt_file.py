@@ -12,6 +12,7 @@ Columns, or keys (others are ignored):
     3. `label` (as in EAP-IG's greater-than): a two-digit number. Answers are all larger two-digit numbers, wrong
        answers that number and all smaller ones; each must be one token of two digits without a space.
 - `split` (optional): `train`, `validation` or `test`.
+- `template` (optional): a label of what the prompt was made from, by which figures are grouped.
 
 In forms 1 and 2 an answer may be a set: a list in JSON; for ids, also a list in CSV (`"[262, 257]"`).
 
@@ -52,7 +53,7 @@ class PromptFile(Task):
         path: a `.csv`, `.jsonl` or `.json` file with the columns `clean` and `corrupted` (two prompts of as many
             tokens), and `answer` with `wrong_answer` (text of one token each), or `correct_idx` with `incorrect_idx`
             (token ids), or `label` (a two-digit number that the answer exceeds); optionally `split` (train, validation
-            or test). See `circuitkit.tasks.prompt_file`.
+            or test) and `template` (a label to group figures by). See `circuitkit.tasks.prompt_file`.
 
     Raises:
         UsageError: the file cannot be read, is empty or malformed, lacks a column, or has a cell that cannot be used.
@@ -76,6 +77,7 @@ class PromptFile(Task):
             raise self._wrong_columns(list(dict.fromkeys(name for row in rows for name in row.given)))
         self._form = forms[0]
         self._has_splits = "split" in columns
+        self._has_templates = "template" in columns
         for row in rows:
             self._check(row)
         different: dict[str, Row] = {}
@@ -94,7 +96,13 @@ class PromptFile(Task):
     @property
     def _used(self) -> list[str]:
         """Return the columns that are read."""
-        return [*_PROMPTS, *self._form, *(["split"] if self._has_splits else [])]
+        optional = (("split", self._has_splits), ("template", self._has_templates))
+        return [*_PROMPTS, *self._form, *(name for name, given in optional if given)]
+
+    def available(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, seed: int) -> int:
+        """Count the different rows of a split; the tokenizer makes no difference."""
+        check_request(split, 1)
+        return len(self._of_split(split, seed))
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, examples: int, seed: int) -> PromptBatch:
         """Make at most `examples` pairs of one split, ordered by the seed; see the module and `Task`.
@@ -123,7 +131,13 @@ class PromptFile(Task):
             notes.append(f"Duplicate rows in {self._name}: {self._copies}; each counts once.")
         notes += describe(tokenizer, [*texts[0], *texts[1]])
         return PromptBatch.from_ids(
-            clean, corrupted, answers, wrong_answers, pad_id=tokenizer.pad_token_id, notes=notes
+            clean,
+            corrupted,
+            answers,
+            wrong_answers,
+            pad_id=tokenizer.pad_token_id,
+            notes=notes,
+            templates=[str(row.values["template"]) for row in rows if self._has_templates],
         )
 
     def _wrong_columns(self, columns: list[str]) -> UsageError:
@@ -146,6 +160,8 @@ class PromptFile(Task):
                 raise UsageError(f"{row.where} has no {name!r}.", "Fill it in, or remove the row.")
             if name in _PROMPTS and not isinstance(value, str):
                 raise UsageError(f"{row.where} has {quote(value)} as {name!r}.", "Write the prompt as text.")
+            if name == "template" and type(value) not in (str, int):
+                raise UsageError(f"{row.where} has {quote(value)} as 'template'.", "Write a text or a number.")
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and _SURROGATE.search(text):
                     raise UsageError(

@@ -41,6 +41,8 @@ def test_a_task_makes_disjoint_splits_that_the_seed_decides(name, toy):
         assert all(len(one) == len(other) and one != other for one, other in pairs(batch))
         assert (batch.answers >= 0).any(-1).all()
         assert toy.tokenizer.unk_token_id not in batch.clean
+        available = task.available(toy.tokenizer, split, seed=3)
+        assert available is None or (type(available) is int and len(batch) == min(12, available))
     clean = [{one for one, _ in pairs(batch)} for batch in made.values()]
     assert sum(map(len, clean)) == len(set.union(*clean))
     assert pairs(made["train"]) != pairs(task.prompts(toy.tokenizer, "train", 12, seed=4))

@@ -215,6 +215,8 @@ PAIR = {"clean": "x", "corrupted": "y"}
         ("p.csv", csv_text({**PAIR, "label": "99"}), "'99' as 'label'.*0 to 98"),
         ("p.csv", csv_text({**PAIR, "label": "x"}), "'x' as 'label'"),
         ("p.csv", csv_text(row(0), row(1, answer="")), r"Row 2 \(line 3\) of .* has no 'answer'"),
+        ("p.csv", csv_text(row(0, template="a"), row(1, template="")), r"Row 2 \(line 3\) of .* has no 'template'"),
+        ("p.jsonl", json.dumps(row(0, template=["a"])), r"has \['a'\] as 'template'.*a text or a number"),
         ("p.csv", csv_text(row(0, split="dev")), "split 'dev'.*train, validation, test"),
         ("p.csv", csv_text(row(0, split="test"), row(0, split="train")), r"Row 2 .*'train', and in 'test' Row 1"),
         ("p.csv", "clean,corrupted,label\nThen, Mary,y,3\n", "Row 1.*more cells than the header"),
@@ -246,6 +248,33 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("clean,corrupted,label\né,è,3\n".encode("latin-1"))
     with pytest.raises(UsageError, match="is not UTF-8"):
         PromptFile(tmp_path / "latin.csv")
+
+
+@pytest.mark.parametrize("write", [as_csv, as_jsonl])
+@pytest.mark.parametrize("splits", [False, True])
+def test_available_counts_the_rows_of_a_split(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, write: Any, splits: bool
+) -> None:
+    rows = [row(number, **({"split": get_args(Split)[number % 3]} if splits else {})) for number in range(10)]
+    task = PromptFile(write(tmp_path / "p.jsonl" if write is as_jsonl else tmp_path / "p.csv", [*rows, rows[0]]))
+    counts = {split: task.available(tokenizer, split, seed=1) for split in get_args(Split)}
+    assert sum(counts.values()) == 10
+    for split, count in counts.items():
+        assert len(task.prompts(tokenizer, split, 99, seed=1)) == count
+        assert task.available(None, split, seed=1) == count
+    with pytest.raises(UsageError, match="no split 'dev'"):
+        task.available(tokenizer, "dev", seed=1)  # type: ignore[arg-type]
+
+
+def test_prompts_carry_the_labels_of_the_column_template(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    labels = {row(number)["clean"]: label for number, label in enumerate(["to the store", 3, "b", "3"])}
+    rows = [row(number, template=label) for number, label in enumerate(labels.values())]
+    for path in (as_csv(tmp_path / "p.csv", rows), as_jsonl(tmp_path / "p.jsonl", rows)):
+        batch = PromptFile(path).prompts(tokenizer, "train", 9, seed=0)
+        assert len(batch.templates) == len(batch) == 2
+        found = [tokenizer.decode(ids[real]) for ids, real in zip(batch.clean, batch.mask, strict=True)]
+        assert [str(labels[clean]) for clean in found] == list(batch.templates)
+    assert PromptFile(as_csv(tmp_path / "q.csv", [row()])).prompts(tokenizer, "train", 1, seed=0).templates == ()
 
 
 def test_duplicates_count_once_with_a_note(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
@@ -287,7 +316,7 @@ def test_a_split_without_rows_says_why(
             "does not know 'zeppelin.' (in 2 of 2 prompts)",
         ),
         ({"corrupted": row()["clean"]}, "the same up to the answer: 1 of 1"),
-        ({}, "has 1 different prompts, fewer than the 9 asked for"),
+        ({}, "has 1 different prompt, fewer than the 9 asked for"),
     ],
 )
 def test_what_is_odd_about_prompts_is_noted(
@@ -344,7 +373,7 @@ def test_a_file_may_stand_for_the_task_on_the_command_line(
     assert main([*command, "my.jsonl", "--seed", "1"]) == 0
     shown = capsys.readouterr().out
     assert "eap on prompt_file" in shown
-    assert "In the test split: The prompt file 'my.jsonl' has 1 different prompts, fewer than the 32" in shown
+    assert "In the test split: The prompt file 'my.jsonl' has 1 different prompt, fewer than the 32" in shown
     assert main([*command[:-3], "--out", "other", "--config", "run/config.yaml"]) == 0
     assert main([*command, "your.csv"]) == 2
     assert "'your.csv' cannot be read: No such file" in capsys.readouterr().err
