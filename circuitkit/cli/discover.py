@@ -88,7 +88,12 @@ def _add_options(parser: ArgumentParser) -> None:
             parser.add_argument(f"--{name}", type=specs.base(kind), default=default, help=shown)
         else:
             parser.add_argument(f"--{name}", type=specs.base(kind), required=True, help=shown)
-    parser.add_argument("--examples", type=int, default=32, help="maximum number of prompts per split")
+    parser.add_argument(
+        "--examples",
+        type=int | list[int],
+        default=32,
+        help="maximum number of prompts per split: one number, or three such as [64,32,64] for train, validation, test",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the prompts, the strategy and the random control")
     add_run_options(parser, "runs/STRATEGY-TASK-TIME")
     parser.add_argument(

@@ -89,7 +89,7 @@ class Grid:
         self.strategies = _resolve_all("strategies", strategies)
         self.precision = None if precision is None else _resolve_all("precision", precision)
         self.seeds = [0] if seeds is None else [check_seed(seed) for seed in seeds]
-        self.examples = check_examples(examples)
+        self.examples = check_examples(examples).plain
         self.objective = specs.resolve("objectives", objective)
         self.ablation = specs.resolve("ablations", ablation)
         self.exclude = list(exclude or ())

@@ -1,4 +1,4 @@
-"""Batches of clean and corrupted prompts, the logits at their answer positions, and objectives.
+"""Batches of clean and corrupted prompts, the logits at their answer positions, objectives, and accuracy.
 
 Read `prompt_batch` first, then `objectives` (one value per prompt; lower is better).
 """

@@ -214,9 +214,8 @@ def _notes(copies: int, unchanged: int, prompts: int) -> Iterator[str]:
         )
 
 
-def _labels(templates: Sequence[str], prompts: int) -> tuple[str, ...]:
-    listed = isinstance(templates, Iterable) and not isinstance(templates, str)
-    labels = tuple(templates) if listed else None
+def _labels(templates: Any, prompts: int) -> tuple[str, ...]:
+    labels = None if isinstance(templates, str) or not isinstance(templates, Iterable) else tuple(templates)
     if labels is None or not all(isinstance(label, str) for label in labels):
         raise UsageError(f"The templates are {quote(templates)}.", "Give a list with one text per prompt.")
     if len(labels) not in (0, prompts):

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from circuitkit.config import registry, specs
-from circuitkit.config.checks import check_examples
+from circuitkit.config.checks import Examples, check_examples
 from circuitkit.config.specs import Spec
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
@@ -38,13 +38,14 @@ class RunOptions(TypedDict, total=False):
         precision: a name, class path, mapping or `PrecisionPolicy`; by default the strategy's own.
         objective: likewise, or an `Objective`; by default `logit_difference`.
         ablation: likewise, or an `Ablation`; by default `resample`.
-        examples: maximum number of prompts per split; by default 32.
+        examples: maximum number of prompts per split, one number for all or three, for train, validation and test; by
+            default 32.
     """
 
     precision: PrecisionPolicy | Spec | None
     objective: Objective | Spec
     ablation: Ablation | Spec
-    examples: int
+    examples: int | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class RunConfig:
     precision: PrecisionPolicy
     objective: Objective
     ablation: Ablation
-    examples: int
+    examples: Examples
     seed: int
     config: dict[str, Any]
 
@@ -86,7 +87,8 @@ class RunConfig:
             parts[key] = specs.make(kind, spec)
             _check_kind(kind, key, parts[key])
             config[key] = specs.resolve(kind, spec) if isinstance(spec, str | Mapping) else specs.describe(spec)
-        return cls(**parts, examples=examples, seed=seed, config=config | {"examples": examples, "seed": seed})
+        config |= {"examples": examples.plain, "seed": seed}
+        return cls(**parts, examples=examples, seed=seed, config=config)
 
     def check_splits(self, splits: Sequence[Split]) -> list[Split]:
         """Return the splits to evaluate on; a `PromptBatch` has only the train split.
@@ -100,7 +102,7 @@ class RunConfig:
     def make_prompts(self, model: CircuitModel, splits: Sequence[Split]) -> dict[str, PromptBatch]:
         """Make the prompts of the train split and of others."""
         return {
-            split: make_prompts(model, self.task, split, self.examples, self.seed)
+            split: make_prompts(model, self.task, split, self.examples.of(split), self.seed)
             for split in dict.fromkeys((SPLITS[0], *splits))
         }
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from circuitkit.config.checks import check_split
 from circuitkit.config.reprs import constructor_form
 from circuitkit.data.accuracy import find_right
 from circuitkit.data.logits import Logits
@@ -102,8 +103,7 @@ def check_request(split: str, examples: int) -> None:
     Raises:
         UsageError: an unknown split, or no examples.
     """
-    if split not in get_args(Split):
-        raise UsageError(f"There is no split {split!r}.", f"Choose one of {', '.join(get_args(Split))}.")
+    check_split(split)
     if type(examples) is not int or examples < 1:
         raise UsageError(f"examples={examples!r} is not a positive number.", "Ask for at least one.")
 
