@@ -25,7 +25,11 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     )
     parser.add_argument("--splits", type=list[str], default=["train", "test"], help="train, validation, test")
     parser.add_argument(
-        "--examples", type=int | None, default=None, help="maximum number of prompts; by default the run's"
+        "--examples",
+        type=int | list[int] | None,
+        default=None,
+        help="maximum number of prompts per split: one number, or three such as [64,32,64] for train, validation, "
+        "test; by default the run's",
     )
     parser.add_argument(
         "--seed", type=int | None, default=None, help="seed of the prompts and the random control; by default the run's"

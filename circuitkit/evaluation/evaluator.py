@@ -23,6 +23,7 @@ from torch import Tensor
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import same_edges
 from circuitkit.config import registry, specs
+from circuitkit.config.checks import check_examples
 from circuitkit.data.objectives import KLDivergence, Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
@@ -58,7 +59,7 @@ def evaluate(
     rankings: Sequence[Ranking] = CURVES,
     objective: Objective | str = "logit_difference",
     ablation: Ablation | str = "resample",
-    examples: int = 32,
+    examples: int | Sequence[int] = 32,
     seed: int = 0,
     split: Split = "test",
 ) -> Evaluation:
@@ -72,7 +73,7 @@ def evaluate(
         rankings: how circuits of these sizes are chosen: any of `signed`, `absolute`, `greedy` and `random` (see
             `Point`).
         objective, ablation: object or name.
-        examples: maximum number of prompts.
+        examples: maximum number of prompts per split, one number for all or three, for train, validation and test.
         seed: seed of the task's splits and of the random control.
         split: the split to evaluate on.
 
@@ -80,6 +81,7 @@ def evaluate(
         UsageError: an unknown name, sizes that are not rising fractions, a circuit of another graph.
     """
     check_curves(sizes, rankings)
+    examples = check_examples(examples)
     if not isinstance(model, CircuitModel):
         named = specs.model_spec(model, kv=circuit.graph.kv)
         model = CircuitModel.from_pretrained(named["name"], kv=named["kv"], dtype=named["dtype"])  # type: ignore[arg-type]
@@ -117,12 +119,13 @@ def make_evaluator(
     objective: Objective,
     ablation: Ablation,
     *,
-    examples: int,
+    examples: int | Sequence[int],
     seed: int,
     split: Split = "test",
 ) -> "Evaluator":
     """Make an evaluator for a model on one split of a task; the ablation is fitted on the train split."""
-    train, held_out = (make_prompts(model, task, name, examples, seed) for name in ("train", split))
+    numbers = check_examples(examples)
+    train, held_out = (make_prompts(model, task, name, numbers.of(name), seed) for name in ("train", split))
     ablation.check(held_out)
     ablation.fit(model, reference_batches(model, train))
     name = GIVEN if isinstance(task, PromptBatch) else split

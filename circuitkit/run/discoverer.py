@@ -331,7 +331,7 @@ def discover(
     precision: PrecisionPolicy | Spec | None = None,
     objective: Objective | Spec = "logit_difference",
     ablation: Ablation | Spec = "resample",
-    examples: int = 32,
+    examples: int | Sequence[int] = 32,
     sizes: Sequence[float] | None = None,
     splits: Sequence[Split] = SPLITS,
     seed: int = 0,
@@ -349,7 +349,8 @@ def discover(
         precision: a name, class path or `PrecisionPolicy`; by default the strategy's own.
         objective: the measure of task performance, a name or an `Objective`.
         ablation: what a removed edge carries instead, a name or an `Ablation`.
-        examples: maximum number of prompts to find the circuit on; as many other prompts are used to evaluate it.
+        examples: maximum number of prompts to find the circuit on; as many other prompts are used to evaluate it. Or
+            three such numbers, for the splits train (find), validation (choose) and test (evaluate).
         sizes: fractions of the edges at which to evaluate; by default the circuit's own, or 1%, 5% and 20% for a
             ranking. Empty: no evaluation.
         splits: those to evaluate on; by default train, on which the circuit is found, and test.

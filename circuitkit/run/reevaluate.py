@@ -6,6 +6,7 @@ from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
+from circuitkit.config.checks import Examples, check_examples
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluation import CURVES, Evaluation, Ranking
@@ -35,7 +36,7 @@ def reevaluate(
     sizes: Sequence[float] | None = None,
     rankings: Sequence[Ranking] = CURVES,
     splits: Sequence[Split] = SPLITS,
-    examples: int | None = None,
+    examples: int | Sequence[int] | None = None,
     seed: int | None = None,
     accelerator: str = "auto",
     allow_code: bool = False,
@@ -47,7 +48,9 @@ def reevaluate(
         sizes: fractions of the edges; by default MIB's. Empty: only the circuits' own edges.
         rankings: how circuits of these sizes are chosen (see `Point`).
         splits: those of the task to evaluate on.
-        examples, seed: by default the run's.
+        examples: maximum number of prompts per split, one number for all or three, for train, validation and test; by
+            default the run's.
+        seed: likewise.
         accelerator: as in `Discoverer`.
         allow_code: also import classes that no installed package registers, as the run's config names them. It may
             name any code: allow only what comes from people whom you trust.
@@ -77,12 +80,12 @@ def reevaluate(
     )
     device = Discoverer(accelerator=accelerator, seed=seed).device
     model = load_model({"name": config["model"], "kv": config["kv"], "dtype": config["dtype"]})
-    examples = config["examples"] if examples is None else examples
+    numbers = check_examples(config["examples"] if examples is None else examples)
     model = move_to(device, model)
     found: dict[str, list[Evaluation]] = {}
-    changes = _changes(config, model, task, examples, seed)
+    changes = _changes(config, model, task, numbers, seed)
     for split in splits:
-        evaluator = make_evaluator(model, task, objective, ablation, examples=examples, seed=seed, split=split)
+        evaluator = make_evaluator(model, task, objective, ablation, examples=numbers, seed=seed, split=split)
         found[split] = [evaluator.evaluate(circuit, sizes, rankings) for circuit in result.circuits]
         for evaluation in found[split]:
             evaluation.notes.extend(changes)
@@ -92,13 +95,13 @@ def reevaluate(
     return result.circuits, found
 
 
-def _changes(config: dict[str, Any], model: CircuitModel, task: Task, examples: int, seed: int) -> list[str]:
+def _changes(config: dict[str, Any], model: CircuitModel, task: Task, examples: Examples, seed: int) -> list[str]:
     """Say what the run computed with that is not the same now, as far as its configuration tells."""
     recorded = config.get(CONTENT)
     if not isinstance(recorded, Mapping):
         return []
     prompts: dict[str, PromptBatch] = {}
-    if (examples, seed) == (config["examples"], config["seed"]):
-        prompts = {split: make_prompts(model, task, split, examples, seed) for split in SPLITS}
+    if (examples.plain, seed) == (config["examples"], config["seed"]):
+        prompts = {split: make_prompts(model, task, split, examples.of(split), seed) for split in SPLITS}
     changed = differences(recorded, describe_content(model, prompts))
     return [f"The circuits were found with {', '.join(changed)}."] if changed else []

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypedDict, Unpack, get_args
+from typing import Any, Self, TypedDict, Unpack
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from circuitkit.config import registry, specs
-from circuitkit.config.checks import Examples, check_examples
+from circuitkit.config.checks import Examples, check_examples, check_split
 from circuitkit.config.specs import Spec
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
@@ -116,8 +116,7 @@ def check_splits(splits: Sequence[str]) -> None:
     if isinstance(splits, str) or len(set(splits)) != len(splits):
         raise UsageError(f"The splits {splits!r} are not a list of different splits.", "Give ['train', 'test'].")
     for split in splits:
-        if split not in get_args(Split):
-            raise registry.unknown_name("split", split, list(get_args(Split)))
+        check_split(split)
 
 
 def load_model(spec: PreTrainedModel | str | Path | Mapping[str, str]) -> CircuitModel:
