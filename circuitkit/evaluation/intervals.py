@@ -29,6 +29,9 @@ LEVEL = 0.95
 RESAMPLES = 9999
 """Resamples per interval: its ends move by about 1% of its width with another seed."""
 
+FEWEST = 5
+"""With fewer prompts there is no interval: resamples of 4 prompts cover the true mean in 84 to 88% of cases only."""
+
 Array = npt.NDArray[np.float64]
 _ENOUGH = 100_000
 """More prompts than this are not worth a number."""
@@ -90,7 +93,7 @@ def mean_figures(values: npt.ArrayLike, seed: int = 0) -> Figures:
         seed: of the resamples.
 
     Returns:
-        Arrays `[...]`. The interval of equal values has no width; that of one prompt is not known.
+        Arrays `[...]`. The interval of equal values has no width; that of fewer than `FEWEST` prompts is not known.
     """
     return _bootstrap([PerPrompt(values)], lambda mean: mean, seed)
 
@@ -105,7 +108,8 @@ def faithfulness_figures(values: npt.ArrayLike, full: npt.ArrayLike, ablated: np
 
     Returns:
         Arrays `[...]`. Faithfulness is not defined where full and ablated model have the same mean. Its interval is
-        not known where that of mean(full) - mean(ablated) contains 0: then the ratio is not bounded (Fieller 1954).
+        not known for fewer than `FEWEST` prompts, nor where that of mean(full) - mean(ablated) contains 0: then the
+        ratio is not bounded (Fieller 1954).
     """
     return _bootstrap([PerPrompt(values, full, ablated)], lambda faithfulness: faithfulness, seed)
 
@@ -200,6 +204,8 @@ def over_seeds(runs: Sequence[PerPrompt], *, same_prompts: bool, seed: int = 0) 
             once for all, since resampling each seed's own would make the interval too narrow.
         seed: of the resamples.
     """
+    if not runs:
+        raise UsageError("There are no seeds.", "Give at least one seed's values.")
     found = _bootstrap(runs, lambda *each: np.stack([np.mean(each, axis=0), *each]), seed, same_prompts)
     spread = float(np.std(found.value[1:], ddof=1)) if len(runs) > 1 else math.nan
     return OverSeeds(found.figure(0), spread if math.isfinite(spread) else None)
@@ -221,7 +227,8 @@ def compare_in_words(a: str, b: str, difference: Figure, prompts: int, *, lower_
     if value is None:
         return f"{number} cannot compare {a} and {b}: their difference is not defined."
     if low is None or high is None:
-        return f"{number} cannot tell {a} and {b} apart (difference {value:.2g}, of unknown uncertainty)."
+        why = f"an interval takes {FEWEST} prompts" if prompts < FEWEST else "its interval is not known"
+        return f"{number} cannot tell {a} and {b} apart (difference {value:.2g}; {why})."
     if low == high == 0:
         return f"{a} and {b} do equally well on {number}."
     places = max(2, 1 - math.floor(math.log10(high - low or abs(value))))
@@ -304,7 +311,7 @@ def _resample(figure: Callable[..., Array], samples: Sequence[Sequence[Array]], 
     with np.errstate(all="ignore"), warnings.catch_warnings():  # what is not finite becomes NaN, and is not known
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         value = statistic(*(every[None] for every in prompts))[..., 0]
-        if fewest < 2:
+        if fewest < FEWEST:
             return Figures(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
         found = stats.bootstrap(
             prompts,

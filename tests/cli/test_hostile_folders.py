@@ -89,18 +89,13 @@ def tensors(**changed: torch.Tensor | None) -> Damage:
 
 
 def folders() -> Iterator[tuple[str, Damage]]:
-    for name in (RESULT, CONFIG, CIRCUIT, TENSORS):
+    for name in (RESULT, CONFIG, CIRCUIT, TENSORS, PROMPTS):
         yield f"{name} is missing", remove(name)
         yield f"{name} is a folder", folder_in_its_place(name)
         if name != CONFIG:  # half of a mapping may be one
             yield f"{name} is cut off", halve(name)
         for what, content in CONTENT.items():
             yield f"{name} holds {what}", write(name, content)
-    yield f"{PROMPTS} is missing", remove(PROMPTS)
-    yield f"{PROMPTS} is a folder", folder_in_its_place(PROMPTS)
-    yield f"{PROMPTS} is cut off", halve(PROMPTS)
-    for what, content in CONTENT.items():
-        yield f"{PROMPTS} holds {what}", write(PROMPTS, content)
     yield "metrics.csv is a folder", folder_in_its_place("metrics.csv")
     yield "metrics.csv is no text", write("metrics.csv", b"\xff\xfe\x80abc")
     yield "metrics.csv has long rows", write("metrics.csv", b"a,b\n1,2,3\n")
