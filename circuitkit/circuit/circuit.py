@@ -339,47 +339,46 @@ class Circuit:
             raise _in_file(Path(folder) / f"{name}.safetensors", error) from error
 
     @classmethod
-    def from_eap_ig(cls, path: str | Path, graph: EdgeGraph | None = None) -> Self:
-        """Read a file of EAP-IG's `Graph.to_json` (`.json`) or `Graph.to_pt` (`.pt`); the scores change sign.
+    def from_eap_ig(
+        cls, path: str | Path, graph: EdgeGraph | None = None, *, scores_of: eap_ig_files.ScoresOf = "metric"
+    ) -> Self:
+        """Read a file of EAP-IG's `Graph.to_json` (`.json`) or `Graph.to_pt` (`.pt`).
 
         Args:
             path: the file.
             graph: the circuit's graph. By default the file's own, which reads keys and values once per query head; for
                 a graph with `kv="group"`, `collapse_kv` joins the heads' edges.
+            scores_of: what EAP-IG was given. With a loss (`loss=True`, as in MIB and in EAP-IG's notebooks), an edge
+                that helps has a positive score, as here. With a metric it has a negative one, and signs change.
 
         Raises:
-            UsageError: the file is of another graph, or its name has another ending.
+            UsageError: the file is of another graph, its name has another ending, or `scores_of` is unknown.
             CircuitKitError: the file is missing, damaged, or selects single neurons.
         """
-        found, scores, kept = eap_ig_files.read_eap_ig(Path(path))
+        found, scores, kept = eap_ig_files.read_eap_ig(Path(path), scores_of, graph)
         rule = _ALL if kept.all() else f"as kept in {Path(path).name}"
         try:
             circuit = cls(found, scores, kept, _fill_score_sources(found, ScoreSource.GIVEN), rule)
         except UsageError as error:
             raise _in_file(path, error) from error
-        if graph is None:
-            return circuit
-        by_head = replace(graph, kv="head")
-        if not same_edges(found, by_head):
-            raise UsageError(f"{path} is of {found}, not of {graph}.", "Give a file made with the same model.")
-        circuit = replace(circuit, graph=by_head)
-        return circuit if graph.kv == "head" else circuit.collapse_kv()
+        return circuit if graph is None or graph.kv == "head" else circuit.collapse_kv()
 
-    def to_eap_ig(self, path: str | Path, *, d_model: int) -> None:
-        """Write a file for EAP-IG's `Graph.from_json` or `Graph.from_pt`; the scores change sign.
+    def to_eap_ig(self, path: str | Path, *, d_model: int, scores_of: eap_ig_files.ScoresOf = "metric") -> None:
+        """Write a file for EAP-IG's `Graph.from_json` or `Graph.from_pt`.
 
         Keys and values are expanded to query heads (`expand_kv`), and scores are float32, as in EAP-IG.
 
         Args:
             path: the file, ending in `.json` or `.pt`.
             d_model: the model's residual width D. EAP-IG's files contain it, and EAP-IG needs it to read them.
+            scores_of: as in `from_eap_ig`; choose "loss" where signs matter, as in MIB's CPR.
 
         Raises:
-            UsageError: another ending; a graph without MLPs; infinite scores, in JSON.
+            UsageError: another ending; a graph without MLPs; infinite scores, in JSON; an unknown `scores_of`.
             CircuitKitError: the file cannot be written.
         """
         by_head = self.expand_kv()
-        eap_ig_files.write_eap_ig(Path(path), by_head.graph, by_head.scores, by_head.kept, d_model)
+        eap_ig_files.write_eap_ig(Path(path), by_head.graph, by_head.scores, by_head.kept, d_model, scores_of)
 
 
 def _fill_score_sources(graph: EdgeGraph, score_sources: ScoreSource | Tensor) -> Tensor:

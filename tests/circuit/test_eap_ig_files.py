@@ -17,6 +17,7 @@ from support.graphs import GROUPED, TINY, circuits, eap, graphs, on_one_line, ra
 from torch import Tensor
 
 from circuitkit.circuit.circuit import Circuit
+from circuitkit.circuit.eap_ig_files import ScoresOf
 from circuitkit.circuit.graph import EdgeGraph, same_edges
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.errors import CircuitKitError, UsageError
@@ -109,6 +110,42 @@ def test_zeros_are_written_without_a_sign(tmp_path: Path) -> None:
     assert not Circuit.from_eap_ig(tmp_path / "out.json").scores.signbit().any()
 
 
+@pytest.mark.parametrize("ending", ["json", "pt"])
+def test_scores_of_a_loss_keep_their_sign(ending: str, tmp_path: Path) -> None:
+    path, circuit = tmp_path / f"out.{ending}", random_circuit(GROUPED)
+    circuit.to_eap_ig(path, d_model=24, scores_of="loss")
+    assert torch.equal(Circuit.from_eap_ig(path, scores_of="loss").scores, circuit.expand_kv().scores)
+    assert torch.equal(Circuit.from_eap_ig(path, scores_of="metric").scores, -circuit.expand_kv().scores)
+
+
+def test_another_sign_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    for act in (
+        lambda: eap().to_eap_ig(path, d_model=24, scores_of="gain"),
+        lambda: Circuit.from_eap_ig(path, scores_of="gain"),
+    ):
+        with pytest.raises(UsageError, match="scores_of='gain'"):
+            act()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("ending", ["json", "pt"])
+@pytest.mark.parametrize("scores_of", ["metric", "loss"])
+def test_a_file_without_scores_has_them_from_its_edges(ending: str, scores_of: ScoresOf, tmp_path: Path) -> None:
+    if ending == "json":
+        found = edited(lambda found: [edge.pop("score") for edge in found["edges"].values()])
+        (tmp_path / "plain.json").write_text(json.dumps(found))
+    else:
+        found = torch.load(reference.EAP_IG / "eap_top20.pt", weights_only=True)
+        del found["edges_scores"]
+        torch.save(found, tmp_path / "plain.pt")
+    circuit = Circuit.from_eap_ig(tmp_path / f"plain.{ending}", scores_of=scores_of)
+    names = reference.read("circuits.json")["20"]["edges"]
+    expected = Circuit.from_names(TINY, names)
+    assert torch.equal(circuit.kept, expected.kept)
+    assert torch.equal(circuit.scores, expected.scores)
+
+
 def test_a_file_is_read_for_a_given_graph() -> None:
     graph = EdgeGraph(2, 3, 3, kv="head")
     assert Circuit.from_eap_ig(reference.EAP_IG / "eap_top20.json", graph).graph == graph
@@ -156,6 +193,7 @@ def edited(edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         (lambda d: d["edges"].pop("m0->m1"), "no edge 'm0->m1'"),
         (lambda d: d["edges"].update({"m1->m0": {"score": 0.0, "in_graph": False}}), "unknown edge 'm1->m0'"),
         (lambda d: d["edges"].update({"m0->m1": 0.5}), "0.5 for the edge 'm0->m1'"),
+        (lambda d: d["edges"]["m0->m1"].pop("score"), "'in_graph': .* for the edge 'm0->m1'"),
         (lambda d: d["edges"]["m0->m1"].update(score=None), "None"),
         (lambda d: d["edges"]["m0->m1"].update(score=True), "True"),
         (lambda d: d["edges"]["m0->m1"].update(score=float("nan")), "'m0->m1' is NaN"),
@@ -198,6 +236,7 @@ def test_further_entries_of_an_eap_ig_file_are_ignored(tmp_path: Path) -> None:
         ({"edges_in_graph": torch.zeros(189, dtype=torch.bool)}, r"'edges_in_graph' \[189\]"),
         ({"src_nodes": ["input"]}, "other nodes"),
         ({"dst_nodes": None}, "no entry 'dst_nodes'"),
+        ({"edges_in_graph": None}, "no entry 'edges_in_graph'"),
         ({"neurons_in_graph": torch.zeros(9, 24)}, "neurons"),
     ],
 )
