@@ -1,6 +1,7 @@
 """Submissions to MIB: written, read back, and refused."""
 
 import errno
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -204,3 +205,18 @@ def test_wrong_submissions_are_refused(tmp_path: Path) -> None:
     assert_refused(UsageError, "same model", lambda: read_mib_submission(tmp_path))
     (tmp_path / "ioi").mkdir()
     assert_refused(UsageError, "'ioi' is not a task and a model", lambda: read_mib_submission(tmp_path))
+
+
+def test_the_page_on_exchange_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "eap_ig_and_mib.md").read_text(encoding="utf-8")
+    one_file, submission, nine_circuits = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    gpt2 = random_circuit(MODELS["gpt2"][0], density=1)
+    gpt2.to_eap_ig("importances.json", d_model=768, scores_of="loss")
+    names = {"Circuit": Circuit, "ranking": random_circuit(QWEN, density=1)}
+    exec(one_file + nine_circuits, names)
+    names["ranking"] = gpt2
+    exec(submission, names)
+    assert torch.equal(names["circuit"].scores, gpt2.scores)
+    assert torch.equal(names["found"]["ioi_gpt2"][0].scores, gpt2.scores)
+    assert torch.equal(names["found"]["mcqa_qwen2.5"][8].kept, names["circuits"][8].kept)
