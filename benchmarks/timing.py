@@ -4,7 +4,7 @@ import ctypes
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +12,9 @@ import torch
 from circuitkit import CircuitModel, PromptBatch
 
 
-def interleaved(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Return the median seconds of each, measured in turn so that load on the machine affects all alike.
 
     One round more is run first, as a warm-up.
@@ -20,10 +22,10 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int) -> dict
     times: dict[str, list[float]] = {name: [] for name in functions}
     for round_ in range(rounds + 1):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = clock()
             function()
             if round_:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: statistics.median(measured) for name, measured in times.items()}
 
 

@@ -4,6 +4,7 @@ from .ablation import Resample as Resample
 from .ablation import Zero as Zero
 from .attribution.edge_scores import attribute as attribute
 from .attribution.reader_gradients import Interpolation as Interpolation
+from .circuit_run import CircuitRun as CircuitRun
 from .editors.base import Editor as Editor
 from .editors.incremental import IncrementalEditor as IncrementalEditor
 from .editors.replay import ReplayEditor as ReplayEditor

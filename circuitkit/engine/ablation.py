@@ -18,6 +18,8 @@ class Ablation(ABC):
 
     per_prompt = True
     """True if every prompt has its own ablated outputs, which take memory."""
+    is_run = False
+    """True if they are those of one run of the model, so that a writer with ablated inputs has its ablated output."""
 
     def fit(self, model: CircuitModel, reference: Iterable[PromptBatch]) -> None:
         """Fit to reference prompts (the train split); by default, do nothing."""
@@ -40,6 +42,8 @@ class Ablation(ABC):
 
 class Resample(Ablation):
     """The writer's output on the corrupted prompt."""
+
+    is_run = True
 
     def check(self, batch: PromptBatch) -> None:
         """See the base class."""

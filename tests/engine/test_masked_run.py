@@ -7,14 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.prepared import ABLATIONS, prepare
+from support.prepared import ABLATIONS, prepare, slow_final
 from support.slow import SlowModel
 from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 
 from circuitkit.data.objectives import AnswerLogProbability
 from circuitkit.engine.ablation import Resample, Zero
 from circuitkit.engine.masked_run import MaskedRun
-from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import FullPrecision
 
@@ -104,29 +103,6 @@ def test_padding_makes_no_difference():
         assert torch.allclose(one[0, 0], two[0, 0], atol=1e-12)
 
 
-def slow_values(prepared: PreparedBatch, mask: torch.Tensor) -> torch.Tensor:
-    """Equation (1) under one mask `[edges]`, edge by edge, with autograd's own gradients; `[B]`."""
-    model, graph = prepared.model, prepared.model.graph
-    outputs, constant = (
-        [prepared.embedded],
-        prepared.model.constant(prepared.context) + torch.zeros_like(prepared.embedded),
-    )
-
-    def read(reader: int) -> torch.Tensor:
-        total = constant
-        for writer, m in enumerate(mask[graph.edges(reader)]):
-            total = total + m * outputs[writer] + (1 - m) * prepared.ablated[writer]
-        return total
-
-    for layer in range(graph.layers):
-        inputs = torch.stack([read(reader) for reader in graph.attention(layer).readers])
-        early = read(graph.mlp_block(layer).readers[0]) if graph.parallel else None
-        outputs += model.heads(layer, inputs, prepared.context)
-        constant = constant + model.attention_constant(layer)
-        outputs.append(model.mlp(layer, read(graph.mlp_block(layer).readers[0]) if early is None else early))
-    return prepared.values(model.at_answers(read(graph.logits), prepared.batch))
-
-
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(sorted(VARIANTS)),
@@ -142,7 +118,7 @@ def test_gradients_equal_autograds_through_plain_loops(variant, kv, ablation, co
     masks = torch.rand(count, len(prepared.model.graph), generator=generator, dtype=torch.float64).requires_grad_()
     weights = torch.rand(count, len(prepared.batch), generator=generator, dtype=torch.float64)
     values = MaskedRun(prepared, checkpoint=checkpoint).values(masks)
-    expected = torch.stack([slow_values(prepared, mask) for mask in masks])
+    expected = torch.stack([prepared.values(slow_final(prepared, mask)) for mask in masks])
     assert torch.allclose(values, expected, atol=1e-11)
     (slopes,) = torch.autograd.grad((values * weights).sum(), masks, retain_graph=True)
     (again,) = torch.autograd.grad((values * weights).sum(), masks)

@@ -21,6 +21,7 @@ from circuitkit.circuit.graph import Block
 from circuitkit.engine.editors.deltas import KeptEdges
 from circuitkit.engine.editors.live_state import LiveState
 from circuitkit.engine.editors.positions import PositionSet
+from circuitkit.models.circuit_model import CircuitModel
 
 
 @dataclass(frozen=True)
@@ -245,11 +246,10 @@ class ConePlan:
         return sum(copy.nbytes for copy in copies)
 
     def _cost(self) -> float:
-        graph, family, length = self._graph, self._model.family, self._state.prepared.batch.length
+        family, length = self._model.family, self._state.prepared.batch.length
         projection = family.head_width * family.width  # multiply-adds of one vector
         attending = 2 * length * family.head_width
         mlp = self._model.mlp_size
-        layer = 2 * projection * (graph.heads + graph.kv_heads) + attending * graph.heads + mlp
         used = float(self.logits.count * self._answers.count * family.width)
         for step in self.steps:
             if isinstance(step, MLPStep):
@@ -258,10 +258,18 @@ class ConePlan:
             else:
                 used += sum(len(part.heads) * part.at.count * (projection + attending) for part in step.parts)
                 used += sum(self._read_cost(step.readers, projection))
-        return used / (length * graph.layers * layer)
+        return used / forward_macs(self._model, length)
 
     def _read_cost(self, readers: list[PlannedReaders], projection: int) -> Iterator[int]:
         """Yield the multiply-adds of each reader: its sum over kept edges, and its projection."""
         width = self._model.family.width
         for one in readers:
             yield one.at.count * (len(one.index) * projection + one.edges.count * width)
+
+
+def forward_macs(model: CircuitModel, length: int) -> int:
+    """Count the multiply-adds of a plain forward pass of one prompt of `length` tokens, without the unembedding."""
+    graph, family = model.graph, model.family
+    projections = 2 * family.head_width * family.width * (graph.heads + graph.kv_heads)
+    attending = 2 * length * family.head_width * graph.heads
+    return length * graph.layers * (projections + attending + model.mlp_size)

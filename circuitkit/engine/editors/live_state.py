@@ -7,7 +7,7 @@ from torch import Tensor
 
 from circuitkit.circuit.graph import Block
 from circuitkit.engine.capture import capture
-from circuitkit.engine.editors.positions import Positions
+from circuitkit.engine.editors.positions import Positions, needed_everywhere
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.models.attention import kv_readers_of
@@ -144,19 +144,8 @@ class LiveState:
 
     def look_downstream(self, kept: Tensor) -> None:
         """Find the live writers and those needed at all positions, going backwards from the logits."""
-        graph = self.graph
-        self.live = graph.live_writers(kept)
-        self.needed_everywhere = torch.zeros_like(self.live)
-        for block in reversed(graph.blocks[:-1]):
-            if block.kind == "mlp":
-                readers = self.needed_everywhere[graph.mlp(block.layer)][None]
-            else:
-                heads = graph.heads_of(block.layer)
-                groups = self.live[heads].unflatten(0, (graph.kv_readers, -1)).any(1)
-                readers = torch.cat([self.needed_everywhere[heads], groups, groups])
-            if readers.any():
-                self.needed_everywhere[: block.writers] |= graph.matrix(kept, block)[readers].any(0)
-        self.needed_everywhere &= self.live
+        self.live = self.graph.live_writers(kept)
+        self.needed_everywhere = needed_everywhere(self.graph, kept, self.live)
 
     @property
     def capture_bytes(self) -> int:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.models.attention import Rotary
 
@@ -111,3 +112,27 @@ class Positions:
     def narrow(self, x: Tensor) -> Tensor:
         """Select the answers `[..., B, A, *]` from values at the positions `changed`, `[..., B, P, *]`."""
         return x[..., self.answers.rows, self.answers.columns - self.changed.start, :]
+
+
+def needed_everywhere(graph: EdgeGraph, kept: Tensor, live: Tensor) -> Tensor:
+    """Find the live writers that are needed at all positions, because some key or value depends on them.
+
+    Args:
+        graph: of the model.
+        kept: the circuit, bool `[edges]`.
+        live: its live writers, bool `[W]`.
+
+    Returns:
+        bool `[W]`. The other live writers are needed only at the answer positions.
+    """
+    needed = torch.zeros_like(live)
+    for block in reversed(graph.blocks[:-1]):
+        if block.kind == "mlp":
+            readers = needed[graph.mlp(block.layer)][None]
+        else:
+            heads = graph.heads_of(block.layer)
+            groups = live[heads].unflatten(0, (graph.kv_readers, -1)).any(1)
+            readers = torch.cat([needed[heads], groups, groups])
+        if readers.any():
+            needed[: block.writers] |= graph.matrix(kept, block)[readers].any(0)
+    return needed & live
