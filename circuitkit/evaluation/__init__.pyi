@@ -1,10 +1,8 @@
-from .evaluation import Evaluation as Evaluation
-from .evaluation import Point as Point
-from .evaluator import Evaluator as Evaluator
-from .evaluator import evaluate as evaluate
 from .agreement import compute_jaccard as compute_jaccard
 from .agreement import compute_rank_correlation as compute_rank_correlation
 from .agreement import compute_roc_auc as compute_roc_auc
+from .evaluation import Evaluation as Evaluation
+from .evaluation import Point as Point
 from .evaluator import Evaluator as Evaluator
 from .evaluator import evaluate as evaluate
 from .intervals import Figure as Figure
@@ -19,5 +17,3 @@ from .intervals import faithfulness_figures as faithfulness_figures
 from .intervals import mean_figures as mean_figures
 from .intervals import over_seeds as over_seeds
 from .intervals import proportion_figure as proportion_figure
-from .measures import Evaluation as Evaluation
-from .measures import Point as Point
