@@ -15,6 +15,7 @@ from circuitkit.engine import memory
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.anchoring import CleanErrors
 from circuitkit.engine.memory import Need
+from circuitkit.engine.processes import ALONE, Processes
 from circuitkit.models.circuit_model import CircuitModel, Context
 from circuitkit.precision.base import FullPrecision, PrecisionPolicy
 
@@ -27,6 +28,12 @@ class PreparedBatch:
     """A model under its policy, a batch of prompts, an objective and an ablation.
 
     Its properties are computed when first accessed.
+
+    Attributes:
+        batch: this process's prompts.
+        processes: those that work on the prompts together.
+        share: of the batch's prompts in all processes, the fraction that this one has. 0: it has none, and `batch` is a
+            prompt of another process, which does not count.
     """
 
     model: CircuitModel
@@ -34,6 +41,8 @@ class PreparedBatch:
     objective: Objective
     ablation: Ablation
     policy: PrecisionPolicy = FullPrecision()  # noqa: RUF009  it has no state
+    processes: Processes = ALONE
+    share: float = 1.0
 
     @cached_property
     def context(self) -> Context:
@@ -109,30 +118,38 @@ def prepare_batches(
     policy: PrecisionPolicy | None = None,
     memory_budget: int | None = None,
     need: Need | None = None,
+    processes: Processes = ALONE,
 ) -> list[PreparedBatch]:
     """Prepare prompts in batches, split so that what they need fits into memory.
+
+    Each process gets its prompts of every batch, and as many batches as the others.
 
     Args:
         model, objective, ablation, policy: of every batch; the policy is full precision unless given.
         batches: prompts, on the model's device.
         memory_budget: bytes; by default half of what is free.
         need: of their use; by default captures, and a run under autograd.
+        processes: that share the prompts.
 
     Raises:
         CircuitKitError: not even batches of one prompt fit.
     """
     available = memory_budget or memory.budget(model.device)
     policy, prompts = policy or FullPrecision(), list(batches)
-    count = sum(map(len, prompts))
+    count = -(-sum(map(len, prompts)) // processes.count)
     need = need or _default_need(model, max(batch.length for batch in prompts), policy)
-    largest = need.largest_batch(count, available)
-    prepared_batches = []
+    largest = processes.smallest(need.largest_batch(count, available))
+    prepared_batches, before = [], 0
     for batch in prompts:
         objective.check(batch)
-        parts = batch.split(largest)
+        parts = batch.split(processes.count * largest)
         if len(parts) > 1:
             _log.info("%d prompts are split into %d parts", len(batch), len(parts))
-        prepared_batches += [PreparedBatch(model, part, objective, ablation, policy) for part in parts]
+        for part in parts:
+            own = processes.own(part, before)
+            share, before = len(own) / len(part), before + len(part)
+            prompts_here = own if share else part[:1]
+            prepared_batches.append(PreparedBatch(model, prompts_here, objective, ablation, policy, processes, share))
     return prepared_batches
 
 

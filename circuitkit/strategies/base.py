@@ -28,6 +28,7 @@ from circuitkit.engine.footprint import Footprints
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.memory import Need
 from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches
+from circuitkit.engine.processes import ALONE, Processes
 from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.errors import UsageError
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
@@ -87,9 +88,13 @@ def refuse_zero_gradient(objective: Objective, method: str) -> None:
 class Discovery:
     """Everything that a run gives a strategy.
 
+    Where several processes run one discovery, each has its part of the prompts: `prepared_batches` and what is made of
+    them hold this process's only. `attribution` and editors return means over all prompts. A strategy that adds up
+    something over prompts itself passes it to `sum`.
+
     Attributes:
         model: under the run's precision policy.
-        batches: the prompts of the train split, on the model's device.
+        batches: the prompts of the train split, on the model's device; all of them in every process.
         objective: one value per prompt, lower is better.
         ablation: what a removed edge carries; already fitted.
         policy: the precision policy. Strategies rarely need it: editors and attribution tell it what they investigate.
@@ -101,6 +106,7 @@ class Discovery:
         checkpoint_file: where `checkpoint` saves; None: nowhere.
         resumed: in a resumed run, the state that the strategy last gave to `checkpoint`; otherwise None.
         resumptions: how often the run was resumed from a saved state.
+        processes: those that run this discovery.
     """
 
     model: CircuitModel
@@ -116,12 +122,17 @@ class Discovery:
     checkpoint_file: Path | None = None
     resumed: dict[str, Any] | None = None
     resumptions: int = 0
+    processes: Processes = ALONE
     _saved: float = -math.inf
 
     @property
     def prompts(self) -> int:
-        """Return the number of prompts in all batches."""
+        """Return the number of prompts in all batches and processes."""
         return sum(map(len, self.batches))
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Add up a tensor over the processes: a total over this one's prompts becomes one over all prompts."""
+        return self.processes.sum(x)
 
     @property
     def footprints(self) -> Footprints:
@@ -132,25 +143,30 @@ class Discovery:
     def prepared_batches(
         self, need: Need | None = None, batches: Sequence[PromptBatch] | None = None
     ) -> list[PreparedBatch]:
-        """Prepare the prompts for the engine, in batches that fit into memory.
+        """Prepare this process's prompts for the engine, in batches that fit into memory.
 
         Args:
             need: of the tool that uses them (see `footprints`); by default captures and a run under autograd.
             batches: to use instead of the run's.
         """
+        return [prepared for prepared in self._prepare(need, batches) if prepared.share]
+
+    def _prepare(self, need: Need | None, batches: Sequence[PromptBatch] | None) -> list[PreparedBatch]:
+        """Prepare as many batches as every other process, also those of which this one has no prompt."""
         prompts = self.batches if batches is None else batches
         return prepare_batches(
-            self.model, prompts, self.objective, self.ablation, self.policy, self.memory_budget, need
+            self.model, prompts, self.objective, self.ablation, self.policy, self.memory_budget, need, self.processes
         )
 
     def batches_in_turn(self, need: Need) -> Iterator[PreparedBatch]:
         """Prepare the prompts one batch after the other; report each, and free it before the next one."""
         waiting, done = deque(self.prepared_batches(need)), 0
+        prompts = sum(len(prepared.batch) for prepared in waiting)
         while waiting:
             yield (prepared := waiting.popleft())
             done += len(prepared.batch)
             del prepared
-            self.report(done, self.prompts, "prompts")
+            self.report(done, prompts, "prompts")
 
     def attribution(
         self,
@@ -169,7 +185,7 @@ class Discovery:
         for prepared in self.batches_in_turn(self.footprints.attribution(rule)):
             total += attribute(prepared, rule, interpolations, own_writers, self.memory_budget).double().cpu()
             del prepared
-        return total / self.prompts
+        return self.sum(total) / self.prompts
 
     def editor(self, kept: Tensor | None = None, kind: EditorKind = "incremental") -> Editor:
         """Make an editor: a circuit under edit, with the objective's value for removals.
@@ -184,11 +200,13 @@ class Discovery:
     def masked_runs(self, batches: Sequence[PromptBatch] | None = None, *, checkpoint: bool = False) -> list[MaskedRun]:
         """Make a masked run (equation (1)) per batch of prompts; it is differentiable in the masks.
 
+        Every process makes one per batch, for its part of the batch's prompts (see `PreparedBatch.share`).
+
         Args:
             batches: to use instead of the run's, such as the same prompts in smaller batches.
             checkpoint: compute each layer again in the backward pass instead of keeping it: less memory, more time.
         """
-        prepared_batches = self.prepared_batches(self.footprints.masked_run(True, checkpoint), batches)
+        prepared_batches = self._prepare(self.footprints.masked_run(True, checkpoint), batches)
         return [MaskedRun(prepared, rotate=True, checkpoint=checkpoint) for prepared in prepared_batches]
 
     def report(self, done: int, total: int, unit: str, **shown: Any) -> None:
@@ -207,8 +225,8 @@ class Discovery:
             self.save(state())
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Save the strategy's state now; see `checkpoint`."""
-        if self.checkpoint_file is None:
+        """Save the strategy's state now; see `checkpoint`. Process 0 does it for all."""
+        if self.checkpoint_file is None or self.processes.rank:
             return
         of_callbacks: dict[str, Any] = {}
         self.fabric.call("on_save_checkpoint", self, of_callbacks)
@@ -216,6 +234,7 @@ class Discovery:
             "strategy": dict(state),
             "callbacks": of_callbacks,
             "generator": self.generator.get_state(),
+            "processes": self.processes.count,
             **{name: getattr(self, name) for name in _SAVED},
         }
         self.checkpoint_file.parent.mkdir(exist_ok=True)
@@ -231,10 +250,10 @@ class Discovery:
         Raises:
             CircuitKitError: the state cannot be read, or does not fit.
         """
-        if self.checkpoint_file is None or not self.checkpoint_file.exists():
+        if (found := self.processes.broadcast(self._load())) is None:
             return
-        names = ("strategy", "callbacks", "generator", *_SAVED)
-        saved = SavedState(load_state(self.checkpoint_file), "the state", names)
+        names = ("strategy", "callbacks", "generator", "processes", *_SAVED)
+        saved = SavedState(found, "the state", names)
         self.metrics, self.notes = saved.mapping("metrics"), saved.texts("notes")
         self.memory_budget = saved.count("memory_budget", least=1)
         self.resumptions = saved.count("resumptions") + 1
@@ -244,7 +263,15 @@ class Discovery:
         if memory_budget not in (None, self.memory_budget):
             self.memory_budget = memory_budget
             self.notes.append("The run was resumed with another memory budget, so that the last bits may differ.")
+        if saved.count("processes", least=1) != self.processes.count:
+            self.notes.append("The run was resumed by another number of processes, so that the last bits may differ.")
         self.fabric.call("on_load_checkpoint", self, saved.mapping("callbacks"))
+
+    def _load(self) -> dict[str, Any] | None:
+        """Read the saved state in process 0, so that the others cannot find a newer one."""
+        if self.processes.rank or self.checkpoint_file is None or not self.checkpoint_file.exists():
+            return None
+        return load_state(self.checkpoint_file)
 
     def note(self, text: str) -> None:
         """Add a caveat to the result's notes, unless it is there already; in Python it is also a warning."""

@@ -39,7 +39,7 @@ class HISP(DiscoveryStrategy):
         for prepared in run.batches_in_turn(self.footprint(run)):
             importance += attribute_writers(prepared).abs().sum(1).double().cpu()
             del prepared
-        scores = edge_scores(graph, normalize_by_layer(graph, importance))
+        scores = edge_scores(graph, normalize_by_layer(graph, run.sum(importance)))
         return Circuit.from_scores(graph, scores, score_sources=ScoreSource.ESTIMATED)
 
 

@@ -17,7 +17,7 @@ class Editor(ABC):
     the MLP first, otherwise in any order. A reader may be opened again. Edges are removed, never put back.
 
     Args:
-        prepared_batches: the prompts, in one batch or several; values are means over all of them.
+        prepared_batches: the prompts, in one batch or several; values are means over all of them, in all processes.
         kept: the starting circuit, bool `[edges]`; by default the full model.
         memory_budget: bytes for the hypotheses that run together; by default half of what is free.
 
@@ -38,7 +38,9 @@ class Editor(ABC):
         self.graph = self.model.graph
         self.policy = prepared_batches[0].policy
         self.kept = torch.ones(len(self.graph), dtype=torch.bool) if kept is None else kept.clone()
-        self.prompts = sum(len(prepared.batch) for prepared in prepared_batches)
+        self.processes = prepared_batches[0].processes
+        prompts = torch.tensor(sum(len(prepared.batch) for prepared in prepared_batches), dtype=torch.int64)
+        self.prompts = int(self.processes.sum(prompts))
         self.reader = self.graph.logits
         # Measured once: another number of hypotheses per batch would change the last bits of the values
         self.memory_budget = memory_budget or memory.budget(self.model.device)
@@ -88,6 +90,10 @@ class Editor(ABC):
         """Remove edges of the open reader, bool `[U]`."""
         self.kept[self.graph.edges(self.reader)] &= ~removed
         self._live = None
+
+    def _mean(self, totals: Tensor) -> Tensor:
+        """Divide totals over this process's prompts, added up over the processes, by the number of all prompts."""
+        return self.processes.sum(totals) / self.prompts
 
     @abstractmethod
     def footprint(self) -> dict[str, int]:

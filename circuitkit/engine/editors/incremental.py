@@ -117,7 +117,7 @@ class IncrementalEditor(Editor):
                 removed = self._committed[None].clone().requires_grad_()
                 (slope,) = torch.autograd.grad(cone.values(removed).sum(), removed)
                 total += slope[0].double().cpu()
-        return total / self.prompts * self.kept[edges]
+        return self._mean(total) * self.kept[edges]
 
     def values(self, removals: Tensor, full: bool = False) -> Tensor:
         """See the base class."""
@@ -129,13 +129,15 @@ class IncrementalEditor(Editor):
     def _values(self, removals: Tensor) -> Tensor:
         new = removals & self.kept[self.graph.edges(self.reader)]
         removed = torch.cat([torch.zeros_like(self._committed)[None], new]) + self._committed  # [J + 1, U]
-        total = torch.zeros(len(removed), dtype=torch.float64)
+        total, spent = torch.zeros(len(removed), dtype=torch.float64), 0.0
         for cone in self._cones:
             parts = removed.tensor_split(-(-len(removed) // self._hypotheses_at_once(cone)))
             total += torch.cat([cone.values(part) for part in parts]).double().sum(1).cpu()
             prompts = len(cone.state.prepared.batch)
-            self.forward_equivalents += len(removed) * cone.plan.cost * prompts / self.prompts
-        return total / self.prompts
+            spent += len(removed) * cone.plan.cost * prompts / self.prompts
+        total = self.processes.sum(torch.cat([total, total.new_tensor([spent])]))  # one message for both
+        self.forward_equivalents += float(total[-1])
+        return total[:-1] / self.prompts
 
     def commit(self, removed: Tensor) -> None:
         """Remove edges of the open reader, bool `[U]`."""

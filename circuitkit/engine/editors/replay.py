@@ -63,7 +63,7 @@ class ReplayEditor(Editor):
                 values = torch.cat([run.values(part) for part in masks.split(chunk)])  # [J + 1, B]
                 total += values.double().sum(1).cpu()
         self.forward_equivalents += len(masks) * (self.graph.layers - self._runs_layer) / self.graph.layers
-        return total / self.prompts
+        return self._mean(total)
 
     def gradient(self) -> Tensor:
         """See the base class."""
@@ -74,7 +74,7 @@ class ReplayEditor(Editor):
             for run in self._runs:
                 (slope,) = torch.autograd.grad(run.values(mask).sum(), mask)
                 total -= slope[0, edges].double().cpu()
-        return total / self.prompts * self.kept[edges]
+        return self._mean(total) * self.kept[edges]
 
     def footprint(self) -> dict[str, int]:
         """Count the bytes of the captures."""

@@ -22,6 +22,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar
 from lightning.pytorch.cli import instantiate_class
 from torch import Tensor
 
@@ -57,6 +58,9 @@ _SHUFFLE = 2**32  # a step number that no training reaches
 class GateTraining(LightningModule, ABC):
     """Gates as a `LightningModule`; its parameters are those of the gates and the penalty, not the model's.
 
+    Several processes each compute the part of the loss that is due to their prompts, process 0 the penalty too, and
+    step along the sum of their gradients. So their parameters stay the same.
+
     Args:
         gates: to train.
         runs: masked runs, one per batch of prompts; used in turn.
@@ -70,6 +74,7 @@ class GateTraining(LightningModule, ABC):
         self.figures: dict[str, Tensor] = {}
         self.max_steps = max_steps
         self._runs = list(runs)
+        self._processes = self._runs[0].prepared.processes
         self._seed = seed
         self._span = _span(self._runs, gates)
 
@@ -87,10 +92,21 @@ class GateTraining(LightningModule, ABC):
         run = self._runs[which]
         run.group = group
         mask = self.gates.sample(noise(self._seed, batch_idx, len(self.gates.log_alpha)).to(self.device))
-        objective, penalty = run.values(mask[None]).mean(), self.penalty()
-        self.figures = {"objective": objective.detach(), "sparsity": self.sparsity().detach()}
+        part, penalty = run.values(mask[None]).mean() * run.prepared.share, self.penalty()
+        objective = self._processes.sum(part.detach())
+        self.figures = {"objective": objective, "sparsity": self.sparsity().detach()}
         self.log_dict({**self.figures, "penalty": penalty.detach()}, prog_bar=True)
-        return objective / self._span + penalty
+        return part / self._span + (penalty if self._processes.rank == 0 else 0.0)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Add up the gradients over the processes."""
+        if self._processes.count == 1:
+            return
+        parameters = list(self.parameters())
+        own = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+        summed = self._processes.sum(torch.cat([gradient.flatten() for gradient in own]).double())
+        for parameter, part in zip(parameters, summed.split([one.numel() for one in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
 
 def check_options(options: Mapping[str, Any] | None, max_steps: int) -> dict[str, Any]:
@@ -131,7 +147,10 @@ def check_batches(batch_size: int, learning_rate: float) -> None:
 
 
 def training_runs(run: Discovery, batch_size: int, checkpoint: bool) -> list[MaskedRun]:
-    """Make masked runs of the train prompts, shuffled by the seed, in batches of nearly equal size."""
+    """Make masked runs of the train prompts, shuffled by the seed, in batches of nearly equal size.
+
+    Every process has its part of each batch.
+    """
     runs = []
     for number, batch in enumerate(run.batches):
         order = noise(run.generator.initial_seed(), _SHUFFLE + number, len(batch)).argsort()
@@ -169,7 +188,9 @@ def train(module: GateTraining, run: Discovery, options: Mapping[str, Any], name
         CircuitKitError: the saved state does not fit this training.
     """
     last = None if run.checkpoint_file is None else run.checkpoint_file.parent / name / CHECKPOINT
-    own = [_Reporting(run), *([] if last is None else [_Saving(last, lambda: run.save({"finished": finished}))])]
+    own: list[Callback] = [_Reporting(run)]
+    if last is not None and run.processes.rank == 0:
+        own.append(_Saving(last, lambda: run.save({"finished": finished})))
     with _quiet(), _interruptions(), torch.enable_grad():
         trainer = _trainer(run, options, own)
         batches = range(module.max_steps * trainer.accumulate_grad_batches)
@@ -180,9 +201,18 @@ def train(module: GateTraining, run: Discovery, options: Mapping[str, Any], name
 
 
 def _trainer(run: Discovery, options: Mapping[str, Any], callbacks: list[Callback]) -> Trainer:
+    if options.get("max_time") is not None and run.processes.count > 1:
+        raise UsageError(
+            "The trainer option max_time would end the training of each process at another step.",
+            "Set max_steps instead, or use one process.",
+        )
     try:
         made = {name: _instantiate(value) for name, value in options.items()}
         given = made.pop("callbacks", None) or []
+        given = given if isinstance(given, list) else [given]
+        if run.processes.rank:
+            made.update(enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+            given = [one for one in given if not isinstance(one, Checkpoint | ProgressBar | ModelSummary)]
         if run.checkpoint_file is not None:
             made.setdefault("default_root_dir", run.checkpoint_file.parent.parent)
         trainer = Trainer(
@@ -190,7 +220,7 @@ def _trainer(run: Discovery, options: Mapping[str, Any], callbacks: list[Callbac
             accelerator=run.model.device.type,
             devices=1 if run.model.device.index is None else [run.model.device.index],
             max_epochs=1,
-            callbacks=[*(given if isinstance(given, list) else [given]), *callbacks],
+            callbacks=[*given, *callbacks],
             plugins=LightningEnvironment(),  # on any cluster, since the run has already launched its processes
         )
         # The Trainer's own handler of SIGTERM would swallow it, or raise an exception of its own
@@ -280,7 +310,10 @@ def _instantiate(value: Any) -> Any:
 
 @torch.no_grad()
 def _span(runs: Sequence[MaskedRun], gates: Gates) -> float:
-    """Compute |objective of the full model - of the ablated model|; 1 if they are equal."""
+    """Compute |objective of the full model - of the ablated model|, over all processes; 1 if they are equal."""
     ends = torch.tensor([[1.0], [0.0]], dtype=torch.float32).expand(-1, gates.edges)
-    full, ablated = torch.cat([run.values(ends) for run in runs], 1).double().mean(1).tolist()
+    values = torch.cat([run.values(ends) for run in runs if run.prepared.share], 1).double()
+    processes, prompts = runs[0].prepared.processes, torch.tensor(values.shape[1], dtype=torch.int64)
+    share = values.shape[1] / int(processes.sum(prompts))
+    full, ablated = processes.sum(values.mean(1) * share).tolist()
     return abs(full - ablated) or 1.0
