@@ -34,7 +34,7 @@ from circuitkit.engine.circuit_run import CircuitRun
 from circuitkit.engine.editors.cone_plan import forward_macs
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import PreparedBatch
-from circuitkit.evaluation.measures import SIZES
+from circuitkit.evaluation.sizes import SIZES
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.tasks.base import Split
 from circuitkit.tasks.ioi import IOI

@@ -65,7 +65,7 @@ def to_config_text(values: dict[str, Any]) -> str:
 def add_run_options(parser: ArgumentParser, out: str) -> None:
     """Add the options of commands that run discoveries; `out` describes the default folder."""
     parser.add_argument("--accelerator", type=str, default="auto", help="cpu, cuda, or auto (cuda if available)")
-    parser.add_argument("--devices", type=int, default=1, help="number of devices; only 1 is supported so far")
+    parser.add_argument("--devices", type=int, default=1, help="number of processes, which torchrun must have launched")
     parser.add_argument("--out", type=str | None, default=None, help=f"folder for the results; by default {out}")
     parser.add_argument("--overwrite", action="store_true", help="replace results that the folder already holds")
 
@@ -98,7 +98,8 @@ def silence_libraries() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager

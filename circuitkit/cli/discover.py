@@ -37,6 +37,10 @@ def _discover(values: dict[str, Any]) -> int:
 
     model = {name: values.pop(name) for name in ("kv", "dtype")} | {"name": values.pop("model")}
     discoverer = Discoverer(**{name: values.pop(name) for name in ("accelerator", "devices", "seed", "memory_budget")})
+    if discoverer.rank:  # of several processes, the first one prints
+        if not values.pop("dry_run"):
+            discoverer.run(model=model, **values)
+        return 0
     if values.pop("dry_run"):
         from circuitkit.report.dry_run import dry_run_table
 

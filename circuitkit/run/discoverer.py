@@ -26,9 +26,9 @@ from circuitkit.config.checks import check_seed
 from circuitkit.config.specs import Spec
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
-from circuitkit.engine import memory
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.prepared_batch import reference_batches
+from circuitkit.engine.processes import ALONE, Processes
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.chance import chance_notes, model_accuracy
 from circuitkit.evaluation.evaluator import Evaluator, check_curves, prompt_notes
@@ -37,6 +37,7 @@ from circuitkit.evaluation.sizes import own_sizes
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.report.dry_run import DryRun
+from circuitkit.run import launch
 from circuitkit.run.callbacks import ProgressLog, RichProgress
 from circuitkit.run.content import CONTENT, check_same_content, describe_content
 from circuitkit.run.earlier_run import (
@@ -48,6 +49,7 @@ from circuitkit.run.earlier_run import (
     say_how_to_resume,
 )
 from circuitkit.run.environment import describe_environment
+from circuitkit.run.found_circuits import check_circuits
 from circuitkit.run.global_state import preserve_global_state
 from circuitkit.run.metrics_log import MetricsLog
 from circuitkit.run.prediction import predict
@@ -75,16 +77,21 @@ class Discoverer:
 
     Args:
         accelerator: `"cpu"`, `"cuda"`, or `"auto"`: CUDA if there is a device.
-        devices: number of devices; only 1 is supported so far.
+        devices: number of processes that share the prompts of the train split, each on a device of its own (or all on
+            the CPU). More than one must be launched with `torchrun`.
         callbacks: objects with hooks of `Callback`; by default a progress bar. Time and memory are measured in any
             case.
         loggers: Lightning loggers, in addition to `metrics.csv` in the run folder.
         seed: seed of the prompts, the strategy and the random control.
         memory_budget: memory for the engine's largest buffers, in bytes or as text such as `"2GB"` (powers of 1024);
-            by default half of the free memory.
+            by default half of the free memory. Each process has its own.
+
+    Attributes:
+        rank: the number of this process, from 0.
 
     Raises:
-        UsageError: this machine has no such accelerator, or an argument does not fit.
+        UsageError: this machine has no such accelerator, `torchrun` has not launched as many processes as `devices`, or
+            an argument does not fit.
     """
 
     def __init__(
@@ -100,8 +107,7 @@ class Discoverer:
             raise UsageError(f"There is no accelerator {accelerator!r}.", "Choose 'auto', 'cpu' or 'cuda'.")
         if accelerator in ("cuda", "gpu") and not torch.cuda.is_available():
             raise UsageError(f"accelerator={accelerator!r}, but torch finds no CUDA device.", "Choose 'cpu' or 'auto'.")
-        if isinstance(devices, bool) or devices != 1:
-            raise UsageError(f"devices={devices!r}, but a discovery runs on one device.", "Leave it at 1.")
+        launch.check_devices(devices)
         check_seed(seed)
         self.accelerator = accelerator
         self.devices = devices
@@ -109,7 +115,8 @@ class Discoverer:
         self.memory_budget = None if memory_budget is None else parse_size(memory_budget)
         self._callbacks = [RichProgress()] if callbacks is None else list(callbacks)
         self._loggers = list(loggers or ())
-        self.device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+        self.device = launch.find_device(accelerator, devices)
+        self.rank = launch.own_rank()
 
     def run(
         self,
@@ -144,8 +151,9 @@ class Discoverer:
             options: `precision`, `objective`, `ablation` and `examples`, as `RunOptions` describes them.
 
         Returns:
-            The circuits, their faithfulness, and their cost. Global state (random generators, grad mode, default
-            dtype, threads) is left as it was.
+            The circuits, their faithfulness, and their cost. Of several processes, all return the circuits, but only
+            process 0 evaluates them, calls the callbacks, logs and writes. Global state (random generators, grad mode,
+            default dtype, threads) is left as it was.
 
         Raises:
             UsageError: a name does not exist, an argument does not fit, or `out` holds results or, without `resume` or
@@ -157,23 +165,22 @@ class Discoverer:
         run_config = self._make_config(model, task, strategy, options)
         check_curves(() if sizes is None else sizes)
         wanted = run_config.check_splits(splits) if sizes is None or len(sizes) else []
-        if finished := self._find_finished(run_config, model, wanted, out, overwrite, resume):
-            return finished
-        folder = RunFolder(out, overwrite=overwrite) if out is not None else None
-        if out is not None:
-            check_interrupted(out, run_config.config, overwrite, resume)
-        log = MetricsLog(None if folder is None or folder.has_results else folder.path)
-        fabric = Fabric(
-            accelerator=self.device.type,
-            devices=self.devices,
-            callbacks=[ResourceMonitor(), ProgressLog(), log, *self._callbacks],
-            loggers=[log, *self._loggers],
-        )
-        opened = folder.open() if folder is not None else nullcontext()
-        with self._launch(fabric), say_how_to_resume(out), opened:
-            result = self._run(run_config, model, sizes, wanted, fabric, log.rows, folder, resume)
-            if folder is not None:
-                result.save_or_rescue(folder)
+        with launch.connect(self.device, self.devices) as processes:
+            if processes.rank:  # process 0 looks after the folder
+                out, overwrite, resume = None, False, False
+            if finished := processes.broadcast(self._find_finished(run_config, model, wanted, out, overwrite, resume)):
+                return finished
+            folder = RunFolder(out, overwrite=overwrite) if out is not None else None
+            if out is not None:
+                check_interrupted(out, run_config.config, overwrite, resume)
+            log = MetricsLog(None if folder is None or folder.has_results else folder.path)
+            callbacks = [ResourceMonitor(), *([] if processes.rank else [ProgressLog(), log, *self._callbacks])]
+            fabric = launch.make_fabric(self.device, callbacks=callbacks, loggers=[log, *self._loggers])
+            opened = folder.open() if folder is not None else nullcontext()
+            with self._launch(fabric), say_how_to_resume(out), opened:
+                result = self._run(run_config, model, sizes, wanted, fabric, log.rows, folder, resume, processes)
+                if folder is not None:
+                    result.save_or_rescue(folder)
         return result
 
     def _find_finished(
@@ -193,7 +200,7 @@ class Discoverer:
         finished = load_finished(out, run_config.config)
         if finished is None:
             return None
-        with self._launch(Fabric(accelerator=self.device.type, devices=self.devices)):
+        with self._launch(launch.make_fabric(self.device)):
             loaded = model if isinstance(model, CircuitModel) else load_model(model)
             content = describe_content(loaded, run_config.make_prompts(loaded, splits))
         check_same_content(str(out), finished.config, content)
@@ -222,16 +229,18 @@ class Discoverer:
         run_config = self._make_config(model, task, strategy, options)
         notes = describe_folder(out, run_config.config, overwrite, resume)
         monitor = ResourceMonitor()
-        fabric = Fabric(accelerator=self.device.type, devices=self.devices, callbacks=[monitor])
+        fabric = launch.make_fabric(self.device, callbacks=[monitor])
         with self._launch(fabric):
             fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
             loaded = model if isinstance(model, CircuitModel) else load_model(model)
-            run, prompts = self._prepare(
-                run_config, move_to(self.device, loaded), run_config.check_splits(SPLITS), fabric
-            )
+            splits = run_config.check_splits(SPLITS)
+            run, prompts = self._prepare(run_config, move_to(self.device, loaded), splits, fabric, ALONE)
             if resume and out is not None:
                 check_earlier_content(out, describe_content(loaded, prompts))
             notes += [*prompt_notes(prompts), *run.notes]
+            if self.devices > 1:
+                run.batches = [run.batches[0][:: self.devices]]
+                notes.append(f"This is for each of {self.devices} processes, with its part of the prompts.")
             return predict(run, run_config.strategy, monitor, run_config.config, notes)
 
     def _make_config(self, model: ModelSpec, task: TaskSpec, strategy: StrategySpec, options: RunOptions) -> RunConfig:
@@ -257,15 +266,17 @@ class Discoverer:
         rows: list[dict[str, Any]],
         folder: RunFolder | None,
         resume: bool,
+        processes: Processes,
     ) -> Result:
         fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
         loaded = move_to(self.device, model if isinstance(model, CircuitModel) else load_model(model))
-        run, prompts = self._prepare(run_config, loaded, splits, fabric)
+        run, prompts = self._prepare(run_config, loaded, splits, fabric, processes)
         if folder is not None:
             run_config.config[CONTENT] = describe_content(loaded, prompts)
             run.checkpoint_file = folder.prepare_checkpoint(run_config.config, resume)
-        if folder is not None and (searched := folder.saved_search()):
-            result = Result.load(searched)
+        run.checkpoint_file = processes.broadcast(run.checkpoint_file)
+        searched = None if folder is None else folder.saved_search()
+        if result := processes.broadcast(None if searched is None else Result.load(searched)):
             result.notes.append("The run was interrupted after its search, and resumed.")
         else:
             circuits = _discover(run_config.strategy, run, self.memory_budget)
@@ -274,19 +285,27 @@ class Discoverer:
             result = Result(circuits, {}, run.metrics, run_config.config, environment, notes, rows)
             if folder is not None and splits:
                 result.save_or_rescue(folder, unevaluated=True)
-        self._evaluate(result, run_config, run.model, {split: prompts[split] for split in splits}, sizes)
+        if not processes.rank:
+            self._evaluate(result, run_config, run.model, {split: prompts[split] for split in splits}, sizes)
         return result
 
     def _prepare(
-        self, run_config: RunConfig, model: CircuitModel, splits: Sequence[Split], fabric: Fabric
+        self,
+        run_config: RunConfig,
+        model: CircuitModel,
+        splits: Sequence[Split],
+        fabric: Fabric,
+        processes: Processes,
     ) -> tuple[Discovery, dict[str, PromptBatch]]:
         """Make the `Discovery` that the strategy receives, and the prompts of train and the other splits."""
         prompts = run_config.make_prompts(model, splits)
         train = prompts["train"]
+        launch.check_prompts(len(train), processes)
         for batch in prompts.values():  # now, not only after the search
             run_config.objective.check(batch)
             run_config.ablation.check(batch)
-        run_config.ablation.fit(model, reference_batches(model, train, self.memory_budget))
+        budget = launch.memory_for_each(self.device, self.memory_budget, processes)
+        run_config.ablation.fit(model, reference_batches(model, train, budget))
         run = Discovery(
             model=model,
             batches=[train],
@@ -295,9 +314,10 @@ class Discoverer:
             policy=run_config.precision,
             fabric=fabric,
             generator=torch.Generator().manual_seed(run_config.seed),
-            memory_budget=self.memory_budget or memory.budget(self.device),
+            memory_budget=launch.memory_for_each(self.device, self.memory_budget, processes),
+            processes=processes,
         )
-        for note in chance_notes(model_accuracy(model, train, self.memory_budget), train, "train"):
+        for note in chance_notes(model_accuracy(model, train, budget), train, "train"):
             run.note(note)
         return run, prompts
 
@@ -392,20 +412,8 @@ def _discover(strategy: DiscoveryStrategy, run: Discovery, memory_budget: int | 
 
     def discover() -> list[Circuit]:
         run.resume(memory_budget)
-        circuits = _check_circuits(strategy, strategy.discover(run), run)
+        circuits = check_circuits(strategy, strategy.discover(run), run)
         run.fabric.call("on_discovery_end", run, circuits)
         return circuits
 
     return under_policy(strategy, run, discover)
-
-
-def _check_circuits(strategy: DiscoveryStrategy, found: Any, run: Discovery) -> list[Circuit]:
-    """Check the circuits that a strategy returned, and return them as a list."""
-    circuits = [found] if isinstance(found, Circuit) else list(found) if isinstance(found, Sequence) else []
-    if not circuits or not all(isinstance(one, Circuit) and one.graph == run.model.graph for one in circuits):
-        what = repr(found)
-        raise CircuitKitError(
-            f"{type(strategy).__name__}.discover returned {what if len(what) < 80 else what[:77] + '...'}.",
-            "It must return a Circuit on run.model.graph, or a sequence of them.",
-        )
-    return circuits

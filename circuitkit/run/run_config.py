@@ -144,8 +144,9 @@ def wrap_model(model: ModelSpec) -> CircuitModel | str | Path | Mapping[str, str
 
 
 def move_to(device: torch.device, model: CircuitModel) -> CircuitModel:
-    """Move a model to a device, unless it is already on one of that type."""
-    return model if model.device.type == device.type else model.to(device)
+    """Move a model to a device, unless it is already there, or on any of that type if the device has no number."""
+    there = model.device if device.index is not None else torch.device(model.device.type)
+    return model if there == device else model.to(device)
 
 
 def _check_kind(kind: str, key: str, thing: Any) -> None:
