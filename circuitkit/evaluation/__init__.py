@@ -1,6 +1,7 @@
-"""Evaluation of circuits on held-out prompts: faithfulness by size, CPR, CMD, and a random control.
+"""Evaluation of circuits on the prompts of a split: faithfulness by size with intervals, CPR, CMD, a random control.
 
-Read `evaluator` first; `measures` defines what it returns.
+Read `evaluator` first; `evaluation` defines what it returns, `measures` what is measured of every prompt, and
+`intervals` how sure a figure is. `agreement` compares circuits.
 """
 
 import lazy_loader

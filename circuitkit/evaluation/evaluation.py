@@ -7,7 +7,6 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from circuitkit.evaluation import intervals
-from circuitkit.evaluation.areas import is_mib_curve
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.evaluation.measures import ACCURACY, Values
 from circuitkit.evaluation.sizes import SIZES
@@ -248,7 +247,7 @@ def compute_areas(points: Sequence[Point], values: np.ndarray) -> dict[str, Area
     found: dict[str, Areas] = {}
     for ranking in dict.fromkeys(point.ranking for point in points):
         rows = [row for row, point in enumerate(points) if point.ranking == ranking and point.fraction in SIZES]
-        if is_mib_curve([points[row].fraction for row in rows]):
+        if {points[row].fraction for row in rows} == set(SIZES):  # over others, a circuit would have another CPR
             cpr, cmd = (
                 intervals.area_figures(values[rows], values[-2], values[-1], SIZES, from_one).figure()
                 for from_one in (False, True)

@@ -27,8 +27,8 @@ from circuitkit.config.checks import check_examples
 from circuitkit.data.objectives import KLDivergence, Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
+from circuitkit.engine.circuit_run import CircuitRun
 from circuitkit.engine.footprint import Footprints
-from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.memory import Need
 from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches, reference_batches
 from circuitkit.errors import UsageError
@@ -157,7 +157,7 @@ class _Part:
 
     def __init__(self, prepared: PreparedBatch) -> None:
         self.prepared = prepared
-        self._run = MaskedRun(prepared)
+        self._run = CircuitRun(prepared)
         stream = prepared.model.final_stream(prepared.batch)
         full = prepared.model.logits(stream)
         self._measures = Measures(prepared.objective, prepared.batch, full)
@@ -170,7 +170,7 @@ class _Part:
 
     def circuit(self, kept: Tensor) -> dict[str, Tensor]:
         """Measure a circuit, bool `[edges]`."""
-        return self.of(self._run.final(kept[None])[0])
+        return self.of(self._run.final(kept))
 
     def _ablated_stream(self) -> Tensor:
         """Compute the ablated model's final stream from all ablated outputs, without a run."""
