@@ -9,8 +9,8 @@ How prompts are drawn:
 2. Shuffle all unordered pairs of names by the seed, and divide them: half to train, a quarter to validation, a quarter
    to test. So no two splits of one seed share a prompt, for any templates and objects.
    With `held_out`, names and objects are divided first, also by the seed: a quarter of either is for test only, and the
-   other names' pairs are divided between train and validation, two to one. As in MIB's private test set
-   (Mueller et al. 2025, arXiv 2504.13151), a circuit is then tested on names and objects that no other split has.
+   other names' pairs are divided between train and validation, two to one. So a circuit is tested on names and objects
+   that no other split has.
 3. Use the templates in random order, each in both orders of the names, in turn. For each prompt draw which name of the
    pair is the subject, a place and an object, without repetition within a template.
 """

@@ -14,6 +14,7 @@ from circuitkit.cli.main import main
 from circuitkit.config import specs
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.models import fetch
+from circuitkit.run.result import VERSION
 
 DISCOVER = ["discover", "--model", "toy", "--task", "ioi", "--strategy", "eap", "--examples", "4"]
 PROMPTS = ["discover", "--model", "toy", "--strategy", "eap", "--task", "prompt_file", "--task.path", "prompts.csv"]
@@ -62,7 +63,7 @@ def with_results() -> None:
 
 def damaged_run() -> None:
     Path("damaged").mkdir()
-    Path("damaged/result.json").write_text('{"version": 1}')
+    Path("damaged/result.json").write_text(f'{{"version": {VERSION}}}')
 
 
 def old_run() -> None:
@@ -214,7 +215,7 @@ CASES = {
     "a run folder that is none": (nothing, ["evaluate", "nowhere"], 2, ["'nowhere' is not a finished run"]),
     "a run folder that is empty": (lambda: Path("empty").mkdir(), ["evaluate", "empty"], 2, ["'empty'", "result.json"]),
     "a damaged run": (damaged_run, ["evaluate", "damaged"], 1, ["is damaged"]),
-    "a run of another version": (old_run, ["evaluate", "old"], 1, ["not a result of version 1"]),
+    "a run of another version": (old_run, ["evaluate", "old"], 1, [f"not a result of version {VERSION}"]),
     "no command": (nothing, ["discver"], 2, ["'discver'", "Did you mean 'discover'"]),
     "an unknown kind": (nothing, ["list", "strategie"], 2, ["'strategie'", "Did you mean 'strategies'"]),
     "nothing to list": (nothing, ["list"], 2, ["No kind", "circuitkit list --help"]),

@@ -35,7 +35,7 @@ def test_each_split_has_its_own_number(asked: set[tuple[str, int]], tmp_path: Pa
     assert {("train", 6), ("test", 4)} <= asked
     assert asked <= {("train", 6), ("validation", 3), ("test", 4)}
     assert result.config["examples"] == Result.load(tmp_path / "run").config["examples"] == [6, 3, 4]
-    reevaluate(tmp_path / "run", split="validation", sizes=[0.1, 1])
+    reevaluate(tmp_path / "run", splits=["validation"], sizes=[0.1, 1])
     assert ("validation", 3) in asked
     reevaluate(tmp_path / "run", sizes=[0.1, 1], examples=[2, 8, 5])
     assert {("train", 2), ("test", 5)} <= asked
@@ -68,7 +68,7 @@ def test_three_numbers_on_the_command_line(
     assert main(["discover", "--config", f"{out}/config.yaml", "--out", out, "--resume"]) == 0
     assert asked <= {("train", 6), ("validation", 3), ("test", 4)}
     asked.clear()
-    assert main(["evaluate", out, "--examples", "[2,7,9]", "--split", "validation", "--sizes", "[1]"]) == 0
+    assert main(["evaluate", out, "--examples", "[2,7,9]", "--splits", "[validation]", "--sizes", "[1]"]) == 0
     assert {("train", 2), ("validation", 7)} <= asked
     capsys.readouterr()
     assert main(["evaluate", out, "--examples", "[2,7]"]) == 2
@@ -87,7 +87,7 @@ def test_wrong_numbers_and_splits_are_refused_before_anything_is_computed(tmp_pa
             reevaluate(tmp_path / "run", examples=examples)  # type: ignore[arg-type]
     for act in (
         lambda: circuitkit.evaluate(model, result.circuit, "ioi", split="dev"),  # type: ignore[arg-type]
-        lambda: reevaluate(tmp_path / "run", split="dev"),  # type: ignore[arg-type]
+        lambda: reevaluate(tmp_path / "run", splits=["dev"]),  # type: ignore[arg-type]
     ):
         with pytest.raises(UsageError, match="no split 'dev'"):
             act()
