@@ -1,6 +1,7 @@
 """`circuitkit compare`: a grid of discoveries."""
 
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
@@ -15,25 +16,35 @@ from circuitkit.cli.arguments import (
     silence_libraries,
     to_config_text,
 )
-from circuitkit.errors import CircuitKitError
+from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.storage.text import read_yaml
 
 if TYPE_CHECKING:
-    from circuitkit.compare.grid import Cell
+    from circuitkit.compare.rows import Row
 
 
 def run(parser: ArgumentParser, arguments: list[str]) -> int:
-    """Run the grid, print a table per model and task, and save `results.csv`."""
+    """Run the grid, print a table per model and task, and save `results.csv` and `results.parquet`."""
     from circuitkit.compare.grid import Grid
 
     parser.add_argument("--config", action="config", help="YAML file with the options below; see examples/")
     parser.add_class_arguments(Grid)
     parser.add_argument("--seed", type=int | None, default=None, help="one seed, instead of --seeds")
     add_run_options(parser, "runs/compare-TIME")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the comparison in the folder: run what is missing, failed or interrupted",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="how many cells run at once; times are comparable only with 1"
+    )
     if not any(argument.partition("=")[0] == "--config" for argument in arguments):
         with resources.as_file(resources.files("circuitkit.compare") / "default.yaml") as default:
             arguments = ["--config", to_config_text(read_yaml(default)), *arguments]
-    values = parse(parser, arguments, ["objective", "ablation"])
+    values = parse(parser, arguments, ["ablation"])
+    if values["resume"] and not values["out"]:
+        raise UsageError("--resume has no folder to resume from.", "Name the comparison's folder with --out.")
     with current_folder_on_path():
         return _compare(values)
 
@@ -41,27 +52,30 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
 def _compare(values: dict[str, Any]) -> int:
     silence_libraries()
     from circuitkit.compare.grid import Grid
-    from circuitkit.compare.runner import ComparisonRunner, compare
-    from circuitkit.report.tables import comparison_tables
+    from circuitkit.compare.progress import GridProgress
+    from circuitkit.compare.runner import compare
 
-    out, overwrite = values.pop("out"), values.pop("overwrite")
-    where = {name: values.pop(name) for name in ("accelerator", "devices")}
+    out = values.pop("out")
+    how = {name: values.pop(name) for name in ("accelerator", "devices", "resume", "overwrite", "workers")}
     if (seed := values.pop("seed")) is not None:
         values["seeds"] = [seed]
     grid = Grid(**values)
-    total = len(grid.cells)
-
-    def show(number: int, cell: "Cell", seconds: float, error: str | None) -> None:
-        outcome = f"failed: {error}" if error else f"{seconds:.1f} s"
-        say(f"[{number + 1}/{total}] {cell}: {' '.join(outcome.split())}")
-
     with output_folder(out, "compare") as folder:
-        rows = compare(grid, ComparisonRunner(grid, **where), folder, overwrite=overwrite, on_cell_end=show)
+        rows = compare(grid, folder, **how, progress=GridProgress())
+    return _show(rows, len(grid.cells), folder)
+
+
+def _show(rows: "list[Row]", cells: int, folder: Path) -> int:
+    """Print the tables, and what to know about them; return the exit status."""
+    from circuitkit.compare.comparison_folder import CSV, PARQUET, reproduce_command
+    from circuitkit.report.tables import comparison_tables
+
     console = make_console()
     for table in comparison_tables(rows):
         console.print(table)
     failed = sum(bool(row["error"]) for row in rows)
     if failed:
-        say(f"circuitkit: {failed} of {total} cells failed; their errors are in the results.")
-    print(f"Saved in {folder / 'results.csv'}")
+        say(f"circuitkit: {failed} of {cells} cells failed; their errors are in the results.")
+    print(f"Each row has its folder; repeat its run with: {reproduce_command(folder / 'FOLDER')}")
+    print(f"Saved in {folder / CSV} and {PARQUET}")
     return CircuitKitError.exit_code if failed else 0

@@ -1,6 +1,7 @@
-"""Comparisons: a grid of models, tasks, strategies, precisions and seeds, run cell by cell into one table.
+"""Comparisons: a grid of models, tasks, strategies, precisions, objectives and seeds, run cell by cell into one table.
 
-Read `grid` first (the cells), then `runner` (how cells run, and the files they write).
+Read `grid` first (the cells), then `runner` (the loop over them), `executors` (where they run) and `comparison_folder`
+(the files).
 """
 
 import lazy_loader

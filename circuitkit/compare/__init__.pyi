@@ -1,4 +1,4 @@
 from .grid import Cell as Cell
 from .grid import Grid as Grid
-from .runner import ComparisonRunner as ComparisonRunner
+from .progress import GridProgress as GridProgress
 from .runner import compare as compare

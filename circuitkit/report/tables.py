@@ -23,6 +23,8 @@ _NARROWEST = 18
 """Minimum width of the column of names, in characters; names may wrap, figures may not."""
 NOTES = " | "
 """Separates the notes of a row."""
+CONTROL = "random control"
+"""The strategy's label in the rows of a random control."""
 _CAPTION = """\
 1 is the full model, 0 the ablated one. Own: the edges that the method chose itself.
 x%, n: the top n edges by |score|. Time and peak MB are those of the discovery.
@@ -32,27 +34,32 @@ CMD: area between the curve and 1, ranked by absolute score (0 is good).
 
 
 def comparison_tables(rows: Sequence[Row]) -> list[Group]:
-    """Make one table per model and task: one line per strategy, precision and operating point, averaged over seeds."""
+    """Make one table per model, task and objective.
 
-    def place(row: Row) -> tuple[str, str]:
-        return row["model"], row["task"]
+    It has one line per strategy, precision and operating point, averaged over seeds.
+    """
+
+    def place(row: Row) -> tuple[str, str, str]:
+        return row["model"], row["task"], row["objective"]
 
     done = [row for row in rows if not row["error"]]
     order = list(dict.fromkeys(map(place, done)))
     grouped = groupby(sorted(done, key=lambda row: order.index(place(row))), place)
-    return [_comparison_table(model, task, list(group)) for (model, task), group in grouped]
+    several = len({row["objective"] for row in done}) > 1
+    named = {place: f"{place[1]} in {place[0]}{f', {place[2]}' if several else ''}" for place in order}
+    return [_comparison_table(named[place], list(group)) for place, group in grouped]
 
 
-def _comparison_table(model: str, task: str, rows: Sequence[Row]) -> Group:
-    several = len({row["precision"] for row in rows} - {""}) > 1
+def _comparison_table(name: str, rows: Sequence[Row]) -> Group:
+    several = len({row["precision"] for row in rows if not _is_control([row])}) > 1
     sizes = _shown_sizes(rows, _COLUMNS - several)
     table = Table(box=SIMPLE_HEAD, padding=0)
     table.add_column("strategy", min_width=_NARROWEST)
     if several:
         table.add_column("precision")
     heads = [f"{100 * size:.4g}%\n{edges:,}" for size, edges in sizes.items()]
-    for name in ("own\nedges", "own\nvalue", *heads, "CPR", "CMD", "time", "peak\nMB"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for head in ("own\nedges", "own\nvalue", *heads, "CPR", "CMD", "time", "peak\nMB"):
+        table.add_column(head, justify="right", no_wrap=True)
     lines: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         lines.setdefault((row["strategy"], row["precision"], row["operating_point"]), []).append(row)
@@ -60,15 +67,15 @@ def _comparison_table(model: str, task: str, rows: Sequence[Row]) -> Group:
     # The control comes last; `sorted` is stable, so the others keep their order
     for (strategy, precision, operating_point), line in sorted(lines.items(), key=lambda item: _is_control(item[1])):
         own = [row for row in line if row["ranking"] == "own"]
-        name = escape(f"{strategy}, {operating_point}" if own else strategy)
+        label = escape(f"{strategy}, {operating_point}" if own else strategy)
         cells = _cells(line, own, sizes)
         if (strategy, precision) in costed:  # one search, several operating points: cost on the first line
             cells[-2:] = ["", ""]
         costed.add((strategy, precision))
-        table.add_row(name, *([escape(precision)] if several else []), *cells)
+        table.add_row(label, *([escape(precision)] if several else []), *cells)
     seeds, prompts = len({row["seed"] for row in rows}), rows[0]["prompts"]
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
-    title = f"[bold]{escape(task)} in {escape(model)}: faithfulness on {prompts} test prompts{over}[/]"
+    title = f"[bold]{escape(name)}: faithfulness on {prompts} test prompts{over}[/]"
     return Group(title, table, _CAPTION, *map(escape, _notes(rows)))
 
 
@@ -86,13 +93,13 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _is_control(line: Sequence[Row]) -> bool:
-    return bool(line[0]["ranking"] == "random")
+    return bool(line[0]["strategy"] == CONTROL)
 
 
 def _cells(line: Sequence[Row], own: Sequence[Row], sizes: Iterable[float]) -> list[str]:
-    curve = [row for row in line if row["ranking"] in ("absolute", "random")]
-    at_size = [_mean(row["faithfulness"] for row in curve if row["fraction"] == size) for size in sizes]
-    edges, faithful = _mean(row["edges"] for row in own), _mean(row["faithfulness"] for row in own)
+    curve = [row for row in line if row["ranking"] == "absolute"]
+    at_size = [_mean(row["faithfulness_test"] for row in curve if row["fraction"] == size) for size in sizes]
+    edges, faithful = _mean(row["edges"] for row in own), _mean(row["faithfulness_test"] for row in own)
     wall, peak = (_mean(row[name] for row in line) for name in ("wall_s", "peak_mb"))
     return [
         "" if edges is None else f"{edges:,.0f}",

@@ -122,7 +122,7 @@ def test_compare_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     shown, progress = capsys.readouterr()
     for name in ("eap", "acdc, threshold 0.03, signed", "random control", "CPR", "CMD", "peak"):
         assert name in shown
-    assert "[2/2] acdc (full) on ioi, toy, seed 0" in progress
+    assert "[2/3] acdc (full) on ioi, toy, logit_difference, seed 0" in progress
     (folder,) = Path("runs").iterdir()
     with (folder / "results.csv").open() as file:
         assert {row["strategy"] for row in csv.DictReader(file)} == {"eap", "acdc", "random control"}
@@ -147,7 +147,8 @@ def test_a_config_replaces_the_default_one_entirely(capsys: pytest.CaptureFixtur
 
 def test_a_comparison_with_a_failed_cell_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     strategies = "{eap: eap, random: random_edges}"
-    assert main(["compare", "--strategies", strategies, "--objective", "kl", "--examples", "4", "--out", "cmp"]) == 1
+    arguments = ["--strategies", strategies, "--objectives", "{kl: kl}", "--examples", "4"]
+    assert main(["compare", *arguments, "--out", "cmp"]) == 1
     shown, errors = capsys.readouterr()
     assert "random" in shown
     assert "its gradient vanishes" in errors

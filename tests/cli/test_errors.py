@@ -185,6 +185,13 @@ CASES = {
         2,
         ["'eep'", "Did you mean 'eap'"],
     ),
+    "an old option of comparisons": (
+        write("own.yaml", "models: {toy: toy}\ntasks: {ioi: ioi}\nstrategies: {eap: eap}\nobjective: kl\n"),
+        ["compare", "--config", "own.yaml"],
+        2,
+        ["'objective'", "Did you mean 'objectives'"],
+    ),
+    "a comparison to resume nowhere": (nothing, ["compare", "--resume"], 2, ["--resume", "--out"]),
     "a comparison over nothing": (nothing, ["compare", "--strategies", "{}"], 2, ["no strategies"]),
     "a config that is not there": (nothing, [*DISCOVER, "--config", "own.yaml"], 2, ["'own.yaml'"]),
     "a config that is not YAML": (

@@ -116,6 +116,16 @@ COMPARE = {
     "exclude a mapping": "exclude: [{strategies: {a: 1}}]",
     "precision": "precision: {full: fool}",
     "dtype": "dtype: float33",
+    "objectives": "objectives: [kl]",
+    "include": "include: {strategies: eap}",
+    "overrides text": "overrides: [eap]",
+    "overrides half": "overrides: [{cells: {strategies: eap}}]",
+    "overrides option": "overrides: [{cells: {strategies: eap}, set: {seed: 1}}]",
+    "overrides nested": "overrides: [{cells: {strategies: eap}, set: {sizes: {a: 1}}}]",
+    "time_limit": "time_limit: soon",
+    "time_limit of nothing": "time_limit: 0",
+    "memory_budget": "memory_budget: [1]",
+    "workers": "workers: 0",
 }
 PLAIN = {
     "discover": "model: toy\ntask: ioi\nstrategy: eap\n",

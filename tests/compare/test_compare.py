@@ -1,4 +1,4 @@
-"""Comparisons: the cells of a grid, their rows and folders, and cells that fail."""
+"""Comparisons: rows, folders, cells that fail, and comparisons that go on."""
 
 import csv
 import json
@@ -7,58 +7,30 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import torch
 import yaml
 from rich.console import Console
+from support.cells import FEW, make_grid, scripted
 
 import circuitkit
-from circuitkit import Circuit, DiscoveryStrategy
-from circuitkit.compare.grid import Cell, Grid
-from circuitkit.compare.runner import COLUMNS, CONTROL, ComparisonRunner, compare
-from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.evaluation.evaluator import Evaluator
+from circuitkit.cli.main import main
+from circuitkit.compare.comparison_folder import reproduce_command
+from circuitkit.compare.grid import Grid
+from circuitkit.compare.rows import COLUMNS
+from circuitkit.compare.runner import compare
+from circuitkit.errors import UsageError
 from circuitkit.evaluation.sizes import SIZES
-from circuitkit.report.tables import comparison_tables
+from circuitkit.report.tables import CONTROL, comparison_tables
 from circuitkit.run.result import Result
-from circuitkit.strategies.base import Discovery
 
 ACDC = {"class_path": "acdc", "init_args": {"threshold": [0.1, 1.0]}}
-FEW = [0.02, 0.1, 0.5, 1.0]
-
-
-class Broken(DiscoveryStrategy):
-    """Fails in a way the package does not know, or in one it does."""
-
-    def __init__(self, known: bool = False) -> None:
-        self.known = known
-
-    def discover(self, run: Discovery) -> Circuit:
-        if self.known:
-            raise CircuitKitError("There is no luck.", "Try\nagain.")
-        raise ZeroDivisionError("by nought\nand more")
-
-
-class Counting(DiscoveryStrategy):
-    """Counts how often it runs."""
-
-    ran = 0
-
-    def __init__(self, extra: int = 0) -> None:
-        self.extra = extra
-
-    def discover(self, run: Discovery) -> Circuit:
-        type(self).ran += 1
-        return Circuit.from_scores(run.model.graph, torch.ones(len(run.model.graph)))
-
-
-def make_grid(**parts: Any) -> Grid:
-    default: dict[str, Any] = {"models": {"toy": "toy"}, "tasks": {"ioi": "ioi"}, "strategies": {"eap": "eap"}}
-    return Grid(**{**default, "examples": 8, "sizes": FEW, **parts})
+TIMES = ("wall_s", "peak_mb", "evaluation_s")
 
 
 def run(grid: Grid, out: Path, **options: Any) -> list[dict[str, Any]]:
-    return compare(grid, ComparisonRunner(grid, "cpu", callbacks=[]), out, **options)
+    return compare(grid, out, accelerator="cpu", **options)
 
 
 def read(out: Path) -> list[dict[str, str]]:
@@ -66,182 +38,218 @@ def read(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def spec(strategy: type, **arguments: Any) -> dict[str, Any]:
-    return {"class_path": f"{__name__}.{strategy.__name__}", "init_args": arguments}
+def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+def runs_of(mark: Path) -> int:
+    return len(mark.read_text().splitlines()) if mark.exists() else 0
 
 
 def test_one_row_per_cell_ranking_and_size(tmp_path: Path) -> None:
-    rows = run(make_grid(strategies={"eap": "eap", "acdc": ACDC}, seeds=[0, 1]), tmp_path / "out")
-    assert all(tuple(row) == COLUMNS for row in rows)
+    grid = make_grid(strategies={"eap": "eap", "acdc": ACDC}, seeds=[0, 1])
+    rows = run(grid, tmp_path / "out", workers=2)
+    assert all(tuple(row) == tuple(COLUMNS) for row in rows)
     counted = Counter((row["strategy"], row["seed"], row["operating_point"], row["ranking"]) for row in rows)
     expected = {}
     for seed in (0, 1):
-        expected |= {("eap", seed, "all edges", ranking): len(FEW) for ranking in ("signed", "absolute")}
+        for strategy in ("eap", CONTROL):
+            expected |= {(strategy, seed, "all edges", ranking): len(FEW) for ranking in ("signed", "absolute")}
         for operating_point in ("threshold 0.1, signed", "threshold 1, signed"):
             expected |= {("acdc", seed, operating_point, ranking): len(FEW) for ranking in ("signed", "absolute")}
             expected[("acdc", seed, operating_point, "own")] = 1
-        expected[(CONTROL, seed, "", "random")] = len(FEW)
     assert counted == expected
+    assert list(dict.fromkeys(row["strategy"] for row in rows)) == ["eap", "acdc", CONTROL]  # the order of the grid
     for row in rows:
-        assert (row["wall_s"] == "") == (row["strategy"] == CONTROL)
         assert row["cpr"] is None  # over these sizes it is none
-        assert row["prompts"] == 8
-        assert row["precision"] in ("full", "")
+        assert (row["prompts"], row["precision"], row["error"]) == (8, "full", "")
+        assert row["wall_s"] > 0
+        assert 10 < row["peak_mb"] < 500
     written = read(tmp_path / "out")
-    assert [row["faithfulness"] for row in written] == [str(row["faithfulness"]) for row in rows]
+    assert tuple(written[0]) == tuple(COLUMNS)
+    assert [row["faithfulness_test"] for row in written] == [str(row["faithfulness_test"]) for row in rows]
+    frame = pandas.read_parquet(tmp_path / "out" / "results.parquet")
+    assert list(frame.columns) == list(COLUMNS)
+    assert frame["faithfulness_test"].tolist() == [row["faithfulness_test"] for row in rows]
+    assert frame["seed"].tolist() == [row["seed"] for row in rows]
+    assert frame["cpr"].isna().all()
 
 
 def test_the_figures_are_those_of_evaluate(tmp_path: Path) -> None:
     rows = run(make_grid(seeds=[3], sizes=list(SIZES)), tmp_path / "out")
     model = circuitkit.CircuitModel.from_pretrained("toy")
-    circuit = circuitkit.discover(model, "ioi", "eap", examples=8, seed=3).circuit
-    expected = circuitkit.evaluate(model, circuit, "ioi", examples=8, seed=3)
-    for ranking in ("signed", "absolute", "random"):
-        found = [row["faithfulness"] for row in rows if row["ranking"] == ranking]
-        assert found == pytest.approx([point.faithfulness for point in expected.curve(ranking)], abs=1e-6)
-    for row in rows:
-        cpr, cmd = ("random_cpr", "random_cmd") if row["strategy"] == CONTROL else ("cpr", "cmd")
-        assert row["cpr"] == pytest.approx(getattr(expected, cpr), abs=1e-6)
-        assert row["cmd"] == pytest.approx(getattr(expected, cmd), abs=1e-6)
+    for strategy, label in (("eap", "eap"), ("random_edges", CONTROL)):
+        circuit = circuitkit.discover(model, "ioi", strategy, examples=8, seed=3).circuit
+        expected = circuitkit.evaluate(model, circuit, "ioi", examples=8, seed=3)
+        own = [row for row in rows if row["strategy"] == label]
+        for ranking in ("signed", "absolute"):
+            found = [row["faithfulness_test"] for row in own if row["ranking"] == ranking]
+            assert found == pytest.approx([point.faithfulness for point in expected.curve(ranking)], abs=1e-6)
+        for row in own:
+            assert row["cpr"] == pytest.approx(expected.cpr, abs=1e-6)
+            assert row["cmd"] == pytest.approx(expected.cmd, abs=1e-6)
 
 
-def test_every_cell_has_its_run_folder(tmp_path: Path) -> None:
+def test_every_cell_has_its_run_folder_and_every_row_names_it(tmp_path: Path) -> None:
     grid = make_grid(strategies={"eap": "eap", "../../evil [red]": ACDC})
-    run(grid, tmp_path / "out")
+    rows = run(grid, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    cells = sorted((tmp_path / "out" / "cells").iterdir())
-    assert [path.name[:7] for path in cells] == ["000-toy", "001-toy"]
-    result = Result.load(cells[1])
-    assert len(result.circuits) == len(result.evaluations["test"]) == 2
-    assert len(result.evaluations["test"][0].points) == 3 * len(FEW) + 2
-    assert "torch" in json.loads((tmp_path / "out" / "environment.json").read_text())["versions"]
+    folders = list(dict.fromkeys(row["folder"] for row in rows))
+    assert folders == [f"cells/{cell.name}" for cell in grid.cells]
+    assert sorted(folders) == sorted(f"cells/{path.name}" for path in (tmp_path / "out" / "cells").iterdir())
+    result = Result.load(tmp_path / "out" / folders[1])
+    assert len(result.circuits) == 2
+    environment = json.loads((tmp_path / "out" / "environment.json").read_text())
+    assert "torch" in environment["versions"]
+    assert environment["workers"] == 1
 
 
 def test_the_config_of_a_comparison_repeats_it(tmp_path: Path) -> None:
-    first = run(make_grid(strategies={"random": "random_edges"}, exclude=[]), tmp_path / "a")
+    first = run(make_grid(strategies={"random": "random_edges"}), tmp_path / "a")
     again = Grid(**yaml.safe_load((tmp_path / "a" / "config.yaml").read_text()))
-    second = run(again, tmp_path / "b")
-    assert [row["faithfulness"] for row in first] == [row["faithfulness"] for row in second]
+    assert without_times(run(again, tmp_path / "b")) == without_times(first)
 
 
-def test_a_failed_cell_becomes_a_row_and_the_others_run(tmp_path: Path) -> None:
-    strategies = {"broken": spec(Broken), "unlucky": spec(Broken, known=True), "eap": "eap"}
-    told: list[tuple[int, str, str | None]] = []
+def test_a_printed_command_repeats_the_run_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = run(make_grid(strategies={"acdc": ACDC}, seeds=[5], objectives={"kl": "kl"}), Path("out"))
+    command = reproduce_command(Path("out") / rows[0]["folder"])
+    assert main([part.replace("NEW", "again") for part in command.split()[1:]]) == 0
+    found, again = Result.load(Path("out") / rows[0]["folder"]), Result.load("again")
+    assert found.config == again.config | {"accelerator": "cpu"}
+    for one, other in zip(found.circuits, again.circuits, strict=True):
+        assert torch.equal(one.scores, other.scores)
+        assert torch.equal(one.kept, other.kept)
 
-    def report(number: int, cell: Cell, seconds: float, error: str | None) -> None:
-        told.append((number, cell.strategy, error))
 
-    rows = run(make_grid(strategies=strategies), tmp_path / "out", on_cell_end=report)
+FAILING = {
+    "raises": (scripted("raise"), "ZeroDivisionError: by nought (see errors.log)"),
+    "refuses": (scripted("refuse"), "There is no luck. Try again."),
+    "killed": (scripted("kill"), "Its process was killed (SIGKILL): the system probably ran out of memory."),
+    "crashes": (scripted("crash"), "Its process was ended by the signal SIGSEGV (see errors.log)."),
+    "exits": (scripted("exit"), "Its process ended with status 3 (see errors.log)."),
+    "hangs": (scripted("hang"), "It was stopped after its time limit of 1 s."),
+}
+
+
+def test_a_failed_cell_becomes_a_row_with_its_reason_and_the_others_run(tmp_path: Path) -> None:
+    overrides = [{"cells": {"strategies": "hangs"}, "set": {"time_limit": 1}}]
+    strategies = {name: spec for name, (spec, _) in FAILING.items()} | {"eap": "eap"}
+    rows = run(make_grid(strategies=strategies, overrides=overrides), tmp_path / "out", workers=2)
     errors = {row["strategy"]: row["error"] for row in rows if row["error"]}
-    assert errors == {
-        "broken": "ZeroDivisionError: by nought (see errors.log)",
-        "unlucky": "There is no luck. Try again.",
-    }
-    assert told == [(0, "broken", errors["broken"]), (1, "unlucky", errors["unlucky"]), (2, "eap", None)]
-    assert [row["ranking"] for row in rows if row["strategy"] == "broken"] == [""]
-    assert len([row for row in rows if row["strategy"] == "eap"]) == 2 * len(FEW)
-    assert len([row for row in rows if row["strategy"] == CONTROL]) == len(FEW)
+    assert errors == {name: reason for name, (_, reason) in FAILING.items()}
+    counts = Counter(row["strategy"] for row in rows)
+    assert counts == dict.fromkeys(FAILING, 1) | {"eap": 2 * len(FEW), CONTROL: 2 * len(FEW)}
+    assert [row["error"] for row in read(tmp_path / "out")] == [row["error"] for row in rows]
     log = (tmp_path / "out" / "errors.log").read_text()
-    assert "ZeroDivisionError" in log
-    assert "in discover" in log
+    for said in ("ZeroDivisionError", "in discover", "Fatal Python error: Segmentation fault"):
+        assert said in log
     assert "luck" not in log
+    failures = [json.loads(file.read_text()) for file in (tmp_path / "out" / "cells").glob("*.failure.json")]
+    assert {found["strategy"]: found["error"] for found in failures} == errors
+    assert all(found["time"].startswith("20") for found in failures)
+    assert not list((tmp_path / "out" / "cells").glob("*.output"))
+
+
+def test_a_process_that_ignores_its_time_limit_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("circuitkit.compare.executors.GRACE", 0.2)
+    rows = run(make_grid(strategies={"hangs": scripted("hang_on")}, time_limit=1), tmp_path / "out")
+    assert rows[0]["error"] == "It was stopped after its time limit of 1 s."
 
 
 def test_a_model_that_cannot_be_loaded_fails_only_its_own_cells(tmp_path: Path) -> None:
     models = {"bad": str(tmp_path / "nothing"), "toy": "toy"}
-    rows = run(make_grid(models=models, strategies={"a": "eap", "b": "random_edges"}), tmp_path / "out")
+    rows = run(make_grid(models=models), tmp_path / "out")
     bad = [row for row in rows if row["model"] == "bad"]
-    assert [(row["strategy"], "There is no model" in row["error"]) for row in bad] == [("a", True), ("b", True)]
+    assert [(row["strategy"], "There is no model" in row["error"]) for row in bad] == [("eap", True), (CONTROL, True)]
     assert not any(row["error"] for row in rows if row["model"] == "toy")
 
 
 def test_identical_cells_are_computed_once_and_have_rows_under_every_label(tmp_path: Path) -> None:
-    Counting.ran = 0
-    strategies = {"a": spec(Counting), "same": spec(Counting, extra=0), "other": spec(Counting, extra=1)}
+    mark = tmp_path / "mark"
+    strategies = {"a": scripted(mark=mark), "same": scripted("nothing", mark=mark)}
     rows = run(make_grid(strategies=strategies, precision={"none": "full", "full": "full"}), tmp_path / "out")
-    assert Counting.ran == 2
+    assert runs_of(mark) == 1
     labels = {(row["strategy"], row["precision"]) for row in rows if row["strategy"] != CONTROL}
     assert labels == {(strategy, precision) for strategy in strategies for precision in ("none", "full")}
 
 
-def test_the_ends_and_the_control_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-    real = Evaluator.__init__
-    monkeypatch.setattr(Evaluator, "__init__", lambda self, *args, **more: made.append(0) or real(self, *args, **more))
-    run(make_grid(strategies={"a": "eap", "b": "random_edges"}, seeds=[0, 1]), tmp_path / "out")
-    assert len(made) == 2
+def test_resume_runs_what_is_missing_or_failed_and_reads_the_rest(tmp_path: Path) -> None:
+    out, mark, other = tmp_path / "out", tmp_path / "mark", tmp_path / "other"
+    known = {"broken": scripted("raise", other), "done": scripted(mark=mark)}
+    first = run(make_grid(strategies=known), out)
+    grid = make_grid(strategies={"new": "eap", **known, "renamed": known["done"]}, seeds=[0, 1])
+    rows = run(grid, out, resume=True)
+    assert (runs_of(mark), runs_of(other)) == (2, 3)  # `done` for seed 1 alone, `broken` again
+    done = [row for row in rows if row["strategy"] == "done" and row["seed"] == 0]
+    assert done == [row for row in first if row["strategy"] == "done"]
+    assert {row["strategy"] for row in rows} == {*grid.strategies, CONTROL}
+    whole = run(grid, tmp_path / "whole")
+    assert without_times(rows) == without_times(whole)
+    assert yaml.safe_load((out / "config.yaml").read_text())["seeds"] == [0, 1]
+    fewer = run(make_grid(strategies={"done": known["done"]}), out, resume=True)
+    assert fewer == [row for row in first if row["strategy"] in ("done", CONTROL)]  # only the cells of the grid
+    assert runs_of(mark) == 2 + 2  # two of `whole`
 
 
-def test_without_a_precision_a_strategy_uses_its_own() -> None:
-    assert [cell.precision for cell in make_grid().cells] == ["full"]
-    assert make_grid().cells[0].precision_spec is None
-    assert make_grid().cells[0].key == make_grid(precision={"whatever": "full"}).cells[0].key
+def test_a_cell_that_succeeds_the_second_time_is_no_failure_any_more(tmp_path: Path) -> None:
+    switch, out = tmp_path / "switch", tmp_path / "out"
+    spec = {"class_path": "support.cells.FailsOnce", "init_args": {"switch": str(switch)}}
+    rows = run(make_grid(strategies={"twice": spec}), out)
+    assert rows[0]["error"] == "Not yet. Again."
+    rows = run(make_grid(strategies={"twice": spec}), out, resume=True)
+    assert not any(row["error"] for row in rows)
+    assert not list(out.glob("cells/*.failure.json"))
 
 
-def test_excluded_cells_are_left_out() -> None:
-    parts = {"tasks": {"abc": "ioi", "swap": {"class_path": "ioi", "init_args": {"corruption": "swap"}}}}
-    parts |= {"strategies": {"eap": "eap", "acdc": ACDC}, "seeds": [0, 1]}
-    cells = make_grid(**parts, exclude=[{"tasks": "swap", "strategies": ["acdc"]}, {"seeds": 1, "tasks": "abc"}]).cells
-    assert [(cell.task, cell.seed, cell.strategy) for cell in cells] == [
-        ("abc", 0, "eap"),
-        ("abc", 0, "acdc"),
-        ("swap", 0, "eap"),
-        ("swap", 1, "eap"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("parts", "said"),
-    [
-        ({"strategies": {"a": "epa"}}, "no strategy 'epa'. Did you mean 'eap'"),
-        ({"strategies": {"a": {"class_path": "acdc", "init_args": {"treshold": 1}}}}, "'treshold'"),
-        ({"strategies": {"a": {"class_path": "acdc", "init_args": {"threshold": float("nan")}}}}, "nan"),
-        ({"strategies": {"a": {"class": "acdc"}}}, "does not name"),
-        ({"strategies": {}}, "has no strategies"),
-        ({"seeds": []}, "has no seeds"),
-        ({"precision": {"a": "ful"}}, "Did you mean 'full'"),
-        ({"models": {"a": {"name": "toy", "dtyp": "float32"}}}, "unknown key 'dtyp'"),
-        ({"models": {"a": {"kv": "group"}}}, "has no name"),
-        ({"models": {"a": {"name": "toy", "kv": "heads"}}}, "kv='heads'"),
-        ({"objective": "klm"}, "no objective 'klm'"),
-        ({"exclude": [{"strategy": "eap"}]}, "Did you mean 'strategies'"),
-        ({"exclude": [{"strategies": "epa"}]}, "no label under strategies 'epa'. Did you mean 'eap'"),
-        ({"exclude": [{}]}, "is empty"),
-        ({"exclude": [{"strategies": "eap"}]}, "no cells left"),
-        ({"exclude": ["eap"]}, "is not a mapping"),
-        ({"seeds": [0, -1]}, "The seed -1"),
-        ({"seeds": [0, "one"]}, "The seed 'one'"),
-        ({"seeds": [2**32]}, "The seed 4294967296"),
-        ({"seeds": [True]}, "The seed True"),
-        ({"examples": 0}, "examples=0"),
-        ({"examples": "many"}, "examples='many'"),
-        ({"sizes": []}, "sizes [] are not rising"),
-        ({"sizes": [0.5, 0.1]}, "not rising fractions"),
-        ({"sizes": [0.5, 1.5]}, "not rising fractions"),
-        ({"sizes": [float("nan")]}, "not rising fractions"),
-        ({"sizes": ["half"]}, "not rising fractions"),
-        ({"sizes": 0.5}, "not rising fractions"),
-        ({"models": {"a": 5}}, "does not name a model"),
-        ({"tasks": {"a": None}}, "does not name"),
-        ({"dtype": "float33"}, "'float33'"),
-        ({"models": {"a": {"name": "toy", "dtype": "int8"}}}, "'int8'"),
-    ],
-)
-def test_a_wrong_grid_is_refused_before_any_work(parts: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError) as raised:
-        make_grid(**parts)
-    assert said in str(raised.value)
+def test_prompts_that_have_changed_are_not_mixed_with_finished_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = Path(__file__).parents[2].joinpath("examples/prompts.csv").read_text().splitlines(keepends=True)
+    Path("own.csv").write_text("".join(lines))
+    run(make_grid(tasks={"own": "own.csv"}, examples=4), Path("out"))
+    Path("own.csv").write_text("".join([lines[0], *reversed(lines[1:])]))
+    grid = make_grid(tasks={"own": "own.csv"}, examples=4, strategies={"eap": "eap", "gim": "gim"})
+    rows = run(grid, Path("out"), resume=True)
+    assert {row["strategy"] for row in rows if not row["error"]} == {"eap", CONTROL}
+    (failed,) = (row["error"] for row in rows if row["error"])
+    assert failed.startswith("This cell has other prompts in the train split than cells that are finished.")
 
 
 def test_a_folder_with_results_is_refused_unless_asked(tmp_path: Path) -> None:
     grid = make_grid(strategies={"random": "random_edges"})
     run(grid, tmp_path / "out")
-    with pytest.raises(UsageError, match="already holds results"):
+    with pytest.raises(UsageError, match=r"already holds results.*--resume.*--overwrite"):
         run(grid, tmp_path / "out")
-    run(make_grid(strategies={"eap": "eap"}), tmp_path / "out", overwrite=True)
+    with pytest.raises(UsageError, match="exclude each other"):
+        run(grid, tmp_path / "out", resume=True, overwrite=True)
+    run(make_grid(), tmp_path / "out", overwrite=True)
     assert {row["strategy"] for row in read(tmp_path / "out")} == {"eap", CONTROL}
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
     with pytest.raises(UsageError, match="holds a run, not a comparison"):
         run(grid, next((tmp_path / "out" / "cells").iterdir()), overwrite=True)
+
+
+@pytest.mark.parametrize("content", [None, {}, {"version": 1}, {"version": 99}])
+def test_a_folder_of_another_version_is_refused(content: dict[str, Any] | None, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(make_grid(strategies={"random": "random_edges"}), out)
+    (out / "environment.json").unlink()
+    if content is not None:
+        (out / "environment.json").write_text(json.dumps(content))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"a comparison in files of version (1|99), not 2"):
+        run(make_grid(), out, resume=True)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    run(make_grid(), out, overwrite=True)
+
+
+@pytest.mark.parametrize("workers", [0, -1, True, 1.5])
+def test_a_wrong_number_of_workers(workers: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"workers={workers}"):
+        run(make_grid(), tmp_path / "out", workers=workers)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_table(tmp_path: Path) -> None:
@@ -273,3 +281,14 @@ def test_the_table_fits_a_narrow_terminal(tmp_path: Path) -> None:
     figures = [row for row in rows if row["strategy"] == CONTROL]
     assert f"{figures[0]['cpr']:.2f} {figures[0]['cmd']:.2f}" in control
     assert "…" not in shown.getvalue()
+
+
+def test_objectives_have_tables_of_their_own(tmp_path: Path) -> None:
+    objectives = {"difference": "logit_difference", "divergence": "kl"}
+    rows = run(make_grid(strategies={"acdc": ACDC}, objectives=objectives), tmp_path / "out")
+    shown = StringIO()
+    for table in comparison_tables(rows):
+        Console(file=shown, width=140).print(table)
+    assert [line for line in shown.getvalue().splitlines() if line.startswith("ioi in")] == [
+        f"ioi in toy, {label}: faithfulness on 8 test prompts" for label in objectives
+    ]

@@ -13,7 +13,7 @@ import circuitkit
 from circuitkit import Circuit, Discovery, DiscoveryStrategy, PromptBatch, Task
 from circuitkit.cli.main import main
 from circuitkit.compare.grid import Grid
-from circuitkit.compare.runner import ComparisonRunner, compare
+from circuitkit.compare.runner import compare
 from circuitkit.report.tables import comparison_tables
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
@@ -59,8 +59,7 @@ def test_a_threshold_that_the_precision_cannot_decide_is_noted(
 def test_notes_are_in_the_table_and_the_rows_of_a_comparison(tmp_path: Path) -> None:
     strategies = {"eap": "eap", "noting": {"class_path": f"{__name__}.Noting"}}
     grid = Grid({"toy": "toy"}, {"swapped": {"class_path": f"{__name__}.Swapped"}}, strategies, examples=4)
-    with pytest.warns(UserWarning, match="Beware"):
-        rows = compare(grid, ComparisonRunner(grid, "cpu", callbacks=[]), tmp_path / "out")
+    rows = compare(grid, tmp_path / "out", accelerator="cpu")
     with (tmp_path / "out" / "results.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert {row["strategy"] for row in written if "Beware of the dog." in row["notes"]} == {"noting"}
