@@ -3,6 +3,7 @@
 A cell runs in a process of its own, which imports this file: what it does is seen in files only.
 """
 
+import errno
 import os
 import signal
 import time
@@ -61,6 +62,12 @@ class Scripted(DiscoveryStrategy):
     def _hang_on(self, run: Discovery) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
+
+    def _fill_disk(self, run: Discovery) -> None:
+        def fsync(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        os.fsync = fsync
 
     def _count(self, run: Discovery) -> None:
         """Take a step every 20 ms, and save each; a resumed run goes on from the last."""
