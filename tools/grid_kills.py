@@ -27,6 +27,7 @@ from circuitkit.compare.comparison_folder import PARQUET
 from circuitkit.compare.grid import Grid
 from circuitkit.compare.runner import compare
 from circuitkit.report.tables import NOTES
+from circuitkit.storage.owned_folder import LOCK
 
 GRID: dict[str, Any] = {
     "models": {"toy": "toy"},
@@ -58,9 +59,10 @@ def attempt(
     Returns:
         The exit status (negative: the signal), and the seconds from the opening to the end.
     """
+    (out / LOCK).unlink(missing_ok=True)  # of a killed process
     process = context.Process(target=run, args=(out, grid))
     process.start()
-    while process.is_alive() and not (out / ".circuitkit.lock").exists():
+    while process.is_alive() and not (out / LOCK).exists():
         time.sleep(0.01)
     begun = time.perf_counter()
     process.join(delay)

@@ -39,6 +39,9 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     parser.add_argument(
         "--workers", type=int, default=1, help="how many cells run at once; times are comparable only with 1"
     )
+    parser.add_argument(
+        "--executor", type=str, default="process", help="process, or ray: tasks of a Ray cluster (extra `ray`)"
+    )
     if not any(argument.partition("=")[0] == "--config" for argument in arguments):
         with resources.as_file(resources.files("circuitkit.compare") / "default.yaml") as default:
             arguments = ["--config", to_config_text(read_yaml(default)), *arguments]
@@ -56,7 +59,7 @@ def _compare(values: dict[str, Any]) -> int:
     from circuitkit.compare.runner import compare
 
     out = values.pop("out")
-    how = {name: values.pop(name) for name in ("accelerator", "devices", "resume", "overwrite", "workers")}
+    how = {name: values.pop(name) for name in ("accelerator", "devices", "resume", "overwrite", "workers", "executor")}
     if (seed := values.pop("seed")) is not None:
         values["seeds"] = [seed]
     grid = Grid(**values)

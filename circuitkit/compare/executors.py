@@ -69,6 +69,9 @@ class Executor(ABC):
     def stop(self) -> list[Ended]:
         """End the running jobs, which save their state, and return those that have finished meanwhile."""
 
+    def close(self) -> None:
+        """Give back what the executor holds; nothing by default."""
+
 
 @dataclass
 class _Running:

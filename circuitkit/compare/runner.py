@@ -2,8 +2,8 @@
 
 import io
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from circuitkit.compare.executors import Ended, Executor, ProcessExecutor
 from circuitkit.compare.grid import Cell, Grid
 from circuitkit.compare.job import Failure, Job
 from circuitkit.compare.progress import GridProgress
+from circuitkit.compare.ray_executor import RayExecutor
 from circuitkit.compare.rows import Row, failure_row, rows_of
+from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.interrupts import hold_signals
 from circuitkit.run.content import CONTENT
@@ -34,6 +36,7 @@ def compare(
     resume: bool = False,
     overwrite: bool = False,
     workers: int = 1,
+    executor: str = "process",
     accelerator: str = "auto",
     devices: int = 1,
     progress: GridProgress | None = None,
@@ -50,6 +53,7 @@ def compare(
             and those that have failed are tried again. The grid may have changed.
         overwrite: replace the comparison that the folder holds.
         workers: how many cells run at once. They share the cores, so that times are comparable only with one.
+        executor: `process`, or `ray`: as tasks of the Ray cluster that `RAY_ADDRESS` names, or of a local one.
         accelerator, devices: as in `Discoverer`.
         progress: shows the progress; None shows nothing.
 
@@ -64,18 +68,20 @@ def compare(
         raise UsageError("resume and overwrite exclude each other.", "Continue the comparison, or replace it.")
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise UsageError(f"workers={workers!r} is not a positive integer.", "Give the number of cells to run at once.")
+    if executor not in _EXECUTORS:
+        raise registry.unknown_name("executor", executor, list(_EXECUTORS))
+    make = _EXECUTORS[executor]
     device = Discoverer(accelerator, devices, callbacks=[]).device
+    threads = max(1, torch.get_num_threads() // workers)
+    where = {"accelerator": accelerator, "devices": devices, "threads": threads}
     folder = ComparisonFolder(out)
-    environment = {"workers": workers, **describe_environment(device)}
+    environment = {"workers": workers, "executor": executor, **describe_environment(device)}
     how = "resume" if resume else "overwrite" if overwrite else None
-    with folder.open(grid.to_dict(), environment, how):
+    with closing(make(workers, grid, device, threads)) as chosen, folder.open(grid.to_dict(), environment, how):
         run = _Comparison(grid, folder)
         todo = run.load_finished()
-        executor = ProcessExecutor(min(workers, len(todo)), _modules(grid, device))
-        where = {"accelerator": accelerator, "devices": devices}
-        where["threads"] = max(1, torch.get_num_threads() // workers)
         with _say_how_to_resume(folder.path):
-            run.execute(todo, executor, where, progress)
+            run.execute(todo, chosen, where, progress)
     return run.rows()
 
 
@@ -181,7 +187,21 @@ def _contents(cell: Cell) -> tuple[str, str]:
     return model, f"{model} {cell.config['task']} {cell.config['examples']} {cell.seed}"
 
 
-def _modules(grid: Grid, device: torch.device) -> list[str]:
+def _make_process_executor(slots: int, grid: Grid, device: torch.device, threads: int) -> Executor:
+    return ProcessExecutor(slots, _modules(grid))
+
+
+def _make_ray_executor(slots: int, grid: Grid, device: torch.device, threads: int) -> Executor:
+    return RayExecutor(slots, threads, gpus=int(device.type == "cuda"))
+
+
+_EXECUTORS: dict[str, Callable[[int, Grid, torch.device, int], Executor]] = {
+    "process": _make_process_executor,
+    "ray": _make_ray_executor,
+}
+
+
+def _modules(grid: Grid) -> list[str]:
     """List the modules of this package that the cells need, for one import of all."""
     used = (cell.config[part]["class_path"] for cell in grid.cells for part in ("task", "strategy", "precision"))
     return list(dict.fromkeys(path.rpartition(".")[0] for path in used if path.startswith("circuitkit.")))
