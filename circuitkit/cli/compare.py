@@ -20,6 +20,7 @@ from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.storage.text import read_yaml
 
 if TYPE_CHECKING:
+    from circuitkit.compare.grid import Grid
     from circuitkit.compare.rows import Row
 
 
@@ -38,6 +39,9 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     )
     parser.add_argument(
         "--workers", type=int, default=1, help="how many cells run at once; times are comparable only with 1"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="predict the memory and time of every cell, write nothing"
     )
     parser.add_argument(
         "--executor", type=str, default="process", help="process, or ray: tasks of a Ray cluster (extra `ray`)"
@@ -62,10 +66,22 @@ def _compare(values: dict[str, Any]) -> int:
     how = {name: values.pop(name) for name in ("accelerator", "devices", "resume", "overwrite", "workers", "executor")}
     if (seed := values.pop("seed")) is not None:
         values["seeds"] = [seed]
+    if values.pop("dry_run"):
+        return _dry_run(Grid(**values), how["accelerator"], how["devices"])
     grid = Grid(**values)
     with output_folder(out, "compare") as folder:
         rows = compare(grid, folder, **how, progress=GridProgress())
     return _show(rows, len(grid.cells), folder)
+
+
+def _dry_run(grid: "Grid", accelerator: str, devices: int) -> int:
+    """Print what every cell would need."""
+    from circuitkit.compare.dry_run import predict_cells
+    from circuitkit.report.dry_run import grid_dry_run_table
+
+    found = [(str(one.cell), one.dry_run, one.error) for one in predict_cells(grid, accelerator, devices)]
+    make_console().print(grid_dry_run_table(found))
+    return 0
 
 
 def _show(rows: "list[Row]", cells: int, folder: Path) -> int:

@@ -1,9 +1,9 @@
 """The predictions of a dry run, as data and as a table for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE
+from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -84,6 +84,38 @@ def dry_run_table(dry_run: DryRun) -> Group:
     if estimate.search_s is None:
         notes.append(f"There is no time estimate for {dry_run.strategy} here.")
     return Group(title, table, *map(escape, notes))
+
+
+def grid_dry_run_table(cells: Sequence[tuple[str, DryRun | None, str]]) -> Group:
+    """Make a table of the cells of a comparison, with the time of all together below.
+
+    Args:
+        cells: of each cell its name, what is predicted, and why it would be refused (empty: it would not).
+    """
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("cell")
+    for head in ("edges", "prompts", "memory", "search"):
+        table.add_column(head, justify="right", no_wrap=True)
+    total = [0.0, 0.0]
+    unknown: list[str] = []
+    for name, found, error in cells:
+        if found is None:
+            table.add_row(escape(f"{name}: {error}"), "", "", "", "refused")
+            continue
+        times = found.estimate.search_s
+        if times is None:
+            unknown.append(name)
+        else:
+            total = [sofar + time for sofar, time in zip(total, times, strict=True)]
+        memory = "" if found.peak is None else " to ".join(dict.fromkeys(map(_size, found.peak)))
+        shown = "?" if times is None else " to ".join(dict.fromkeys(map(_duration, times)))
+        table.add_row(escape(name), f"{found.edges:,}", f"{found.prompts:,}", memory, shown)
+    lines = [f"{len(cells)} cells; searches: {' to '.join(dict.fromkeys(map(_duration, total)))}, one after the other."]
+    if unknown:
+        lines.append(f"There is no time estimate for {len(unknown)} of them.")
+    lines.append("Loading, making prompts and evaluating come on top of this.")
+    notes = dict.fromkeys(note for _, found, _ in cells if found is not None for note in found.notes)
+    return Group("[bold]A dry run, nothing is written[/]", table, *lines, *(f"Note: {escape(note)}" for note in notes))
 
 
 def _size(size: int) -> str:
