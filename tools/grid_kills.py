@@ -79,7 +79,7 @@ def attempt(
 
 def table(out: Path) -> pandas.DataFrame:
     """Read a comparison's table, without what an interruption changes."""
-    found = pandas.read_parquet(out / PARQUET).drop(columns=["wall_s", "peak_mb"])
+    found = pandas.read_parquet(out / PARQUET).drop(columns=["wall_s", "peak_mb", "evaluation_s"])
     split = (notes.split(NOTES) for notes in found["notes"])
     return found.assign(notes=[NOTES.join(note for note in notes if "interrupted" not in note) for notes in split])
 

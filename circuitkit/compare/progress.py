@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from circuitkit.compare.grid import Cell
-from circuitkit.report.summary import format_seconds
+from circuitkit.report.figures import format_seconds
 
 DELAY = 2.0
 """Seconds from the start to the first display on a terminal."""

@@ -4,6 +4,7 @@ Ray is not asked to try a task again: a cell that fails is a row, and `resume` r
 of its own. All machines must see the comparison's folder under the same path.
 """
 
+import logging
 import signal
 import sys
 import threading
@@ -51,11 +52,11 @@ class RayExecutor(Executor):
         self._owns_cluster = not ray.is_initialized()
         if self._owns_cluster:
             before = signal.getsignal(signal.SIGTERM)
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             if before is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, before)  # Ray's own handler would end this process at once
         # max_calls=1: the next task gets a new process, so that peak memory is a cell's own
-        options = {"num_cpus": threads, "num_gpus": gpus, "max_retries": 0, "max_calls": 1}
+        options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpus, "max_retries": 0, "max_calls": 1}
         self._run = ray.remote(**options)(_run)
 
     def start(self, job: Job) -> None:

@@ -159,8 +159,12 @@ def _point(point: Point, evaluation: Evaluation) -> Row:
 
 def _areas(evaluation: Evaluation) -> Row:
     """Make the columns of MIB's two areas: CPR is that of the signed curve, CMD that of the absolute one."""
-    signed, absolute = (evaluation.areas.get(ranking) for ranking in ("signed", "absolute"))
-    return _figure("cpr", signed and signed.cpr) | _figure("cmd", absolute and absolute.cmd)
+    row: Row = {}
+    if signed := evaluation.areas.get("signed"):
+        row |= _figure("cpr", signed.cpr)
+    if absolute := evaluation.areas.get("absolute"):
+        row |= _figure("cmd", absolute.cmd)
+    return row
 
 
 def _faithfulness(point: Point, split: str) -> Row:
