@@ -124,7 +124,8 @@ def area_figures(
 ) -> Figures:
     """Integrate faithfulness over the fraction of edges by the trapezoidal rule, as MIB does for CPR and CMD.
 
-    Noise makes |1 - faithfulness| larger: the CMD of few prompts is too large on average, and so are its ends.
+    Where faithfulness is close to 1, noise makes |1 - faithfulness| larger: the CMD of few prompts is then too large on
+    average, and so are the ends of its interval.
 
     Args:
         values: a curve's `[..., sizes, prompts]`.
@@ -214,7 +215,8 @@ def over_seeds(runs: Sequence[PerPrompt], *, same_prompts: bool, seed: int = 0) 
 def compare_in_words(a: str, b: str, difference: Figure, prompts: int, *, lower_is_better: bool = False) -> str:
     """Say whether one method is better than another, or how many prompts could tell.
 
-    If the difference stays as it is, the interval's width falls with the square root of the number of prompts.
+    The interval's width falls with the square root of the number of prompts; so, if the difference stays as it is,
+    prompts * (distance between the difference and the end beyond 0 / difference)^2 have about an even chance to tell.
 
     Args:
         a, b: names of the methods.

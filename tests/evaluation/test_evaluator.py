@@ -15,6 +15,7 @@ from circuitkit.engine.capture import capture
 from circuitkit.engine.prepared_batch import prepare_batches
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.evaluator import Evaluator, evaluate
+from circuitkit.evaluation.intervals import can_share_ranking
 from circuitkit.evaluation.sizes import SIZES
 
 
@@ -45,6 +46,8 @@ def test_areas_are_integrals_by_trapezoid_over_the_fractions():
     absolute = [point.faithfulness for point in result.curve("absolute")]
     assert result.cpr == pytest.approx(np.trapezoid(signed, SIZES))
     assert result.cmd == pytest.approx(np.trapezoid([abs(1 - height) for height in absolute], SIZES))
+    assert set(result.areas) == {"signed", "absolute", "random"}
+    assert all(can_share_ranking(found.cpr.value, found.cmd.value, SIZES) for found in result.areas.values())
     json.dumps(result.to_dict(), allow_nan=False)
 
 
