@@ -7,7 +7,8 @@ and one seed use the same resamples. Everything is float64.
 
 The ends are percentiles of the resampled figures. For few prompts these are too close together, and so they are taken
 at the level that makes the interval of a normal mean as wide as Student's (Hesterberg 2015, arXiv 1411.5279: the
-expanded percentile interval). BCa intervals covered the true figure no more often in simulations of 16 to 64 prompts.
+expanded percentile interval). In simulations, BCa intervals were better for skewed means of few prompts and no better
+for ratios, and they are not defined for equal values; see docs/explanation/intervals.md.
 
 A number that is not defined is NaN in arrays (`Figures`) and None in a `Figure`, which can be written as JSON.
 """
