@@ -19,7 +19,7 @@ circuits differ already. An incremental edit from one size to the next has to co
 no more than that, and holds two circuits. The incremental editor (`engine/editors/`) computes them once per reader.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -54,18 +54,18 @@ class CircuitRun:
         self.forward_equivalents = 0.0
         self._macs_of_forward = len(prepared.batch) * forward_macs(self.model, prepared.batch.length)
         self.streams: list[Tensor] = []
-        """The ablated stream before each layer and after the last, at the rows, `[N, D]`."""
+        """The ablated stream before each layer and after the last, `[B, T, D]` or what broadcasts to it."""
         self.past: list[dict[Kind, Tensor]] = []
         """Every layer's keys and values at the n positions before the rows, `[K, n, E]`."""
         stream = prepared.ablated[0] + self.model.constant(prepared.context)
         for layer in range(self.graph.layers):
-            self.streams.append(self.rows.take(stream, self.rows.numbers))
+            self.streams.append(stream)
             self.past.append(self._compute_past(layer, stream))
             heads = prepared.ablated[self.graph.heads_of(layer)].sum(0)
             stream = stream + heads + self.model.attention_constant(layer)
             if self.graph.mlps:
                 stream = stream + prepared.ablated[self.graph.mlp(layer)]
-        self.streams.append(self.rows.take(stream, self.rows.numbers))
+        self.streams.append(stream)
 
     def _compute_past(self, layer: int, stream: Tensor) -> dict[Kind, Tensor]:
         attention, numbers = self.model.attention(layer), self.rows.past
@@ -80,7 +80,7 @@ class CircuitRun:
         one = _Pass(self, kept.cpu())
         for layer in range(self.graph.layers):
             one.run_layer(layer)
-            memory.release(layer, self.streams[layer])
+            memory.release(layer, self.prepared.embedded)
         return one.final()
 
     def values(self, kept: Tensor) -> Tensor:
@@ -215,7 +215,7 @@ class _Pass:
         numbers = torch.as_tensor(writers, dtype=torch.int64, device=outputs.device).reshape(-1)
         start = len(self._writers)
         differences = self._table[start : start + len(numbers)]
-        places = self._rows.place(self._rows.numbers if at is None else self._rows.numbers[at])
+        places = self._rows.place(self._numbers(at))
         ablated = self._ablated.expand(-1, *self._rows.shape, -1)[numbers[:, None], *places]
         if at is None:
             torch.sub(outputs, ablated, out=differences)
@@ -224,20 +224,23 @@ class _Pass:
         self._total += differences.sum(0)
         self._writers += numbers.tolist()
 
+    def _numbers(self, at: Tensor | None) -> Tensor:
+        return self._rows.numbers if at is None else self._rows.numbers[at]
+
     def _inputs(self, ablated: Tensor, kept: Tensor, at: Tensor | None) -> Tensor:
         """Compute the inputs `[n, P, D]` of readers.
 
         Args:
-            ablated: the ablated stream, `[N, D]`.
+            ablated: the ablated stream, `[B, T, D]` or what broadcasts to it.
             kept: their edges from the writers so far, bool `[n, c]`.
             at: at which rows.
         """
         flipped = 2 * kept.sum(1) > kept.shape[1]  # fewer edges are removed than kept
-        sums = self._sums(kept ^ flipped[:, None], at)
-        if flipped.any():
-            flipped = flipped.to(sums.device)
-            sums[flipped] = (self._total if at is None else self._total[at]) - sums[flipped]
-        return sums.add_(ablated if at is None else ablated[at])
+        inputs = self._sums(kept ^ flipped[:, None], at)
+        if flipped.any():  # in place, as these are the largest tensors of a layer
+            part = flipped.to(inputs)[:, None, None]
+            inputs.mul_(1 - 2 * part).addcmul_(part, self._total if at is None else self._total[at])
+        return inputs.add_(self._rows.take(ablated, self._numbers(at)))
 
     def _sums(self, used: Tensor, at: Tensor | None) -> Tensor:
         """Sum the differences of the writers that are `used`, bool `[n, c]`: `[n, P, D]`."""
@@ -271,8 +274,7 @@ class _Pass:
                 at = changed.nonzero()[:, 0]
         ablated = self._run.streams[layer]
         if not graph.parallel:
-            heads = rows.take(self._ablated[graph.heads_of(layer)].sum(0), rows.numbers)
-            ablated = ablated + heads + self._model.attention_constant(layer)
+            ablated = ablated + self._ablated[graph.heads_of(layer)].sum(0) + self._model.attention_constant(layer)
         x = self._inputs(ablated, kept[:, self._writers], at)
         self._run.count(x.shape[1] * self._model.mlp_size)
         self._add(writer, self._model.mlp(layer, x), at)
@@ -313,18 +315,24 @@ class _Pass:
         self, layer: int, attention: Attention, wanted: Mapping[Kind, Tensor], at: Tensor | None
     ) -> dict[Kind, Tensor]:
         """Compute queries, keys and values of the readers `wanted`, `[n, P, E]` of each kind."""
-        graph, rows = self._graph, self._rows
+        graph = self._graph
         wanted = {kind: numbers for kind, numbers in wanted.items() if len(numbers)}
         first = {"q": 0, "k": graph.heads, "v": graph.heads + graph.kv_readers}
         readers = torch.cat([numbers + first[kind] for kind, numbers in wanted.items()])
         kept = graph.matrix(self._kept, graph.attention(layer))[readers]
+        counts = [*map(len, wanted.values())]
         distinct, which = kept.unique(dim=0, return_inverse=True)  # often many have the same edges, or none
-        normed = attention.norm(self._inputs(self._run.streams[layer], distinct[:, self._writers], at))
-        rotary = rows.rotary(rows.numbers if at is None else rows.numbers[at])
+        own: Iterable[Tensor]
+        if len(distinct) == len(kept):
+            x = self._inputs(self._run.streams[layer], kept[:, self._writers], at)
+            own = (attention.norm(some) for some in x.split(counts))
+        else:
+            normed = attention.norm(self._inputs(self._run.streams[layer], distinct[:, self._writers], at))
+            own = (_pick(normed, some) for some in which.split(counts))
+        rotary = self._rows.rotary(self._numbers(at))
         found: dict[Kind, Tensor] = {}
-        for (kind, numbers), own in zip(wanted.items(), which.split([*map(len, wanted.values())]), strict=True):
-            x = normed[own[:1]] if bool((own == own[0]).all()) else normed[own]
-            found[kind] = attention.read(kind, x, rotary, numbers)
+        for (kind, numbers), x_of_kind in zip(wanted.items(), own, strict=True):
+            found[kind] = attention.read(kind, x_of_kind, rotary, numbers)
             self._run.count(found[kind].numel() * self._model.family.width)
         return found
 
@@ -342,3 +350,8 @@ class _Pass:
         changed = self._changed[: kept.shape[1]].flatten(1)
         found: Tensor = (kept.float() @ changed.float() > 0).unflatten(1, self._rows.shape)
         return found
+
+
+def _pick(x: Tensor, which: Tensor) -> Tensor:
+    """Return the elements `which` of `x`, or one for all if they are the same."""
+    return x[which[:1]] if bool((which == which[0]).all()) else x[which]

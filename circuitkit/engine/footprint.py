@@ -101,6 +101,20 @@ class Footprints:
             most=most,
         )
 
+    def circuit_run(self) -> Need:
+        """Count runs of one circuit after another: an upper bound of every circuit's."""
+        graph = self.model.graph
+        captured = (graph.n_writers if self.ablation.per_prompt else 0) + 1  # and the clean embeddings
+        # Where keys and values before the prompts differ are held, there are no differences, which are larger
+        return Need(
+            held={"captures": captured * self.vector, "streams": (graph.layers + 1) * self.vector},
+            working={
+                "differences": graph.n_writers * self.vector,
+                "inputs": 2 * graph.readers_per_layer * self.vector,
+                "logits": self.logits,
+            },
+        )
+
     def editor(self, gradients: bool = True) -> Need:
         """Count an incremental search in the full model: an upper bound of every circuit's.
 

@@ -15,6 +15,7 @@ from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation, Resample, Zero
 from circuitkit.engine.capture import capture
 from circuitkit.engine.circuit_run import CircuitRun
+from circuitkit.engine.footprint import Footprints
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import PreparedBatch
 
@@ -177,3 +178,18 @@ def test_in_other_precisions(dtype):
         assert torch.allclose(
             run.final(kept), expected, rtol=0, atol=float(30 * torch.finfo(dtype).eps * expected.abs().max())
         )
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "llama"])
+def test_what_is_held_fits_what_is_predicted(variant, ablation):
+    model, batch = tiny(variant), random_batch(lengths=(8, 8, 8))
+    prepared = prepare(model, batch, ablation)
+    run = CircuitRun(prepared)
+    need = Footprints(model, batch, prepared.objective, prepared.ablation, prepared.policy).circuit_run()
+    streams = sum(stream.untyped_storage().nbytes() for stream in run.streams)
+    assert 0 < streams <= len(batch) * need.held["streams"]
+    differences = model.graph.n_writers * len(run.rows.numbers) * model.family.width * 8  # of the full circuit
+    past = sum(tensor.nbytes for layer in run.past for tensor in layer.values())
+    assert bool(past) == ablation.is_run
+    assert differences + past <= len(batch) * need.working["differences"]
