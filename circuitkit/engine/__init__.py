@@ -2,7 +2,7 @@
 
 Read `prepared_batch` first (one batch of prompts with its captured activations), then `masked_run` (equation (1)). The
 subpackages build on these two: `attribution` (first-order effects), `editors` (exact effects in a circuit under edit)
-and `search` (ACDC's search).
+and `search` (ACDC's search). `circuit_run` is equation (1) for one circuit, without what the circuit cannot change.
 """
 
 import lazy_loader
