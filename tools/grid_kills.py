@@ -26,7 +26,7 @@ import pandas
 from circuitkit.compare.comparison_folder import PARQUET
 from circuitkit.compare.grid import Grid
 from circuitkit.compare.runner import compare
-from circuitkit.report.tables import NOTES
+from circuitkit.report.comparison_tables import NOTES
 from circuitkit.storage.owned_folder import LOCK
 
 GRID: dict[str, Any] = {

@@ -86,15 +86,17 @@ def _dry_run(grid: "Grid", accelerator: str, devices: int) -> int:
 
 def _show(rows: "list[Row]", cells: int, folder: Path) -> int:
     """Print the tables, and what to know about them; return the exit status."""
-    from circuitkit.compare.comparison_folder import CSV, PARQUET, reproduce_command
-    from circuitkit.report.tables import comparison_tables
+    from circuitkit.compare.comparison_folder import AGREEMENT, CONCLUSIONS, CSV, PARQUET, reproduce_command
+    from circuitkit.report.comparison_tables import LEGEND, comparison_tables
 
     console = make_console()
-    for table in comparison_tables(rows):
+    for table in comparison_tables(rows, console.width):
         console.print(table)
+    console.print(LEGEND, markup=False)
+    console.print((folder / CONCLUSIONS).read_text(encoding="utf-8"), markup=False)
     failed = sum(bool(row["error"]) for row in rows)
     if failed:
         say(f"circuitkit: {failed} of {cells} cells failed; their errors are in the results.")
     print(f"Each row has its folder; repeat its run with: {reproduce_command(folder / 'FOLDER')}")
-    print(f"Saved in {folder / CSV} and {PARQUET}")
+    print(f"Saved in {folder / CSV} and {PARQUET}; how far methods agree: {AGREEMENT}")
     return CircuitKitError.exit_code if failed else 0

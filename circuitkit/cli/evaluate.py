@@ -44,7 +44,7 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     values = parse(parser, arguments)
 
     silence_libraries()
-    from circuitkit.report.tables import evaluation_tables
+    from circuitkit.report.evaluation_tables import evaluation_tables
     from circuitkit.run.reevaluate import reevaluate
 
     folder = Path(values.pop("run"))

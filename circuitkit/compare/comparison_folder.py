@@ -8,6 +8,8 @@ It holds
   cell has failed, a file `NAME.failure.json` with the reason and the time;
 - `results.csv` and `results.parquet`: the rows of all cells that are finished or have failed (`rows.COLUMNS`),
   rewritten after every cell;
+- `conclusions.txt`: which of the best two methods is better at each size, in words; `agreement.csv`: how far each two
+  cells agree (`conclusions.AGREEMENT_COLUMNS`);
 - `errors.log`: tracebacks, and the output of processes that crashed.
 
 The run folders are the truth: everything else is made from them again.
@@ -16,12 +18,13 @@ The run folders are the truth: everything else is made from them again.
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from circuitkit.compare.conclusions import AGREEMENT_COLUMNS
 from circuitkit.compare.grid import Cell
 from circuitkit.compare.rows import Row, to_frame
 from circuitkit.errors import CircuitKitError, UsageError
@@ -29,13 +32,14 @@ from circuitkit.run.result import Result
 from circuitkit.run.run_folder import CONFIG, RESULT, RunFolder, check_same_config, finish_writing
 from circuitkit.storage.files import read_json, write_atomically
 from circuitkit.storage.owned_folder import OwnedFolder, cannot_write
-from circuitkit.storage.text import to_json, to_yaml
+from circuitkit.storage.text import to_csv, to_json, to_yaml
 
 VERSION = 2
 """Of the files of a comparison; version 1 had numbered cells and no version in its files."""
 CELLS, CSV, PARQUET = "cells", "results.csv", "results.parquet"
 _ENVIRONMENT, _ERRORS, _FAILURE, _OUTPUT = "environment.json", "errors.log", ".failure.json", ".output"
-_OURS = (CONFIG, _ENVIRONMENT, CSV, PARQUET, _ERRORS, CELLS)
+CONCLUSIONS, AGREEMENT = "conclusions.txt", "agreement.csv"
+_OURS = (CONFIG, _ENVIRONMENT, CSV, PARQUET, CONCLUSIONS, AGREEMENT, _ERRORS, CELLS)
 _MOST_OUTPUT = 20_000
 """How many bytes of a crashed process's output are kept."""
 
@@ -186,6 +190,11 @@ class ComparisonFolder:
         frame.to_parquet(parquet, index=False)
         write_atomically(self.path / CSV, frame.to_csv(index=False).encode())
         write_atomically(self.path / PARQUET, parquet.getvalue())
+
+    def write_conclusions(self, sentences: Sequence[str], agreement: Sequence[Mapping[str, Any]]) -> None:
+        """Rewrite `conclusions.txt` and `agreement.csv`."""
+        write_atomically(self.path / CONCLUSIONS, "".join(f"{said}\n" for said in sentences).encode())
+        write_atomically(self.path / AGREEMENT, to_csv(agreement, AGREEMENT_COLUMNS).encode())
 
     def _failure_of(self, cell: Cell) -> Path:
         folder = self.folder_of(cell)

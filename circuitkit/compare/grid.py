@@ -15,7 +15,7 @@ from circuitkit.config.checks import check_examples, check_seed
 from circuitkit.errors import UsageError, quote
 from circuitkit.evaluation.sizes import SIZES, check_sizes
 from circuitkit.models.fetch import locate
-from circuitkit.report.tables import CONTROL
+from circuitkit.report.comparison_tables import CONTROL
 from circuitkit.storage.text import to_plain
 
 _PRECISION = "full"

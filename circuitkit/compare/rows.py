@@ -8,7 +8,7 @@ from circuitkit.errors import CircuitKitError
 from circuitkit.evaluation.evaluation import Evaluation, Point, Ranking
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.evaluation.measures import ACCURACY
-from circuitkit.report.tables import NOTES
+from circuitkit.report.comparison_tables import NOTES
 from circuitkit.storage.text import to_finite
 
 if TYPE_CHECKING:  # the constructor of a grid needs no pandas, and `--help` no second to import it
@@ -17,72 +17,58 @@ if TYPE_CHECKING:  # the constructor of a grid needs no pandas, and `--help` no 
     from circuitkit.run.result import Result
 
 _TEXT, _INTEGER, _NUMBER = "string", "Int64", "float64"
+_SPLITS = ("train", "test")
+
+
+def _figure_columns(*names: str) -> dict[str, str]:
+    return {f"{name}{end}": _NUMBER for name in names for end in ("", "_low", "_high")}
+
+
+def _faithfulness(measure: str, split: str) -> str:
+    return f"{measure}faithfulness_{split}"
+
+
 COLUMNS: Mapping[str, str] = {
-    "model": _TEXT,
-    "task": _TEXT,
-    "strategy": _TEXT,
-    "precision": _TEXT,
-    "objective": _TEXT,
+    **dict.fromkeys(("model", "task", "strategy", "precision", "objective"), _TEXT),
     "seed": _INTEGER,
-    "operating_point": _TEXT,
-    "ranking": _TEXT,
+    **dict.fromkeys(("operating_point", "ranking"), _TEXT),
     "fraction": _NUMBER,
-    "edges": _INTEGER,
-    "edges_asked": _INTEGER,
-    "faithfulness_train": _NUMBER,
-    "faithfulness_train_low": _NUMBER,
-    "faithfulness_train_high": _NUMBER,
-    "faithfulness_test": _NUMBER,
-    "faithfulness_test_low": _NUMBER,
-    "faithfulness_test_high": _NUMBER,
-    "value": _NUMBER,
-    "full": _NUMBER,
-    "ablated": _NUMBER,
-    "logit_difference": _NUMBER,
-    "logit_difference_faithfulness": _NUMBER,
-    "kl": _NUMBER,
-    "kl_faithfulness": _NUMBER,
-    "accuracy_circuit": _NUMBER,
-    "accuracy_model": _NUMBER,
-    "cpr": _NUMBER,
-    "cpr_low": _NUMBER,
-    "cpr_high": _NUMBER,
-    "cmd": _NUMBER,
-    "cmd_low": _NUMBER,
-    "cmd_high": _NUMBER,
-    "prompts_train": _INTEGER,
-    "prompts": _INTEGER,
-    "edges_tested": _INTEGER,
-    "wall_s": _NUMBER,
-    "peak_mb": _NUMBER,
-    "evaluation_s": _NUMBER,
-    "notes": _TEXT,
-    "error": _TEXT,
-    "folder": _TEXT,
+    **dict.fromkeys(("edges_asked", "edges"), _INTEGER),
+    **_figure_columns(
+        *(_faithfulness(measure, split) for measure in ("", "logit_difference_", "kl_") for split in _SPLITS)
+    ),
+    **_figure_columns("accuracy_circuit", "accuracy_model", "logit_difference", "logit_difference_model", "kl"),
+    **_figure_columns("accuracy_circuit_train", "accuracy_model_train"),
+    **_figure_columns("cpr", "cmd"),
+    **dict.fromkeys(("value", "full", "ablated"), _NUMBER),
+    **dict.fromkeys(("prompts_train", "prompts_test", "edges_tested"), _INTEGER),
+    **dict.fromkeys(("forward_equivalents", "wall_s", "evaluation_s", "peak_mb"), _NUMBER),
+    **dict.fromkeys(("notes", "error", "folder"), _TEXT),
 }
-"""Columns and their types, as pandas names them; all are always there, and in this order.
+"""Columns and their types, as pandas names them; all are always there, and in this order. `X_low` and `X_high` are the
+ends of the 95% interval of `X` over prompts; empty where it is not known.
 
 - `model` to `seed`: the labels of the cell. The random control's strategy is `random control`.
 - `operating_point`: how the circuit was selected, such as its threshold.
-- `ranking`: how the edges of this row were chosen: `signed` (CPR's) or `absolute` (CMD's) score, or `own` for the edges
-  that the method chose itself.
+- `ranking`: how the edges of this row were chosen: `signed` (CPR's) or `absolute` (CMD's) score, `own` for the edges
+  that the method chose itself, `complement` for all but these.
 - `fraction`: the requested fraction of the edges; `edges_asked`: that number of edges; `edges`: the number left after
   unconnected ones were dropped.
-- `faithfulness_train`, `faithfulness_test`: in the searched objective, on the prompts that the circuit was found on and
-  on held-out ones; 1 for the full model and 0 for the ablated one. `_low`, `_high`: 95% intervals over prompts.
-- All that follows is on the test split. `value`, `full`, `ablated`: the searched objective of this circuit, of the full
-  model and of the ablated one, lower is better. `logit_difference`, `kl`: these two objectives of the circuit, and its
-  faithfulness in them. `accuracy_circuit`, `accuracy_model`: the fraction of prompts whose answer beats the wrong ones.
-- `cpr`, `cmd`: the areas of the circuit's signed and of its absolute curve over all sizes, in each of its rows.
-- `prompts_train`, `prompts`: numbers of prompts of the train and the test split.
-- `wall_s` (seconds), `peak_mb` (2**20 bytes), `edges_tested`: the cost of the cell's discovery, in each of its rows;
-  `evaluation_s` (seconds): of the evaluation of this circuit, on both splits.
-- `notes`: caveats of the discovery and of this evaluation, separated by ` | `.
+- `faithfulness_train`, `faithfulness_test`: in the searched objective, on the prompts on which the circuit was found
+  and on held-out ones; 1 for the full model, 0 for the ablated one. `logit_difference_faithfulness_...` and
+  `kl_faithfulness_...`: likewise in the logit difference and in the KL divergence from the full model.
+- `accuracy_circuit`, `accuracy_model`: the fraction of the answers that beat every wrong answer, on test;
+  `..._train`: on train. `logit_difference`, `logit_difference_model` (logits), `kl` (nats): means on test.
+- `cpr`, `cmd`: the areas of this row's ranking on test (MIB's pair: CPR of `signed`, CMD of `absolute`).
+- `value`, `full`, `ablated`: the searched objective of this circuit, of the full model and of the ablated one, on test.
+- `prompts_train`, `prompts_test`: numbers of prompts.
+- `edges_tested`, `forward_equivalents` (compute, in forward passes), `wall_s` (seconds), `peak_mb` (2**20 bytes): the
+  cost of the cell's discovery; `evaluation_s` (seconds): of its evaluation. In each of the cell's rows.
+- `notes`: caveats of the discovery and of its evaluations, separated by ` | `.
 - `error`: why the cell has no result; empty otherwise.
 - `folder`: the cell's run folder, relative to the comparison's.
 """
-TRAIN, TEST = "train", "test"
-_RANKINGS: tuple[Ranking, ...] = ("signed", "absolute", "own")
+_RANKINGS: tuple[Ranking, ...] = ("signed", "absolute", "own", "complement")
 
 Row = dict[str, Any]
 
@@ -98,10 +84,12 @@ def rows_of(cell: Cell, folder: str, result: "Result") -> list[Row]:
     Raises:
         CircuitKitError: the result has no evaluation.
     """
-    if TEST not in result.evaluations:
+    if not all(split in result.evaluations for split in _SPLITS):
         why = next((note for note in result.notes if "could not be evaluated" in note), "The cell was not evaluated.")
         raise CircuitKitError(why, f"Its circuits are in {folder}.")
-    cost = {name: result.metrics.get(name) for name in ("edges_tested", "wall_s", "peak_mb")}
+    names = ("edges_tested", "forward_equivalents", "wall_s", "peak_mb")
+    cost = {name: result.metrics.get(name) for name in names}
+    cost["evaluation_s"] = sum(one.seconds for found in result.evaluations.values() for one in found)
     return [_complete(cell, folder, row | cost) for row in _figures(result)]
 
 
@@ -125,54 +113,55 @@ def _complete(cell: Cell, folder: str, row: Row) -> Row:
 
 
 def _figures(result: "Result") -> Iterator[Row]:
-    for number, circuit in enumerate(result.circuits):
-        by_split = {split: found[number] for split, found in result.evaluations.items()}
-        test, train = by_split[TEST], by_split.get(TRAIN)
-        notes = (note for evaluation in by_split.values() for note in evaluation.notes)
+    for circuit, *found in zip(result.circuits, *(result.evaluations[split] for split in _SPLITS), strict=True):
+        train, test = found
         shared: Row = {
             "operating_point": circuit.selection,
-            "notes": NOTES.join(dict.fromkeys([*result.notes, *notes])),
-            "evaluation_s": sum(evaluation.seconds for evaluation in by_split.values()),
-            "prompts_train": None if train is None else train.prompts,
-            **_areas(test),
+            "prompts_train": train.prompts,
+            "prompts_test": test.prompts,
         }
-        for ranking in _RANKINGS:
-            of_train = {point.fraction: point for point in train.curve(ranking)} if train else {}
-            for point in test.curve(ranking):
-                other = of_train.get(point.fraction)
-                yield shared | _point(point, test) | ({} if other is None else _faithfulness(other, TRAIN))
+        shared["notes"] = NOTES.join(dict.fromkeys([*result.notes, *train.notes, *test.notes]))
+        for number, point in enumerate(test.points):
+            if point.ranking in _RANKINGS:
+                yield shared | _point(point, test) | _of_splits({"train": train, "test": test}, number)
 
 
-def _point(point: Point, evaluation: Evaluation) -> Row:
-    """Make the columns of one circuit on the test split."""
-    row: Row = {name: getattr(point, name) for name in ("ranking", "fraction", "edges", "edges_asked", "value")}
-    row |= {name: getattr(evaluation, name)[evaluation.objective].value for name in ("full", "ablated")}
-    row |= {"prompts": evaluation.prompts, **_faithfulness(point, TEST)}
-    for name in ("logit_difference", "kl"):
-        if measured := point.measures.get(name):
-            row |= {name: measured.value.value}
-            row |= _figure(f"{name}_faithfulness", measured.faithfulness, interval=False)
-    if measured := point.measures.get(ACCURACY):
-        row |= {"accuracy_circuit": measured.value.value, "accuracy_model": evaluation.full[ACCURACY].value}
+def _point(point: Point, test: Evaluation) -> Row:
+    """Return what a row has of the test split alone."""
+    names = ("ranking", "fraction", "edges_asked", "edges", "value")
+    row: Row = {name: getattr(point, name) for name in names}
+    row |= {end: getattr(test, end)[test.objective].value for end in ("full", "ablated")}
+    if areas := test.areas.get(point.ranking):
+        row |= _spread("cpr", areas.cpr) | _spread("cmd", areas.cmd)
+    if (name := "logit_difference") in point.measures:
+        row |= _spread(name, _negate(point.measures[name].value)) | _spread(f"{name}_model", _negate(test.full[name]))
+    if "kl" in point.measures:
+        row |= _spread("kl", point.measures["kl"].value)
     return row
 
 
-def _areas(evaluation: Evaluation) -> Row:
-    """Make the columns of MIB's two areas: CPR is that of the signed curve, CMD that of the absolute one."""
+def _of_splits(evaluations: Mapping[str, Evaluation], number: int) -> Row:
+    """Return what a row has of each split: faithfulness and accuracy of point `number`."""
     row: Row = {}
-    if signed := evaluation.areas.get("signed"):
-        row |= _figure("cpr", signed.cpr)
-    if absolute := evaluation.areas.get("absolute"):
-        row |= _figure("cmd", absolute.cmd)
+    for split, evaluation in evaluations.items():
+        point = evaluation.points[number]
+        row |= _spread(_faithfulness("", split), point.searched.faithfulness)
+        for name in ("logit_difference", "kl"):
+            if name in point.measures:
+                row |= _spread(_faithfulness(f"{name}_", split), point.measures[name].faithfulness)
+        if ACCURACY in point.measures:
+            end = "_train" if split == "train" else ""
+            row |= _spread(f"accuracy_circuit{end}", point.measures[ACCURACY].value)
+            row |= _spread(f"accuracy_model{end}", evaluation.full[ACCURACY])
     return row
 
 
-def _faithfulness(point: Point, split: str) -> Row:
-    return _figure(f"faithfulness_{split}", point.searched.faithfulness)
+def _spread(name: str, figure: Figure | None) -> Row:
+    value, low, high = figure or (None, None, None)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
-def _figure(name: str, figure: Figure | None, interval: bool = True) -> Row:
-    if figure is None:
-        return {}
-    ends = {f"{name}_low": figure.low, f"{name}_high": figure.high} if interval else {}
-    return {name: figure.value, **ends}
+def _negate(figure: Figure) -> Figure:
+    """Turn the objective, which is lower for a better circuit, into the logit difference."""
+    value, high, low = (None if one is None else -one for one in figure)
+    return Figure(value, low, high)

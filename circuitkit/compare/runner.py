@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from circuitkit.compare.comparison_folder import ComparisonFolder
+from circuitkit.compare.conclusions import conclude
 from circuitkit.compare.executors import Ended, Executor, ProcessExecutor
 from circuitkit.compare.grid import Cell, Grid
 from circuitkit.compare.job import Failure, Job
@@ -82,6 +83,7 @@ def compare(
         todo = run.load_finished()
         with _say_how_to_resume(folder.path):
             run.execute(todo, chosen, where, progress)
+            folder.write_conclusions(*conclude(grid.cells, folder.load))
     return run.rows()
 
 

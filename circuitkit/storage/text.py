@@ -83,9 +83,9 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(to_finite(value), indent=2, allow_nan=False, default=str) + "\n").encode()
 
 
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write rows as CSV; columns are in the order in which they first appear."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Write rows as CSV; unless given, columns are in the order in which they first appear."""
+    columns = columns or list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

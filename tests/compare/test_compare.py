@@ -22,7 +22,7 @@ from circuitkit.compare.rows import COLUMNS
 from circuitkit.compare.runner import compare
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.sizes import SIZES
-from circuitkit.report.tables import CONTROL, comparison_tables
+from circuitkit.report.comparison_tables import CONTROL, comparison_tables
 from circuitkit.run.result import Result
 
 ACDC = {"class_path": "acdc", "init_args": {"threshold": [0.1, 1.0]}}
@@ -57,12 +57,12 @@ def test_one_row_per_cell_ranking_and_size(tmp_path: Path) -> None:
             expected |= {(strategy, seed, "all edges", ranking): len(FEW) for ranking in ("signed", "absolute")}
         for operating_point in ("threshold 0.1, signed", "threshold 1, signed"):
             expected |= {("acdc", seed, operating_point, ranking): len(FEW) for ranking in ("signed", "absolute")}
-            expected[("acdc", seed, operating_point, "own")] = 1
+            expected |= {("acdc", seed, operating_point, ranking): 1 for ranking in ("own", "complement")}
     assert counted == expected
     assert list(dict.fromkeys(row["strategy"] for row in rows)) == ["eap", "acdc", CONTROL]  # the order of the grid
     for row in rows:
         assert row["cpr"] is None  # over these sizes it is none
-        assert (row["prompts"], row["precision"], row["error"]) == (8, "full", "")
+        assert (row["prompts_train"], row["prompts_test"], row["precision"], row["error"]) == (8, 8, "full", "")
         assert row["wall_s"] > 0
         assert 10 < row["peak_mb"] < 500
     written = read(tmp_path / "out")
@@ -81,13 +81,26 @@ def test_the_figures_are_those_of_evaluate(tmp_path: Path) -> None:
     for strategy, label in (("eap", "eap"), ("random_edges", CONTROL)):
         circuit = circuitkit.discover(model, "ioi", strategy, examples=8, seed=3).circuit
         expected = circuitkit.evaluate(model, circuit, "ioi", examples=8, seed=3)
-        own = [row for row in rows if row["strategy"] == label]
+        train = circuitkit.evaluate(model, circuit, "ioi", examples=8, seed=3, split="train")
         for ranking in ("signed", "absolute"):
-            found = [row["faithfulness_test"] for row in own if row["ranking"] == ranking]
-            assert found == pytest.approx([point.faithfulness for point in expected.curve(ranking)], abs=1e-6)
-        for row in own:
-            assert row["cpr"] == pytest.approx(expected.cpr, abs=1e-6)
-            assert row["cmd"] == pytest.approx(expected.cmd, abs=1e-6)
+            own = [row for row in rows if row["strategy"] == label and row["ranking"] == ranking]
+            for row, point, of_train in zip(own, expected.curve(ranking), train.curve(ranking), strict=True):
+                for name, figure in {
+                    "faithfulness_test": point.searched.faithfulness,
+                    "faithfulness_train": of_train.searched.faithfulness,
+                    "logit_difference_faithfulness_test": point.measures["logit_difference"].faithfulness,
+                    "kl_faithfulness_train": of_train.measures["kl"].faithfulness,
+                    "accuracy_circuit": point.measures["accuracy"].value,
+                    "accuracy_circuit_train": of_train.measures["accuracy"].value,
+                    "accuracy_model": expected.full["accuracy"],
+                    "kl": point.measures["kl"].value,
+                    "cpr": expected.areas[ranking].cpr,
+                    "cmd": expected.areas[ranking].cmd,
+                }.items():
+                    found = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
+                    assert found == pytest.approx(list(figure), abs=1e-6), name
+                assert row["logit_difference"] == pytest.approx(-point.measures["logit_difference"].value.value)
+                assert row["logit_difference_model_low"] == pytest.approx(-expected.full["logit_difference"].high)
 
 
 def test_every_cell_has_its_run_folder_and_every_row_names_it(tmp_path: Path) -> None:
@@ -260,13 +273,17 @@ def test_the_table(tmp_path: Path) -> None:
     for table in comparison_tables(rows):
         Console(file=shown, width=140).print(table)
     lines = shown.getvalue().splitlines()
-    assert lines[0] == "ioi in toy: faithfulness on 8 test prompts, mean over 2 seeds"
+    assert lines[0] == "ioi in toy, logit_difference: faithfulness on 8 test prompts, mean over 2 seeds"
+    assert lines[1].startswith("The full model: right on 100% [")
     rule = next(number for number, line in enumerate(lines) if "───" in line)
     names = ["eap [bold]", "acdc, threshold 0.1, signed", "acdc, threshold 1, signed", CONTROL]
-    for name, line in zip(names, lines[rule + 1 :], strict=False):
+    for name, line in zip(names, lines[rule + 1 :: 2], strict=False):  # the intervals are below the figures
         assert line.startswith(f" {name} ")
-    for column in ("2%", "50%", "CPR", "CMD", "time", "peak", "own"):
+        assert "±" in line
+    for column in ("2%", "50%", "CPR", "CMD", "time", "peak"):
         assert column in "".join(lines[:rule])
+    chosen = next(line for line in lines[rule + 10 :] if "train" in line)
+    assert [head for head in ("train", "test", "difference", "KL", "accuracy") if head in chosen]
 
 
 def test_the_table_fits_a_narrow_terminal(tmp_path: Path) -> None:
@@ -275,11 +292,11 @@ def test_the_table_fits_a_narrow_terminal(tmp_path: Path) -> None:
         make_grid(strategies={"eap": "eap", "acdc": ACDC}, sizes=list(SIZES), precision=precisions), tmp_path / "out"
     )
     shown = StringIO()
-    for table in comparison_tables(rows):
+    for table in comparison_tables(rows, width=80):
         Console(file=shown, width=80).print(table)
     control = next(line for line in shown.getvalue().splitlines() if CONTROL in line)
-    figures = [row for row in rows if row["strategy"] == CONTROL]
-    assert f"{figures[0]['cpr']:.2f} {figures[0]['cmd']:.2f}" in control
+    areas = {row["ranking"]: row for row in rows if row["strategy"] == CONTROL}
+    assert f"{areas['signed']['cpr']:.2f} {areas['absolute']['cmd']:.2f}" in control
     assert "…" not in shown.getvalue()
 
 

@@ -9,7 +9,7 @@ from support.cells import make_grid
 from circuitkit.cli.main import main
 from circuitkit.compare import dry_run
 from circuitkit.compare.dry_run import predict_cells
-from circuitkit.report.tables import CONTROL
+from circuitkit.report.comparison_tables import CONTROL
 from circuitkit.run.discoverer import Discoverer
 
 GATES = {"class_path": "edge_pruning", "init_args": {"trainer": {"max_steps": 5}}}

@@ -7,7 +7,7 @@ from support.cells import make_grid
 
 from circuitkit.compare.grid import Cell, Grid
 from circuitkit.errors import UsageError
-from circuitkit.report.tables import CONTROL
+from circuitkit.report.comparison_tables import CONTROL
 
 ACDC = {"class_path": "acdc", "init_args": {"threshold": [0.1, 1.0]}}
 SWAP = {"class_path": "ioi", "init_args": {"corruption": "swap"}}

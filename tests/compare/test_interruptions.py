@@ -17,7 +17,7 @@ from circuitkit.cli.main import main
 from circuitkit.compare.comparison_folder import ComparisonFolder
 from circuitkit.compare.runner import compare
 from circuitkit.errors import CircuitKitError
-from circuitkit.report.tables import CONTROL
+from circuitkit.report.comparison_tables import CONTROL
 from circuitkit.run.result import Result
 from circuitkit.storage.owned_folder import BusyError
 from circuitkit.storage.text import to_json

@@ -14,7 +14,7 @@ from circuitkit import Circuit, Discovery, DiscoveryStrategy, PromptBatch, Task
 from circuitkit.cli.main import main
 from circuitkit.compare.grid import Grid
 from circuitkit.compare.runner import compare
-from circuitkit.report.tables import comparison_tables
+from circuitkit.report.comparison_tables import comparison_tables
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
 

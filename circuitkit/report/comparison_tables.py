@@ -1,0 +1,213 @@
+"""A comparison's tables for the terminal, from the rows of `results.csv`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from math import hypot
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from circuitkit.report.figures import format_figure, format_seconds
+
+Row = Mapping[str, Any]
+
+_COLUMNS = 4
+"""Maximum number of circuit sizes in a table; `results.csv` has all."""
+_WIDTH, _OTHERS = 13, 45
+"""Characters of a column of figures, and of the columns of names, areas (as single numbers) and costs together."""
+_WIDE = 100
+"""Characters of a terminal that has room for the intervals of areas."""
+_FEWEST = 5
+"""Minimum number of edges of a circuit size in a table."""
+_NARROWEST = 18
+"""Minimum width of the column of names, in characters; names may wrap, figures may not."""
+NOTES = " | "
+"""Separates the notes of a row."""
+CONTROL = "random control"
+"""The strategy's label in the rows of a random control."""
+LEGEND = """\
+Faithfulness is 1 for the full model and 0 for the ablated one. Figures are means over the prompts of the test split,
+with 95% intervals over prompts in brackets and, after ±, the standard deviation over seeds.
+x%, n: the top n edges by |score|. CPR: area under the curve over all sizes, ranked by signed score (1 is good).
+CMD: area between the curve and 1, ranked by absolute score (0 is good). Time and peak MB: of the discovery.
+"""
+
+
+def comparison_tables(rows: Sequence[Row], width: int = 140) -> list[Group]:
+    """Make the tables of each model, task and objective: faithfulness by size, and the circuits that methods chose.
+
+    There is a line per strategy, precision and operating point, averaged over seeds. `LEGEND` explains them.
+
+    Args:
+        rows: of `results.csv`.
+        width: of the terminal, in characters; a narrow one gets fewer sizes.
+    """
+
+    def place(row: Row) -> tuple[str, str, str]:
+        return row["model"], row["task"], row["objective"]
+
+    done = [row for row in rows if not row["error"]]
+    order = list(dict.fromkeys(map(place, done)))
+    grouped = groupby(sorted(done, key=lambda row: order.index(place(row))), place)
+    return [
+        _tables(f"{task} in {model}, {objective}", list(group), width) for (model, task, objective), group in grouped
+    ]
+
+
+def shown_sizes(rows: Sequence[Row], count: int = _COLUMNS) -> dict[float, int]:
+    """Choose evenly spread fractions, with their number of edges, except the full model and near-empty circuits.
+
+    Args:
+        rows: of one model.
+        count: the maximum.
+    """
+    asked = {row["fraction"]: row["edges_asked"] for row in rows if row["ranking"] == "absolute"}
+    sizes = sorted(size for size, edges in asked.items() if edges >= _FEWEST and size < 1)
+    sizes = sizes or sorted(size for size, edges in asked.items() if edges)
+    if len(sizes) > count:
+        step = (len(sizes) - 1) / max(count - 1, 1)
+        sizes = [sizes[round(index * step)] for index in range(count)] if count > 1 else [sizes[len(sizes) // 2]]
+    return {size: asked[size] for size in sizes}
+
+
+def _tables(name: str, rows: Sequence[Row], width: int) -> Group:
+    seeds, prompts = len({row["seed"] for row in rows}), max(row["prompts_test"] for row in rows)
+    over = f", mean over {seeds} seeds" if seeds > 1 else ""
+    title = f"[bold]{escape(name)}: faithfulness on {prompts} test prompts{over}[/]"
+    several = len({row["precision"] for row in rows if not _is_control(row)}) > 1
+    own = [row for row in rows if row["ranking"] == "own"]
+    chosen = [_own_table(own, several, width)] if own else []
+    return Group(title, _model_line(rows), _size_table(rows, several, width), *chosen, *map(escape, _notes(rows)))
+
+
+def _model_line(rows: Sequence[Row]) -> str:
+    """Say how well the full model itself does the task."""
+    parts = []
+    if (accuracy := _over_seeds(rows, "accuracy_model")).value is not None:
+        parts.append(f"right on {accuracy.value:.0%} [{accuracy.low:.0%}, {accuracy.high:.0%}] of the answers")
+    if (difference := _over_seeds(rows, "logit_difference_model")).value is not None:
+        parts.append(f"logit difference {_one_line(difference)}")
+    return escape(f"The full model: {', '.join(parts)}" if parts else "The full model's accuracy is not defined.")
+
+
+def _size_table(rows: Sequence[Row], several: bool, width: int) -> Table:
+    fitting = (width - _OTHERS - 2 * (_WIDTH - 5) * (width >= _WIDE)) // _WIDTH - several
+    sizes = shown_sizes(rows, min(max(fitting, 1), _COLUMNS))
+    heads = [f"{100 * size:.4g}%\n{edges:,}" for size, edges in sizes.items()]
+    table = _start_table(several, *heads, "CPR", "CMD", "time", "peak\nMB")
+    for (strategy, precision), line in _group(rows, "strategy", "precision"):
+        of_points = _group(line, "operating_point")
+        for number, ((point,), found) in enumerate(of_points):
+            signed, absolute = ([row for row in found if row["ranking"] == name] for name in ("signed", "absolute"))
+            curve = ([row for row in absolute if row["fraction"] == size] for size in sizes)
+            cells = [_two_lines(_over_seeds(of_size, "faithfulness_test")) for of_size in curve]
+            areas = [_over_seeds(signed, "cpr"), _over_seeds(absolute, "cmd")]
+            cells += [_two_lines(one) if width >= _WIDE else format_figure(one.value) for one in areas]
+            # One search, several operating points: its cost is on the first line
+            cells += _cost(found) if number == 0 else ["", ""]
+            label = f"{strategy}, {point}" if len(of_points) > 1 else strategy
+            table.add_row(escape(label), *([escape(precision)] if several else []), *cells)
+    return table
+
+
+def _own_table(rows: Sequence[Row], several: bool, width: int) -> Table:
+    names = {
+        "train": "faithfulness_train",
+        "test": "faithfulness_test",
+        "logit\ndifference": "logit_difference_faithfulness_test",
+        "KL": "kl_faithfulness_test",
+        "accuracy": "accuracy_circuit",
+    }
+    fitting = max((width - _OTHERS) // _WIDTH + 1 - several, 2)
+    known = [head for head, name in names.items() if any(row[name] is not None for row in rows)]
+    names = {head: names[head] for head in known[:fitting]}
+    table = _start_table(several, "own\nedges", *names)
+    for (strategy, precision, point), line in _group(rows, "strategy", "precision", "operating_point"):
+        edges = f"{mean(row['edges'] for row in line):,.0f}"
+        cells = [_two_lines(_over_seeds(line, name)) for name in names.values()]
+        label = escape(f"{strategy}, {point}")
+        table.add_row(label, *([escape(precision)] if several else []), edges, *cells)
+    return table
+
+
+def _start_table(several: bool, *heads: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    table.add_column("strategy", min_width=_NARROWEST)
+    if several:
+        table.add_column("precision")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
+
+
+def _group(rows: Sequence[Row], *names: str) -> list[tuple[tuple[Any, ...], list[Row]]]:
+    """Group rows by some columns, in the order of their first appearance; the control comes last."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return sorted(groups.items(), key=lambda item: _is_control(item[1][0]))
+
+
+class _OverSeeds(NamedTuple):
+    """A mean over seeds, its interval over prompts, and the standard deviation over seeds; None: not known."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    spread: float | None
+
+
+def _over_seeds(rows: Iterable[Row], name: str) -> _OverSeeds:
+    """Average a column over seeds.
+
+    The seeds have different prompts, so that the errors of their means are independent: the ends of the interval are as
+    far from the mean as the root of the summed squares of the seeds' own, divided by their number.
+    """
+    found = [row for row in {row["seed"]: row for row in rows}.values() if row[name] is not None]
+    if not found:
+        return _OverSeeds(None, None, None, None)
+    values = [row[name] for row in found]
+    value, spread = mean(values), stdev(values) if len(values) > 1 else None
+    if any(row[f"{name}_low"] is None or row[f"{name}_high"] is None for row in found):
+        return _OverSeeds(value, None, None, spread)
+    below, above = (hypot(*(row[name] - row[f"{name}_{end}"] for row in found)) for end in ("low", "high"))
+    return _OverSeeds(value, value - below / len(found), value + above / len(found), spread)
+
+
+def _one_line(figure: _OverSeeds) -> str:
+    return _two_lines(figure).replace("\n", " ")
+
+
+def _two_lines(figure: _OverSeeds) -> str:
+    if figure.value is None:
+        return ""
+    shown = format_figure(figure.value) + ("" if figure.spread is None else f" ±{figure.spread:.2f}")
+    if figure.low is None or figure.high is None:
+        return escape(shown)
+    return escape(f"{shown}\n[{format_figure(figure.low)}, {format_figure(figure.high)}]")
+
+
+def _cost(rows: Sequence[Row]) -> list[str]:
+    walls, peaks = ([row[name] for row in rows if row[name] is not None] for name in ("wall_s", "peak_mb"))
+    return [format_seconds(mean(walls)) if walls else "", f"{mean(peaks):,.0f}" if peaks else ""]
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """List every note once, with the strategies that it is about unless it is about all."""
+    about: dict[str, set[str]] = {}
+    for row in rows:
+        for note in filter(None, row["notes"].split(NOTES)):
+            about.setdefault(note, set()).add(row["strategy"])
+    strategies = {row["strategy"] for row in rows}
+    return [
+        f"Note: {note}" if found == strategies else f"Note ({', '.join(sorted(found))}): {note}"
+        for note, found in about.items()
+    ]
+
+
+def _is_control(row: Row) -> bool:
+    return bool(row["strategy"] == CONTROL)
