@@ -190,7 +190,7 @@ def _contents(cell: Cell) -> tuple[str, str]:
 
 
 def _make_process_executor(slots: int, grid: Grid, device: torch.device, threads: int) -> Executor:
-    return ProcessExecutor(slots, _modules(grid))
+    return ProcessExecutor(slots, _modules(grid, device))
 
 
 def _make_ray_executor(slots: int, grid: Grid, device: torch.device, threads: int) -> Executor:
@@ -203,10 +203,13 @@ _EXECUTORS: dict[str, Callable[[int, Grid, torch.device, int], Executor]] = {
 }
 
 
-def _modules(grid: Grid) -> list[str]:
-    """List the modules of this package that the cells need, for one import of all."""
+def _modules(grid: Grid, device: torch.device) -> list[str]:
+    """List the modules that the cells need, for one import of all."""
     used = (cell.config[part]["class_path"] for cell in grid.cells for part in ("task", "strategy", "precision"))
-    return list(dict.fromkeys(path.rpartition(".")[0] for path in used if path.startswith("circuitkit.")))
+    modules = dict.fromkeys(path.rpartition(".")[0] for path in used if path.startswith("circuitkit."))
+    quantized = "circuitkit.precision.pahq" in modules
+    # It touches the GPU when it is imported, after which a forked process could not use it
+    return [*modules, *(["bitsandbytes"] if quantized and device.type == "cpu" else [])]
 
 
 @contextmanager
