@@ -34,6 +34,12 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     parser.add_argument(
         "--seed", type=int | None, default=None, help="seed of the prompts and the random control; by default the run's"
     )
+    parser.add_argument(
+        "--minimality",
+        type=int,
+        default=0,
+        help="how many edges to sample from each circuit and remove one by one; by default none",
+    )
     parser.add_argument("--accelerator", type=str, default="auto", help="cpu, cuda, or auto (cuda if available)")
     parser.add_argument(
         "--allow_code",

@@ -17,3 +17,5 @@ from .intervals import faithfulness_figures as faithfulness_figures
 from .intervals import mean_figures as mean_figures
 from .intervals import over_seeds as over_seeds
 from .intervals import proportion_figure as proportion_figure
+from .intervals import proportion_figures as proportion_figures
+from .minimality import EdgeEffect as EdgeEffect

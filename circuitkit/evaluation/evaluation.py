@@ -6,9 +6,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from circuitkit.errors import UsageError
 from circuitkit.evaluation import intervals
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.evaluation.measures import ACCURACY, Values
+from circuitkit.evaluation.minimality import EdgeEffect
 from circuitkit.evaluation.sizes import SIZES
 from circuitkit.storage.shapes import check_shape
 
@@ -84,7 +86,9 @@ class Evaluation:
     Attributes:
         split: of the prompts.
         prompts: how many.
-        points: the curves, the circuit's own point unless it is a mere ranking, and its complement.
+        points: the curves, the circuit's own point unless it is a mere ranking, and its complement. The complement
+            tells completeness: a circuit that has all of the behavior leaves none to the other edges, so that their
+            faithfulness is near 0 (Wang et al. 2022, arXiv 2211.00593, section 4, where K is the whole circuit).
         full: figures of the full model by measure; ablated: of the ablated one.
         areas: by ranking, if the curve has all of MIB's sizes.
         identity_error: the larger of two differences that should be 0, in units of faithfulness: masked run with all
@@ -92,7 +96,10 @@ class Evaluation:
         seconds: the time that the evaluation took, captures included.
         notes: caveats, such as that faithfulness is undefined.
         templates: of every prompt, or empty.
-        values: by measure, `[points + 2, prompts]`: of every point in order, the full model and the ablated one.
+        minimality: effects of edges sampled from the circuit, if any were asked for. In a minimal circuit no edge is
+            useless: each has an effect (the same section, where K is empty).
+        values: by measure, `[points + edges + 2, prompts]`: of every point in order, the circuit without each edge of
+            `minimality`, the full model and the ablated one.
     """
 
     split: str
@@ -105,6 +112,7 @@ class Evaluation:
     seconds: float
     notes: list[str] = field(default_factory=list)
     templates: tuple[str, ...] = ()
+    minimality: list[EdgeEffect] = field(default_factory=list)
     values: Values = field(default_factory=dict)
 
     @property
@@ -140,16 +148,24 @@ class Evaluation:
         """Return the points of one ranking, from the smallest circuit to the largest."""
         return [point for point in self.points if point.ranking == ranking]
 
-    def per_prompt(self, point: Point | Literal["full", "ablated"], measure: str | None = None) -> np.ndarray:
+    def per_prompt(
+        self, point: Point | EdgeEffect | Literal["full", "ablated"], measure: str | None = None
+    ) -> np.ndarray:
         """Return the value of every prompt, float64 `[prompts]`.
 
         Args:
-            point: one of `points`, or the full or the ablated model.
+            point: one of `points`, the full or the ablated model, or one of `minimality` for the circuit without it.
             measure: its name; by default the searched objective.
+
+        Raises:
+            UsageError: it has no such point or measure.
         """
-        ends = {"full": -2, "ablated": -1}
-        row = ends[point] if isinstance(point, str) else self.points.index(point)
-        found: np.ndarray = self.values[measure or self.objective][row]
+        name = measure or self.objective
+        rows: list[Any] = [*self.points, *self.minimality, "full", "ablated"]
+        if name not in self.values or point not in rows:
+            problem = f"The evaluation has no values of {name!r} for {point!r}."
+            raise UsageError(problem, f"Choose one of its points, and of {', '.join(self.values) or 'no measures'}.")
+        found: np.ndarray = self.values[name][rows.index(point)]
         return found
 
     def by_template(self, point: Point, measure: str | None = None) -> dict[str, Measured]:
@@ -190,6 +206,7 @@ class Evaluation:
             **{name: getattr(self, name) for name in names},
             "templates": list(self.templates),
             "points": [_point_to_dict(point) for point in self.points],
+            "minimality": [{"edge": one.edge, "effect": one.effect._asdict()} for one in self.minimality],
             **{end: {name: one._asdict() for name, one in getattr(self, end).items()} for end in ("full", "ablated")},
             "areas": {
                 ranking: {"cpr": found.cpr._asdict(), "cmd": found.cmd._asdict()}
@@ -215,6 +232,7 @@ class Evaluation:
             **{name: found[name] for name in names},
             templates=tuple(found["templates"]),
             points=[_point_from_dict(point) for point in found["points"]],
+            minimality=[EdgeEffect(one["edge"], _figure(one["effect"])) for one in found["minimality"]],
             full={name: _figure(one) for name, one in found["full"].items()},
             ablated={name: _figure(one) for name, one in found["ablated"].items()},
             areas={ranking: Areas(_figure(one["cpr"]), _figure(one["cmd"])) for ranking, one in found["areas"].items()},
@@ -232,7 +250,7 @@ def measure_rows(name: str, rows: np.ndarray, full: np.ndarray, ablated: np.ndar
     """
     rows = np.atleast_2d(rows)
     if name == ACCURACY:
-        return [Measured(intervals.proportion_figure(row)) for row in rows]
+        return [Measured(figure) for figure in intervals.proportion_figures(rows)]
     values, faithfulness = intervals.mean_figures(rows), intervals.faithfulness_figures(rows, full, ablated)
     return [Measured(values.figure(row), faithfulness.figure(row)) for row in range(len(rows))]
 
@@ -242,7 +260,7 @@ def compute_areas(points: Sequence[Point], values: np.ndarray) -> dict[str, Area
 
     Args:
         points: of an evaluation.
-        values: of the searched objective, `[points + 2, prompts]`.
+        values: of the searched objective: a row per point, others, the full model's and the ablated one's.
     """
     found: dict[str, Areas] = {}
     for ranking in dict.fromkeys(point.ranking for point in points):
@@ -297,6 +315,7 @@ _EVALUATION = {
     "split": str,
     "prompts": int,
     "points": [_POINT],
+    "minimality": [{"edge": str, "effect": _FIGURE}],
     "full": dict,
     "ablated": dict,
     "areas": dict,

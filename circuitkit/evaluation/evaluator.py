@@ -34,6 +34,7 @@ from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches, ref
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluation import CURVES, Evaluation, Point, Ranking, compute_areas, measure_rows
 from circuitkit.evaluation.measures import Measures, Values
+from circuitkit.evaluation.minimality import check_minimality, edge_effects, remove_each, sample_edges
 from circuitkit.evaluation.sizes import SIZES, check_sizes
 from circuitkit.interrupts import taking_turns
 from circuitkit.models.circuit_model import CircuitModel
@@ -62,6 +63,7 @@ def evaluate(
     examples: int | Sequence[int] = 32,
     seed: int = 0,
     split: Split = "test",
+    minimality: int = 0,
 ) -> Evaluation:
     """Measure the faithfulness of a circuit on held-out prompts, in full precision.
 
@@ -74,13 +76,16 @@ def evaluate(
             `Point`).
         objective, ablation: object or name.
         examples: maximum number of prompts per split, one number for all or three, for train, validation and test.
-        seed: seed of the task's splits and of the random control.
+        seed: seed of the task's splits, the random control and the sample of edges.
         split: the split to evaluate on.
+        minimality: how many edges to sample from the circuit, all if it has fewer; each is removed alone.
 
     Raises:
-        UsageError: an unknown name, sizes that are not rising fractions, a circuit of another graph.
+        UsageError: an unknown name, sizes that are not rising fractions, a circuit of another graph, or `minimality`
+            for a mere ranking.
     """
     check_curves(sizes, rankings)
+    check_minimality(minimality, [circuit])
     examples = check_examples(examples)
     if not isinstance(model, CircuitModel):
         named = specs.model_spec(model, kv=circuit.graph.kv)
@@ -94,7 +99,7 @@ def evaluate(
         seed=seed,
         split=split,
     )
-    evaluation = evaluator.evaluate(circuit, sizes, rankings)
+    evaluation = evaluator.evaluate(circuit, sizes, rankings, minimality)
     for note in evaluation.notes:
         warnings.warn(note, stacklevel=2)
     return evaluation
@@ -198,7 +203,7 @@ class Evaluator:
     Args:
         prepared_batches: the prompts of one split.
         split: its name, for the result.
-        seed: seed of the random control.
+        seed: seed of the random control and of the sample of edges.
         notes: notes on the prompts, for every evaluation.
     """
 
@@ -208,6 +213,7 @@ class Evaluator:
     ) -> None:
         started = time.perf_counter()
         self.split = split
+        self._seed = seed
         self._prompt_notes = list(notes)
         self.graph = prepared_batches[0].model.graph
         self.prompts = sum(len(prepared.batch) for prepared in prepared_batches)
@@ -279,7 +285,11 @@ class Evaluator:
         return float((value - ablated) / (full - ablated)) if full != ablated else None
 
     def evaluate(
-        self, circuit: Circuit, sizes: Sequence[float] = SIZES, rankings: Sequence[Ranking] = CURVES
+        self,
+        circuit: Circuit,
+        sizes: Sequence[float] = SIZES,
+        rankings: Sequence[Ranking] = CURVES,
+        minimality: int = 0,
     ) -> Evaluation:
         """Evaluate rankings at every size, the circuit's own edges, and all others (the complement).
 
@@ -287,9 +297,11 @@ class Evaluator:
             circuit: on the evaluator's graph.
             sizes: fractions of the edges, rising; empty: only the circuit's own edges and the others.
             rankings: any of `signed`, `absolute`, `greedy` and `random`.
+            minimality: how many of the circuit's edges to sample, all if it has fewer, and to remove alone.
 
         Raises:
-            UsageError: sizes that are not rising fractions, an unknown ranking, or a circuit of another graph.
+            UsageError: sizes that are not rising fractions, an unknown ranking, a circuit of another graph, or
+                `minimality` for a mere ranking.
         """
         if not same_edges(circuit.graph, self.graph):
             raise UsageError(
@@ -297,9 +309,12 @@ class Evaluator:
                 "Evaluate it in the model it was found in, loaded with the same kv.",
             )
         check_curves(sizes, rankings)
+        check_minimality(minimality, [circuit])
         started = time.perf_counter()
         chosen = [*self._curves(circuit, sizes, rankings), *_own(circuit)]
-        rows = [*(self.measure(one.kept) for one in chosen), self.full, self.ablated]
+        sampled = sample_edges(circuit, minimality, self._seed)
+        without = [self.measure(kept) for kept in remove_each(circuit, sampled)]
+        rows = [*(self.measure(one.kept) for one in chosen), *without, self.full, self.ablated]
         values = {name: np.stack([row[name] for row in rows]) for name in self.full}
         measured = {name: measure_rows(name, found, found[-2], found[-1]) for name, found in values.items()}
         points = [
@@ -312,17 +327,20 @@ class Evaluator:
             )
             for number, one in enumerate(chosen)
         ]
+        own, searched = self.measure(circuit.kept)[self.objective], values[self.objective]
+        names = [self.graph.names[edge] for edge in sampled]
         return Evaluation(
             split=self.split,
             prompts=self.prompts,
             points=points,
             full={name: figures[-2].value for name, figures in measured.items()},
             ablated={name: figures[-1].value for name, figures in measured.items()},
-            areas=compute_areas(points, values[self.objective]),
+            areas=compute_areas(points, searched),
             identity_error=self.identity_error,
             seconds=self._take_seconds() + time.perf_counter() - started,
             notes=self._notes(),
             templates=self._templates,
+            minimality=edge_effects(names, own, searched[len(chosen) : -2], searched[-2], searched[-1]),
             values=values,
         )
 

@@ -176,9 +176,21 @@ def proportion_figure(values: npt.ArrayLike, seed: int = 0) -> Figure:
         values: from 0 to 1, `[prompts]`.
         seed: of the resamples.
     """
-    (shares,) = _columns(values)
-    if not np.isin(shares, (0, 1)).all():
-        return mean_figures(shares, seed).figure()
+    return proportion_figures(np.asarray(values, dtype=np.float64)[None], seed)[0]
+
+
+def proportion_figures(values: npt.ArrayLike, seed: int = 0) -> list[Figure]:
+    """Compute several means of shares, as `proportion_figure` does each; `[rows, prompts]`."""
+    (rows,) = _columns(values)
+    whole = [bool(np.isin(row, (0, 1)).all()) for row in rows]
+    means = None if all(whole) else mean_figures(rows, seed)
+    return [
+        _wilson(row) if means is None or of_whole else means.figure(number)
+        for number, (row, of_whole) in enumerate(zip(rows, whole, strict=True))
+    ]
+
+
+def _wilson(shares: Array) -> Figure:
     interval = stats.binomtest(int(shares.sum()), len(shares)).proportion_ci(LEVEL, method="wilson")
     return Figure(float(shares.mean()), float(interval.low), float(interval.high))
 

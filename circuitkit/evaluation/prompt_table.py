@@ -18,9 +18,9 @@ _ENDS = ("full", "ablated")
 def write_prompt_table(evaluations: Mapping[str, Sequence[Evaluation]]) -> bytes:
     """Write a row per split, circuit, point, measure and prompt, as a Parquet file.
 
-    Columns: `split`; `circuit`, its number from 1; `ranking`, `fraction` and `edges` as in `Point`, where the full and
-    the ablated model have the rankings `full` and `ablated`; `measure`; `prompt`, its number from 0; `template`, empty
-    if the prompts have none; `value`.
+    Columns: `split`; `circuit`, its number from 1; `ranking`, `fraction` and `edges` as in `Point`, where the circuit
+    without a sampled edge has the ranking `without EDGE`, and the full and the ablated model `full` and `ablated`;
+    `measure`; `prompt`, its number from 0; `template`, empty if the prompts have none; `value`.
 
     Args:
         evaluations: by split, one per circuit.
@@ -36,9 +36,11 @@ def write_prompt_table(evaluations: Mapping[str, Sequence[Evaluation]]) -> bytes
 
 
 def _table(split: str, number: int, evaluation: Evaluation) -> pa.Table:
-    rankings = [*(point.ranking for point in evaluation.points), *_ENDS]
-    fractions = [*(point.fraction for point in evaluation.points), 1.0, 0.0]
-    edges = [*(point.edges for point in evaluation.points), None, 0]
+    points, sampled = evaluation.points, evaluation.minimality
+    rankings = [*(point.ranking for point in points), *(f"without {one.edge}" for one in sampled), *_ENDS]
+    fractions = [*(point.fraction for point in points), *(None for _ in sampled), 1.0, 0.0]
+    own = [point.edges - 1 for point in evaluation.curve("own")]
+    edges = [*(point.edges for point in points), *(own * len(sampled)), None, 0]
     prompts, rows, measures = evaluation.prompts, len(rankings), list(evaluation.values)
     templates = list(evaluation.templates) or [""] * prompts
     count = rows * prompts * len(measures)
@@ -81,18 +83,23 @@ class PromptValues:
             raise ValueError(f"it is no Parquet file of values ({type(error).__name__})") from error
         self._taken = 0
 
-    def take(self, measures: Sequence[str], points: int, prompts: int) -> Values:
-        """Take the values of the next evaluation, by measure `[points + 2, prompts]`.
+    def take(self, measures: Sequence[str], circuits: int, prompts: int) -> Values:
+        """Take the values of the next evaluation, by measure `[circuits + 2, prompts]`.
+
+        Args:
+            measures: their names.
+            circuits: how many were measured: points, and edges of `minimality`.
+            prompts: how many.
 
         Raises:
             ValueError: there are fewer.
         """
-        each = (points + len(_ENDS)) * prompts
+        each = (circuits + len(_ENDS)) * prompts
         wanted = self._values[self._taken : self._taken + each * len(measures)]
         if prompts < 1 or len(wanted) != each * len(measures):
             raise ValueError("it has fewer values than the evaluations in result.json")
         self._taken += len(wanted)
-        parts = wanted.reshape(len(measures), points + len(_ENDS), prompts)
+        parts = wanted.reshape(len(measures), circuits + len(_ENDS), prompts)
         return dict(zip(measures, parts, strict=True))
 
     def finish(self) -> None:

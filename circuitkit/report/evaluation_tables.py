@@ -1,4 +1,4 @@
-"""Tables of evaluations for the terminal."""
+"""Tables of one circuit's evaluation: faithfulness by size and ranking, and what else it tells of the circuit."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from circuitkit.evaluation.evaluation import Evaluation, Point
-from circuitkit.report.figures import format_interval
+from circuitkit.report.figures import (
+    describe_completeness,
+    describe_minimality,
+    describe_templates,
+    format_interval,
+)
 
 
 def evaluation_tables(evaluations: Sequence[Evaluation], title: str) -> Group:
@@ -37,15 +42,11 @@ def _evaluation_table(evaluation: Evaluation) -> list[Any]:
             table.add_row(f"{asked:,}", f"{100 * fraction:.4g}%", *cells)
     on = f"{evaluation.prompts} prompts ({evaluation.split})"
     head = f"Faithfulness in {evaluation.objective} on {on}, with 95% intervals over prompts"
-    own = [
-        f"{what}: {format_interval(point.searched.faithfulness)}"
-        for ranking, what in (("own", "The circuit's own edges"), ("complement", "All others"))
-        for point in evaluation.points
-        if point.ranking == ranking
-    ]
+    own = [f"The circuit's own edges: {format_interval(one.searched.faithfulness)}." for one in evaluation.curve("own")]
+    said = [*own, describe_completeness(evaluation), describe_minimality(evaluation), describe_templates(evaluation)]
     return [
         escape(head),
-        *([escape(". ".join(own))] if own else []),
+        *(escape(line) for line in said if line),
         *([table] if rankings else []),
         _areas(evaluation),
     ]

@@ -13,6 +13,8 @@ _BANDS = (
     (float("inf"), "overshooting", ": better than the full model, as harmful edges are missing"),
 )
 """Upper ends of faithfulness, what it is called, and what that means."""
+_FEW_TEMPLATES, _WORST = 4, 3
+"""With more templates, only this many of the worst and the best are shown."""
 
 
 def format_figure(value: float | None) -> str:
@@ -78,3 +80,72 @@ def verdict(evaluation: Evaluation, point: Point, random: Point | None) -> str:
 def _band(value: float) -> int:
     inside = [value < end or (value == end and word == "faithful") for end, word, _ in _BANDS]
     return inside.index(True) if True in inside else len(_BANDS) - 1
+
+
+def describe_completeness(evaluation: Evaluation) -> str:
+    """Say what the circuit's complement does and what that means; empty if there is none."""
+    if not (found := evaluation.curve("complement")):
+        return ""
+    figure = found[0].searched.faithfulness or Figure(None, None, None)
+    text = f"All edges except the circuit's: {format_interval(figure)}"
+    full, ablated = (getattr(evaluation, end)[evaluation.objective].value for end in ("full", "ablated"))
+    if figure.low is None or figure.high is None or full is None or ablated is None or full > ablated:
+        return f"{text}."
+    near = 1 - GOOD
+    if figure.high < -near:
+        return f"{text}: below 0, so without the circuit's edges the others work against the task."
+    if figure.low > near:
+        return f"{text}: far above 0, so the circuit is not complete. The other edges do part of the task without it."
+    if figure.low >= -near and figure.high <= near:
+        return f"{text}: near 0, so the circuit is complete. The other edges do nothing without it."
+    return f"{text}: {evaluation.prompts} prompts do not settle whether the circuit is complete (near 0)."
+
+
+def describe_minimality(evaluation: Evaluation) -> str:
+    """Say how many of the sampled edges make a difference; empty if none were sampled."""
+    sampled = evaluation.minimality
+    if not sampled:
+        return ""
+    edges = f"{len(sampled)} sampled edge{'s' * (len(sampled) != 1)}"
+    helpful: list[float] = []
+    harmful: list[float] = []
+    for value, low, high in (one.effect for one in sampled):
+        if value is None or low is None or high is None:
+            return f"Minimality: the effects of {edges} have no intervals, as prompts are too few or too different."
+        helpful += [value] * (low > evaluation.identity_error)  # not by rounding alone
+        harmful += [value] * (high < -evaluation.identity_error)
+    useless = len(sampled) - len(helpful) - len(harmful)
+    clear = sorted(abs(value) for value in helpful + harmful)
+    text = (
+        f"Minimality: of {edges}, {len(clear)} ({len(clear) / len(sampled):.0%}) change faithfulness when removed alone"
+    )
+    if clear:
+        text += f", by {clear[0]:.2g} to {clear[-1]:.2g} ({len(helpful)} help, {len(harmful)} hurt)"
+    return f"{text}; {useless} may be useless, as the interval contains 0." if useless else f"{text}."
+
+
+def describe_templates(evaluation: Evaluation) -> str:
+    """Say on which templates the circuit, or a ranking's largest part, does worst and best; empty without several."""
+    point = _main_point(evaluation)
+    if point is None or len(set(evaluation.templates)) < 2:
+        return ""
+    figures = {name: one.faithfulness for name, one in evaluation.by_template(point).items()}
+    known = {name: one for name, one in figures.items() if one is not None and one.value is not None}
+    order = sorted(known, key=lambda name: known[name].value or 0.0)
+    shown = [
+        f"{name}: {format_interval(known[name])} ({evaluation.templates.count(name)} prompts)"
+        for name in (order if len(order) <= _FEW_TEMPLATES else [*order[:_WORST], order[-1]])
+    ]
+    if not shown:
+        return ""
+    which = "its own edges" if point.ranking == "own" else f"the top {point.edges_asked:,} edges, {point.ranking}"
+    how = "" if len(shown) == len(figures) else f", the {len(shown) - 1} worst and the best of {len(figures)}"
+    return f"By template ({which}{how}): {'; '.join(shown)}."
+
+
+def _main_point(evaluation: Evaluation) -> Point | None:
+    """Return the circuit's own point or, for a mere ranking, that of its largest part."""
+    rankings = ("own", "absolute", "signed", "greedy")
+    found = [one for ranking in rankings for one in evaluation.points if one.ranking == ranking]
+    own = [one for one in found if one.ranking == "own"]
+    return max(own or [one for one in found if one.fraction < 1], key=lambda one: one.fraction, default=None)

@@ -11,6 +11,7 @@ from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluation import CURVES, Evaluation, Ranking
 from circuitkit.evaluation.evaluator import check_curves, make_evaluator, make_prompts
+from circuitkit.evaluation.minimality import check_minimality
 from circuitkit.evaluation.prompt_table import write_prompt_table
 from circuitkit.evaluation.sizes import SIZES
 from circuitkit.interrupts import taking_turns
@@ -38,6 +39,7 @@ def reevaluate(
     splits: Sequence[Split] = SPLITS,
     examples: int | Sequence[int] | None = None,
     seed: int | None = None,
+    minimality: int = 0,
     accelerator: str = "auto",
     allow_code: bool = False,
 ) -> tuple[list[Circuit], dict[str, list[Evaluation]]]:
@@ -51,6 +53,7 @@ def reevaluate(
         examples: maximum number of prompts per split, one number for all or three, for train, validation and test; by
             default the run's.
         seed: likewise.
+        minimality: how many edges to sample from each circuit, all if it has fewer; each is removed alone.
         accelerator: as in `Discoverer`.
         allow_code: also import classes that no installed package registers, as the run's config names them. It may
             name any code: allow only what comes from people whom you trust.
@@ -59,14 +62,15 @@ def reevaluate(
         The circuits, and by split one evaluation per circuit.
 
     Raises:
-        UsageError: the folder is not a finished run, the run's task was a `PromptBatch`, or its config names a class
-            that no installed package registers.
+        UsageError: the folder is not a finished run, the run's task was a `PromptBatch`, its config names a class that
+            no installed package registers, or `minimality` is asked for and a circuit is a mere ranking.
         CircuitKitError: a file is damaged, or the model cannot be loaded.
     """
     sizes = SIZES if sizes is None else sizes
     check_curves(sizes, rankings)
     check_splits(splits)
     result = Result.load(run)
+    check_minimality(minimality, result.circuits)
     config = result.config
     if config["task"].get("class_path") == _PROMPTS:
         raise UsageError(
@@ -86,7 +90,7 @@ def reevaluate(
     changes = _changes(config, model, task, numbers, seed)
     for split in splits:
         evaluator = make_evaluator(model, task, objective, ablation, examples=numbers, seed=seed, split=split)
-        found[split] = [evaluator.evaluate(circuit, sizes, rankings) for circuit in result.circuits]
+        found[split] = [evaluator.evaluate(circuit, sizes, rankings, minimality) for circuit in result.circuits]
         for evaluation in found[split]:
             evaluation.notes.extend(changes)
     described = {split: [evaluation.to_dict() for evaluation in of_split] for split, of_split in found.items()}

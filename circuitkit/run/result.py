@@ -207,7 +207,8 @@ def _read_evaluations(folder: Path, found: Mapping[str, Any], circuits: int) -> 
     """
     if not found:
         return {}
-    check_shape(found, {key: [{"full": dict, "points": list, "prompts": int}] for key in found}, "evaluations")
+    shape = {"full": dict, "points": list, "minimality": list, "prompts": int}
+    check_shape(found, {key: [shape] for key in found}, "evaluations")
     with _damage(folder / PROMPTS):
         values = PromptValues(read_bytes(folder / PROMPTS))
     evaluations: dict[str, list[Evaluation]] = {}
@@ -217,7 +218,7 @@ def _read_evaluations(folder: Path, found: Mapping[str, Any], circuits: int) -> 
         evaluations[split] = []
         for one in of_circuits:
             with _damage(folder / PROMPTS):
-                taken = values.take(list(one["full"]), len(one["points"]), one["prompts"])
+                taken = values.take(list(one["full"]), len(one["points"] + one["minimality"]), one["prompts"])
             evaluations[split].append(Evaluation.from_dict(one, taken))
     with _damage(folder / PROMPTS):
         values.finish()
