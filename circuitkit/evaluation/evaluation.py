@@ -195,6 +195,7 @@ class Evaluation:
         if not isinstance(other, Evaluation):
             return NotImplemented
         same = {**self.to_dict(), "seconds": 0} == {**other.to_dict(), "seconds": 0}
+        same = same and self.values.keys() == other.values.keys()
         return same and all(np.array_equal(one, other.values[name]) for name, one in self.values.items())
 
     __hash__ = None  # type: ignore[assignment]

@@ -105,17 +105,19 @@ def evaluate(
     return evaluation
 
 
-def check_curves(sizes: Sequence[float], rankings: Sequence[str] = CURVES) -> None:
-    """Check what is to be evaluated.
+def check_curves(sizes: Sequence[float], rankings: Sequence[str] = CURVES) -> list[float]:
+    """Check what is to be evaluated; return the sizes as plain numbers.
 
     Raises:
-        UsageError: the sizes are not rising fractions, or there is no such ranking.
+        UsageError: the sizes are not rising fractions, there is no such ranking, or one is named twice.
     """
-    if not (isinstance(sizes, list | tuple) and not sizes):
-        check_sizes(sizes)
+    if isinstance(rankings, str) or len(set(rankings)) != len(rankings):
+        problem = f"The rankings {rankings!r} are not a list of different rankings."
+        raise UsageError(problem, "Give a list such as ['signed', 'random'].")
     for ranking in rankings:
         if ranking not in _OF_SIZES:
             raise registry.unknown_name("ranking", ranking, list(_OF_SIZES))
+    return [] if isinstance(sizes, list | tuple) and not sizes else check_sizes(sizes)
 
 
 def make_evaluator(
@@ -308,7 +310,7 @@ class Evaluator:
                 f"The circuit belongs to {circuit.graph}, not to this model's {self.graph}.",
                 "Evaluate it in the model it was found in, loaded with the same kv.",
             )
-        check_curves(sizes, rankings)
+        sizes = check_curves(sizes, rankings)
         check_minimality(minimality, [circuit])
         started = time.perf_counter()
         chosen = [*self._curves(circuit, sizes, rankings), *_own(circuit)]

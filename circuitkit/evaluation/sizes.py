@@ -26,7 +26,7 @@ def own_sizes(circuit: Circuit) -> Sequence[float]:
 
 
 def check_sizes(sizes: Any) -> list[float]:
-    """Return the sizes as a list.
+    """Return the sizes as a list of plain numbers.
 
     Raises:
         UsageError: they are not rising fractions.
@@ -37,4 +37,4 @@ def check_sizes(sizes: Any) -> list[float]:
         raise UsageError(
             f"The sizes {sizes!r} are not rising fractions of the edges.", "Give fractions such as 0.01, 0.1, 1."
         )
-    return found
+    return [float(size) for size in found]

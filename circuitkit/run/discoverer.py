@@ -335,7 +335,8 @@ class Discoverer:
             for split, batch in prompts.items():
                 evaluator = Evaluator.prepare(model, batch, *parts, split, seed, memory_budget=self.memory_budget)
                 result.evaluations[split] = [
-                    evaluator.evaluate(circuit, sizes or own_sizes(circuit)) for circuit in result.circuits
+                    evaluator.evaluate(circuit, own_sizes(circuit) if sizes is None else sizes)
+                    for circuit in result.circuits
                 ]
         except CircuitKitError as error:
             result.notes.append(f"The circuits could not be evaluated: {error}")
