@@ -40,6 +40,12 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
         default=0,
         help="how many edges to sample from each circuit and remove one by one; by default none",
     )
+    parser.add_argument(
+        "--reference",
+        type=str | None,
+        default=None,
+        help="a circuit to compare with: a run folder, a circuit's folder, or EAP-IG's .json or .pt file",
+    )
     parser.add_argument("--accelerator", type=str, default="auto", help="cpu, cuda, or auto (cuda if available)")
     parser.add_argument(
         "--allow_code",
@@ -53,12 +59,26 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     from circuitkit.report.evaluation_tables import evaluation_tables
     from circuitkit.run.reevaluate import reevaluate
 
-    folder = Path(values.pop("run"))
+    folder, given = Path(values.pop("run")), values.pop("reference")
+    agreements = [] if given is None else _compare(folder, given)
     with current_folder_on_path() if values["allow_code"] else nullcontext():
         circuits, evaluations = reevaluate(folder, **values)
     console = make_console()
     for number, circuit in enumerate(circuits):
         of_circuit = [found[number] for found in evaluations.values()]
         console.print(evaluation_tables(of_circuit, f"{folder}: {circuit.selection}"))
+        if agreements:
+            console.print(agreements[number], markup=False)
     print(f"Saved in {folder / 'evaluation.json'}")
     return 0
+
+
+def _compare(folder: Path, given: str) -> list[str]:
+    """Say how far each circuit of a run agrees with a reference circuit."""
+    from circuitkit.evaluation.reference import compute_agreement, load_reference
+    from circuitkit.report.figures import describe_agreement
+    from circuitkit.run.result import Result
+
+    circuits = Result.load(folder).circuits
+    reference = load_reference(given, circuits[0].graph)
+    return [describe_agreement(compute_agreement(one, reference), reference, one) for one in circuits]

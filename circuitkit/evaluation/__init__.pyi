@@ -19,3 +19,6 @@ from .intervals import over_seeds as over_seeds
 from .intervals import proportion_figure as proportion_figure
 from .intervals import proportion_figures as proportion_figures
 from .minimality import EdgeEffect as EdgeEffect
+from .reference import Agreement as Agreement
+from .reference import compute_agreement as compute_agreement
+from .reference import load_reference as load_reference

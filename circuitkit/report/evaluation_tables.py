@@ -11,6 +11,7 @@ from rich.table import Table
 from circuitkit.evaluation.evaluation import Evaluation, Point
 from circuitkit.report.figures import (
     describe_completeness,
+    describe_control,
     describe_minimality,
     describe_templates,
     format_interval,
@@ -49,6 +50,7 @@ def _evaluation_table(evaluation: Evaluation) -> list[Any]:
         *(escape(line) for line in said if line),
         *([table] if rankings else []),
         _areas(evaluation),
+        *([escape(control)] if (control := describe_control(evaluation)) else []),
     ]
 
 

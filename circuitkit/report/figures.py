@@ -1,7 +1,12 @@
 """Numbers as text: figures with their intervals, times, and a circuit's faithfulness in words."""
 
+import math
+
+from circuitkit.circuit.circuit import Circuit
 from circuitkit.evaluation.evaluation import Evaluation, Measured, Point
 from circuitkit.evaluation.intervals import Figure
+from circuitkit.evaluation.reference import Agreement
+from circuitkit.evaluation.sizes import SIZES
 
 GOOD = 0.8
 """A circuit with at least this faithfulness is called faithful."""
@@ -124,6 +129,16 @@ def describe_minimality(evaluation: Evaluation) -> str:
     return f"{text}; {useless} may be useless, as the interval contains 0." if useless else f"{text}."
 
 
+def describe_agreement(agreement: Agreement, reference: Circuit, circuit: Circuit) -> str:
+    """Say how far a circuit agrees with a reference circuit."""
+    which = f"its top {len(reference):,} edges" if circuit.is_ranking else "its edges"
+    return (
+        f"Agreement with the reference of {len(reference):,} edges: ROC AUC of |score| {agreement.roc_auc:.2f} (1: the "
+        f"reference's edges rank first, 0.5: chance), Jaccard index of {which} {agreement.jaccard:.2f} (edges in both "
+        "/ edges in either)."
+    )
+
+
 def describe_templates(evaluation: Evaluation) -> str:
     """Say on which templates the circuit, or a ranking's largest part, does worst and best; empty without several."""
     point = _main_point(evaluation)
@@ -149,3 +164,37 @@ def _main_point(evaluation: Evaluation) -> Point | None:
     found = [one for ranking in rankings for one in evaluation.points if one.ranking == ranking]
     own = [one for one in found if one.ranking == "own"]
     return max(own or [one for one in found if one.fraction < 1], key=lambda one: one.fraction, default=None)
+
+
+def describe_control(evaluation: Evaluation) -> str:
+    """Say why the random control's CPR is above a ranking's, and what to look at instead; empty if it is not."""
+    cpr = {ranking: areas.cpr.value for ranking, areas in evaluation.areas.items() if areas.cpr.value is not None}
+    control = cpr.pop("random", -math.inf)
+    lower = [ranking for ranking, value in cpr.items() if round(value, 2) < round(control, 2)]
+    if not lower:
+        return ""
+    ranking = lower[0]
+    curves: dict[str, dict[float, float]] = {}
+    for point in evaluation.points:
+        curves.setdefault(point.ranking, {})[point.fraction] = point.faithfulness or 0.0
+    gains = {  # of the trapezoidal rule; the last size, the full model, is the same for both
+        size: (after - before) / 2 * (curves["random"][size] - curves[ranking][size])
+        for before, size, after in zip(SIZES, SIZES[1:], SIZES[2:], strict=False)
+    }
+    size = max(gains, key=lambda one: gains[one])
+    random, found = curves["random"][size], curves[ranking][size]
+    absolute = curves.get("absolute", {}).get(size)
+    text = (
+        f"The random control's CPR ({control:z.2f}) is above that of {ranking} ({cpr[ranking]:z.2f}). CPR weighs by "
+        "the number of edges: the sizes 20% and 50% have 60% of the weight, and every curve has 0.25 for its end, the "
+        f"full model. The largest part of the difference is at {100 * size:.4g}%, where random edges have "
+        f"{random:z.2f}, and {ranking} {found:z.2f}."
+    )
+    if random > 1:
+        text += " There the random circuit is better than the full model, as it lacks harmful edges."
+    elif ranking == "signed" and absolute is not None and absolute > random:
+        text += (
+            f" By |score| it is {absolute:z.2f}: edges of negative score, which come last by score, are needed, or the "
+            "scores have the wrong sign."
+        )
+    return f"{text} Compare CMD, and faithfulness at the sizes up to 10%."

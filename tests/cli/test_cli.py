@@ -117,6 +117,40 @@ def test_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(pd.read_parquet("run/evaluation.parquet")) == 2 * (2 * 10 + 2 + 2) * 3 * 4
 
 
+def test_evaluate_samples_edges_and_compares_with_a_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*DISCOVER, "--strategy", "acdc", "--strategy.threshold", "0.1", "--out", "run"]) == 0
+    circuit = Circuit.load("run")
+    circuit.to_eap_ig("reference.json", d_model=8)
+    options = ["--sizes", "[]", "--splits", "[test]", "--minimality", "3"]
+    capsys.readouterr()
+    for reference in ("run", "reference.json"):
+        assert main(["evaluate", "run", *options, "--reference", reference]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"Agreement with the reference of {len(circuit)} edges: ROC AUC of |score| 1.00" in shown
+        assert "Jaccard index of its edges 1.00" in shown
+        assert "of 3 sampled edges" in shown
+    (found,) = json.loads(Path("run/evaluation.json").read_text())["evaluations"]["test"]
+    assert {one["edge"] for one in found["minimality"]} < set(circuit.names())
+    assert len(pd.read_parquet("run/evaluation.parquet")) == (2 + 3 + 2) * 3 * 8
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--reference", "none"], "There is no 'none'"),
+        (["--minimality", "3"], "is a ranking: it has no edges of its own"),
+        (["--minimality", "-1"], "Give the number of edges to sample"),
+    ],
+)
+def test_evaluate_refuses_before_it_evaluates(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*DISCOVER, "--strategy", "eap", "--out", "run"]) == 0
+    monkeypatch.setattr("circuitkit.evaluation.evaluator.Evaluator.prepare", lambda *_, **__: pytest.fail("evaluated"))
+    assert main(["evaluate", "run", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_compare_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare"]) == 0
     shown, progress = capsys.readouterr()

@@ -281,6 +281,15 @@ def test_shares_between_0_and_1_are_resampled() -> None:
     assert intervals.proportion_figure(shares, seed=3) == intervals.mean_figures(shares, seed=3).figure()
 
 
+def test_proportions_of_several_rows_are_those_of_each_alone() -> None:
+    generator = np.random.default_rng(0)
+    rows = np.stack([generator.integers(0, 2, 12), generator.random(12), np.ones(12), generator.random(12)])
+    found = intervals.proportion_figures(rows)
+    for row, figure in zip(rows, found, strict=True):
+        assert figure == pytest.approx(intervals.proportion_figure(row), abs=1e-12)
+    assert intervals.proportion_figures(rows[[0, 2]]) == [found[0], found[2]]
+
+
 # Two methods
 
 
