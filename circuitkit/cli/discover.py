@@ -98,6 +98,13 @@ def _add_options(parser: ArgumentParser) -> None:
         default=32,
         help="maximum number of prompts per split: one number, or three such as [64,32,64] for train, validation, test",
     )
+    parser.add_argument(
+        "--faithfulness",
+        type=float | None,
+        default=None,
+        help="find the smallest circuit with this faithfulness on the validation split, at whatever size, threshold or "
+        "target it takes",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the prompts, the strategy and the random control")
     add_run_options(parser, "runs/STRATEGY-TASK-TIME")
     parser.add_argument(

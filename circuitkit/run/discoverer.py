@@ -5,7 +5,8 @@ Steps:
 1. Make the parts from their specs, and refuse a folder that holds results.
 2. Load the model, make the prompts, fit the ablation on the train prompts, and say if the model hardly does the task. A
    run to resume must have been made with the same model and prompts.
-3. Prepare the precision policy, let the strategy find circuits on the train split, and save them.
+3. Prepare the precision policy, let the strategy find circuits on the train split, and save them. With a faithfulness
+   to reach, choose the smallest that has it on the validation split, if need be of several searches.
 4. Evaluate the circuits on the train and the test split, in full precision, and say if they do better on the first.
 5. Fill the folder.
 
@@ -27,10 +28,8 @@ from circuitkit.config.specs import Spec
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
-from circuitkit.engine.prepared_batch import reference_batches
 from circuitkit.engine.processes import ALONE, Processes
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.evaluation.chance import chance_notes, model_accuracy
 from circuitkit.evaluation.evaluator import Evaluator, check_curves, prompt_notes
 from circuitkit.evaluation.generalization import generalization_notes
 from circuitkit.evaluation.sizes import own_sizes
@@ -49,14 +48,15 @@ from circuitkit.run.earlier_run import (
     say_how_to_resume,
 )
 from circuitkit.run.environment import describe_environment
-from circuitkit.run.found_circuits import check_circuits
 from circuitkit.run.global_state import preserve_global_state
 from circuitkit.run.metrics_log import MetricsLog
 from circuitkit.run.prediction import predict
+from circuitkit.run.preparation import prepare
 from circuitkit.run.resources import ResourceMonitor, parse_size
 from circuitkit.run.result import Result
 from circuitkit.run.run_config import (
     SPLITS,
+    VALIDATION,
     ModelSpec,
     RunConfig,
     RunOptions,
@@ -67,8 +67,9 @@ from circuitkit.run.run_config import (
     wrap_model,
 )
 from circuitkit.run.run_folder import RunFolder, finish_writing
-from circuitkit.run.under_policy import under_policy
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+from circuitkit.run.searching import search
+from circuitkit.run.smallest import find_smallest, reached_notes, search_notes
+from circuitkit.strategies.base import Discovery
 from circuitkit.tasks.base import Split
 
 
@@ -148,7 +149,7 @@ class Discoverer:
                 interrupted one, continue from its last saved state to the same result; otherwise start from scratch.
                 The prompts and the model must be the same too, by their content (see the module `content`). With
                 `overwrite`, a finished run is not read, only an interrupted one continued.
-            options: `precision`, `objective`, `ablation` and `examples`, as `RunOptions` describes them.
+            options: `precision`, `objective`, `ablation`, `examples` and `faithfulness`; see `RunOptions`.
 
         Returns:
             The circuits, their faithfulness, and their cost. Of several processes, all return the circuits, but only
@@ -234,10 +235,13 @@ class Discoverer:
             fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
             loaded = model if isinstance(model, CircuitModel) else load_model(model)
             splits = run_config.check_splits(SPLITS)
-            run, prompts = self._prepare(run_config, move_to(self.device, loaded), splits, fabric, ALONE)
+            loaded = move_to(self.device, loaded)
+            run, prompts = prepare(run_config, loaded, splits, fabric, ALONE, self.memory_budget)
             if resume and out is not None:
                 check_earlier_content(out, describe_content(loaded, prompts))
             notes += [*prompt_notes(prompts), *run.notes]
+            if run_config.faithfulness is not None:
+                notes += search_notes(run_config.strategy)
             if self.devices > 1:
                 run.batches = [run.batches[0][:: self.devices]]
                 notes.append(f"This is for each of {self.devices} processes, with its part of the prompts.")
@@ -270,16 +274,17 @@ class Discoverer:
     ) -> Result:
         fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
         loaded = move_to(self.device, model if isinstance(model, CircuitModel) else load_model(model))
-        run, prompts = self._prepare(run_config, loaded, splits, fabric, processes)
+        run, prompts = prepare(run_config, loaded, splits, fabric, processes, self.memory_budget)
         if folder is not None:
+            run.folder = folder.path
             run_config.config[CONTENT] = describe_content(loaded, prompts)
             run.checkpoint_file = folder.prepare_checkpoint(run_config.config, resume)
-        run.checkpoint_file = processes.broadcast(run.checkpoint_file)
+        run.folder, run.checkpoint_file = processes.broadcast((run.folder, run.checkpoint_file))
         searched = None if folder is None else folder.saved_search()
         if result := processes.broadcast(None if searched is None else Result.load(searched)):
             result.notes.append("The run was interrupted after its search, and resumed.")
         else:
-            circuits = _discover(run_config.strategy, run, self.memory_budget)
+            circuits = self._search(run_config, run, prompts)
             notes = [*run.model.notes, *prompt_notes(prompts), *run.notes, *resumption_notes(run)]
             environment = describe_environment(self.device)
             result = Result(circuits, {}, run.metrics, run_config.config, environment, notes, rows)
@@ -289,37 +294,11 @@ class Discoverer:
             self._evaluate(result, run_config, run.model, {split: prompts[split] for split in splits}, sizes)
         return result
 
-    def _prepare(
-        self,
-        run_config: RunConfig,
-        model: CircuitModel,
-        splits: Sequence[Split],
-        fabric: Fabric,
-        processes: Processes,
-    ) -> tuple[Discovery, dict[str, PromptBatch]]:
-        """Make the `Discovery` that the strategy receives, and the prompts of train and the other splits."""
-        prompts = run_config.make_prompts(model, splits)
-        train = prompts["train"]
-        launch.check_prompts(len(train), processes)
-        for batch in prompts.values():  # now, not only after the search
-            run_config.objective.check(batch)
-            run_config.ablation.check(batch)
-        budget = launch.memory_for_each(self.device, self.memory_budget, processes)
-        run_config.ablation.fit(model, reference_batches(model, train, budget))
-        run = Discovery(
-            model=model,
-            batches=[train],
-            objective=run_config.objective,
-            ablation=run_config.ablation,
-            policy=run_config.precision,
-            fabric=fabric,
-            generator=torch.Generator().manual_seed(run_config.seed),
-            memory_budget=launch.memory_for_each(self.device, self.memory_budget, processes),
-            processes=processes,
-        )
-        for note in chance_notes(model_accuracy(model, train, budget), train, "train"):
-            run.note(note)
-        return run, prompts
+    def _search(self, run_config: RunConfig, run: Discovery, prompts: Mapping[str, PromptBatch]) -> list[Circuit]:
+        strategy, wanted = run_config.strategy, run_config.faithfulness
+        if wanted is None:
+            return search(strategy, run, self.memory_budget)
+        return [find_smallest(strategy, run, prompts[VALIDATION], wanted, self.memory_budget)]
 
     def _evaluate(
         self,
@@ -341,6 +320,8 @@ class Discoverer:
         except CircuitKitError as error:
             result.notes.append(f"The circuits could not be evaluated: {error}")
         result.notes.extend(generalization_notes(result.evaluations))
+        if run_config.faithfulness is not None:
+            result.notes.extend(reached_notes(result.evaluations, run_config.faithfulness, result.metrics))
 
 
 def discover(
@@ -353,6 +334,7 @@ def discover(
     objective: Objective | Spec = "logit_difference",
     ablation: Ablation | Spec = "resample",
     examples: int | Sequence[int] = 32,
+    faithfulness: float | None = None,
     sizes: Sequence[float] | None = None,
     splits: Sequence[Split] = SPLITS,
     seed: int = 0,
@@ -372,6 +354,8 @@ def discover(
         ablation: what a removed edge carries instead, a name or an `Ablation`.
         examples: maximum number of prompts to find the circuit on; as many other prompts are used to evaluate it. Or
             three such numbers, for the splits train (find), validation (choose) and test (evaluate).
+        faithfulness: find the smallest circuit with this faithfulness on the validation split, whatever the strategy:
+            the first edges of its ranking, or its circuit at another threshold or target (see the module `smallest`).
         sizes: fractions of the edges at which to evaluate; by default the circuit's own, or 1%, 5% and 20% for a
             ranking. Empty: no evaluation.
         splits: those to evaluate on; by default train, on which the circuit is found, and test.
@@ -401,20 +385,9 @@ def discover(
         objective=objective,
         ablation=ablation,
         examples=examples,
+        faithfulness=faithfulness,
         sizes=sizes,
         splits=splits,
         out=out,
         resume=resume,
     )
-
-
-def _discover(strategy: DiscoveryStrategy, run: Discovery, memory_budget: int | None) -> list[Circuit]:
-    """Run the strategy under the precision policy."""
-
-    def discover() -> list[Circuit]:
-        run.resume(memory_budget)
-        circuits = check_circuits(strategy, strategy.discover(run), run)
-        run.fabric.call("on_discovery_end", run, circuits)
-        return circuits
-
-    return under_policy(strategy, run, discover)

@@ -28,6 +28,7 @@ class MetricsLog(Logger):
         super().__init__()
         self.rows: list[dict[str, Any]] = []
         self._folder = folder
+        self._loaded = 0
         self._written = time.monotonic()
 
     @property
@@ -52,7 +53,8 @@ class MetricsLog(Logger):
         rows = SavedState({_ROWS: saved.get(_ROWS)}, "the state", [_ROWS]).items(_ROWS)
         if not all(isinstance(row, dict) for row in rows):
             raise misfit("the rows of metrics.csv are not mappings")
-        self.rows[:0] = rows
+        self.rows[: self._loaded] = rows  # a later state of the same run has the rows of an earlier one too
+        self._loaded = len(rows)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add a row; rows are numbered in order, unless `step` is given."""

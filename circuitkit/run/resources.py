@@ -23,6 +23,9 @@ MB = 2**20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
+_NOTHING: dict[str, float] = {"wall_s": 0.0, "peak_mb": 0.0}
+
+
 class ResourceMonitor(Callback):
     """Adds wall time and peak memory to the run's metrics, separately for loading and for discovery.
 
@@ -44,7 +47,7 @@ class ResourceMonitor(Callback):
 
     def __init__(self) -> None:
         self.held = 0
-        self._earlier: dict[str, float] = {"wall_s": 0.0, "peak_mb": 0.0}
+        self._earlier = dict(_NOTHING)
 
     def on_load_start(self, device: torch.device, model: CircuitModel | None) -> None:
         """Record the memory in use before the model is loaded."""
@@ -58,6 +61,7 @@ class ResourceMonitor(Callback):
     def on_discovery_start(self, run: Discovery) -> None:
         """Record the time and memory of loading, and start measuring the discovery."""
         run.metrics.update(load_s=self._seconds(), load_peak_mb=self._peak_mb())
+        self._earlier = dict(_NOTHING)
         return_free_memory()
         self.held = max(self._memory.now() - self._before, 0)
         self._restart()
@@ -68,8 +72,8 @@ class ResourceMonitor(Callback):
 
     def on_load_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
         """Continue from the time and memory of the interrupted run."""
-        earlier = SavedState(saved.get("resources"), "the resources", self._earlier)
-        self._earlier = {name: earlier.number(name) for name in self._earlier if earlier[name] is not None}
+        earlier = SavedState(saved.get("resources"), "the resources", _NOTHING)
+        self._earlier = {name: earlier.number(name) for name in _NOTHING if earlier[name] is not None}
 
     def on_discovery_end(self, run: Discovery, circuits: Sequence[Circuit]) -> None:
         """Record the time and memory of the discovery."""

@@ -21,6 +21,7 @@ from circuitkit.models.brought import unwrap_model
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.loading import load_tokenizer
 from circuitkit.precision.base import PrecisionPolicy
+from circuitkit.run.smallest import check_faithfulness
 from circuitkit.strategies.base import DiscoveryStrategy
 from circuitkit.tasks.base import Split, Task
 
@@ -29,6 +30,8 @@ TaskSpec = Task | PromptBatch | Spec
 StrategySpec = DiscoveryStrategy | Spec
 SPLITS: tuple[Split, ...] = ("train", "test")
 """The splits that circuits are evaluated on by default."""
+VALIDATION: Split = "validation"
+"""The split that sizes are chosen on."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -40,12 +43,15 @@ class RunOptions(TypedDict, total=False):
         ablation: likewise, or an `Ablation`; by default `resample`.
         examples: maximum number of prompts per split, one number for all or three, for train, validation and test; by
             default 32.
+        faithfulness: find the smallest circuit with this faithfulness on the validation split (see the module
+            `smallest`), instead of the circuits at the strategy's operating points or a mere ranking.
     """
 
     precision: PrecisionPolicy | Spec | None
     objective: Objective | Spec
     ablation: Ablation | Spec
     examples: int | Sequence[int]
+    faithfulness: float | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class RunConfig:
     examples: Examples
     seed: int
     config: dict[str, Any]
+    faithfulness: float | None = None
 
     @classmethod
     def make(
@@ -88,7 +95,15 @@ class RunConfig:
             _check_kind(kind, key, parts[key])
             config[key] = specs.resolve(kind, spec) if isinstance(spec, str | Mapping) else specs.describe(spec)
         config |= {"examples": examples.plain, "seed": seed}
-        return cls(**parts, examples=examples, seed=seed, config=config)
+        wanted = options.get("faithfulness")
+        if wanted is not None:
+            wanted = config["faithfulness"] = check_faithfulness(wanted, parts["strategy"])
+            if isinstance(parts["task"], PromptBatch):
+                raise UsageError(
+                    f"faithfulness={wanted:g} is reached on the validation split, which a PromptBatch does not have.",
+                    "Give a task, such as PromptFile, or choose a size yourself: `circuit.top(n)`.",
+                )
+        return cls(**parts, examples=examples, seed=seed, config=config, faithfulness=wanted)
 
     def check_splits(self, splits: Sequence[Split]) -> list[Split]:
         """Return the splits to evaluate on; a `PromptBatch` has only the train split.
@@ -100,10 +115,11 @@ class RunConfig:
         return ["train"] if splits and isinstance(self.task, PromptBatch) else list(splits)
 
     def make_prompts(self, model: CircuitModel, splits: Sequence[Split]) -> dict[str, PromptBatch]:
-        """Make the prompts of the train split and of others."""
+        """Make the prompts of the train split and of others, with validation if the size is chosen there."""
+        chosen_on: tuple[Split, ...] = () if self.faithfulness is None else (VALIDATION,)
         return {
             split: make_prompts(model, self.task, split, self.examples.of(split), self.seed)
-            for split in dict.fromkeys((SPLITS[0], *splits))
+            for split in dict.fromkeys((SPLITS[0], *chosen_on, *splits))
         }
 
 

@@ -16,9 +16,20 @@ from circuitkit.storage.text import read_yaml, to_plain, to_yaml
 
 RESULT, CONFIG, METRICS = "result.json", "config.yaml", "metrics.csv"
 CHECKPOINT, STATE, SEARCH = "checkpoint", "state.safetensors", "search"
+FINISHED = "finished.safetensors"
+"""A finished search of several, in a folder of its own in the checkpoint."""
 _WHERE = ("accelerator", "devices", CONTENT)
 """Parts of the configuration that do not change the result, or are compared in `content.py`."""
-_IN_CHECKPOINT = (CONFIG, STATE, "*/last.ckpt", "*/.last.ckpt", f"{SEARCH}/*", f".{SEARCH}/*")
+_IN_CHECKPOINT = (
+    CONFIG,
+    STATE,
+    f"*/{STATE}",
+    f"*/{FINISHED}",
+    "*/last.ckpt",
+    "*/.last.ckpt",
+    f"{SEARCH}/*",
+    f".{SEARCH}/*",
+)
 EVALUATION = "evaluation"
 """The name, without its endings, of the files of a later evaluation."""
 _LATER = (f"{EVALUATION}.json", f"{EVALUATION}.parquet")
@@ -55,8 +66,11 @@ def _difference(key: str, one: Any, other: Any) -> str:
 
 def can_resume(folder: str | Path) -> bool:
     """Tell whether a folder holds the saved state, or the unevaluated search, of an interrupted run."""
-    saved = (Path(folder) / CHECKPOINT / name for name in (STATE, SEARCH))
-    return any(os.path.exists(file) for file in saved)  # noqa: PTH110  no error for long names
+    checkpoint = Path(folder) / CHECKPOINT
+    if not os.path.isdir(checkpoint):  # noqa: PTH112  no error for long names
+        return False
+    saved = (STATE, SEARCH, f"*/{STATE}", f"*/{FINISHED}")
+    return any(True for pattern in saved for _ in checkpoint.glob(pattern))
 
 
 class RunFolder:

@@ -13,7 +13,7 @@ from circuitkit.engine.search.greedy import GreedySearch
 from circuitkit.engine.search.visits import Order
 from circuitkit.errors import UsageError
 from circuitkit.storage.state import SavedState, misfit
-from circuitkit.strategies.base import EDITORS, Discovery, DiscoveryStrategy, EditorKind, as_list
+from circuitkit.strategies.base import EDITORS, Discovery, DiscoveryStrategy, EditorKind, OperatingPoint, as_list
 
 _CIRCUIT = ("scores", "kept", "score_sources", "selection")
 
@@ -37,6 +37,8 @@ class ACDC(DiscoveryStrategy):
     Raises:
         UsageError: an argument is out of its range.
     """
+
+    operating_point = OperatingPoint("threshold")
 
     def __init__(
         self,

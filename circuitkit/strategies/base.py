@@ -1,5 +1,6 @@
 """The base class of discovery methods, and the tools that a run gives them."""
 
+import inspect
 import math
 import time
 import warnings
@@ -8,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning.fabric import Fabric
@@ -104,6 +105,7 @@ class Discovery:
         notes: the caveats given to `note`; part of the result.
         memory_budget: bytes for the engine's largest buffers; None: half of what is free.
         checkpoint_file: where `checkpoint` saves; None: nowhere.
+        folder: the run's folder, if it has one.
         resumed: in a resumed run, the state that the strategy last gave to `checkpoint`; otherwise None.
         resumptions: how often the run was resumed from a saved state.
         processes: those that run this discovery.
@@ -120,6 +122,7 @@ class Discovery:
     notes: list[str] = field(default_factory=list)
     memory_budget: int | None = None
     checkpoint_file: Path | None = None
+    folder: Path | None = None
     resumed: dict[str, Any] | None = None
     resumptions: int = 0
     processes: Processes = ALONE
@@ -287,12 +290,42 @@ class Discovery:
             self.fabric.log_dict(numbers)
 
 
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The constructor argument of a strategy that sets the size of its circuit; a larger value gives a sparser one.
+
+    A run with a faithfulness to reach tries other values of it, which it doubles or halves on a scale of positive
+    numbers (`to_scale`).
+
+    Attributes:
+        argument: its name; the strategy has an attribute of this name.
+        fraction: True for a fraction of the edges to remove, between 0 and 1; False for any positive number.
+    """
+
+    argument: str
+    fraction: bool = False
+
+    def to_scale(self, value: float) -> float:
+        """Return the place of a value: itself, or 1 / (1 - value) - 1 of a fraction, removed edges per kept one."""
+        return value / (1 - value) if self.fraction else value
+
+    def from_scale(self, place: float) -> float:
+        """Return the value of a place, the inverse of `to_scale`."""
+        return place / (1 + place) if self.fraction else place
+
+
 class DiscoveryStrategy(ABC):
     """Finds the edges of a model that a task needs.
 
     A subclass implements `discover`. Its constructor arguments are its configuration: typed, documented, and validated
     in the constructor. It is registered by an entry point in the group `circuitkit.strategies`.
+
+    Attributes:
+        operating_point: the argument that sets the size of its circuit; None: the strategy ranks edges, or its
+            circuits have the size that they have.
     """
+
+    operating_point: ClassVar[OperatingPoint | None] = None
 
     @abstractmethod
     def discover(self, run: Discovery) -> Circuit | Sequence[Circuit]:
@@ -322,6 +355,13 @@ class DiscoveryStrategy(ABC):
     def footprint(self, run: Discovery) -> Need | None:
         """Count the memory that `discover` needs besides the weights (see `Discovery.footprints`); None: unknown."""
         return None
+
+    def at(self, value: float) -> Self:
+        """Make a copy with another value at the operating point; other arguments are read from their attributes."""
+        assert self.operating_point is not None
+        names = inspect.signature(type(self)).parameters
+        arguments = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return type(self)(**{**arguments, self.operating_point.argument: value})
 
     def __repr__(self) -> str:
         return specs.to_call(self)

@@ -13,7 +13,7 @@ from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.memory import Need
 from circuitkit.errors import UsageError
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy, as_list
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy, OperatingPoint, as_list
 from circuitkit.strategies.gate_training.hard_concrete import Gates
 from circuitkit.strategies.gate_training.trainer import (
     GateTraining,
@@ -68,6 +68,8 @@ class EdgePruning(DiscoveryStrategy):
     Raises:
         UsageError: an argument is out of its range; an option of the trainer is unknown.
     """
+
+    operating_point = OperatingPoint("target", fraction=True)
 
     def __init__(
         self,

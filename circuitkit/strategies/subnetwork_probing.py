@@ -11,7 +11,7 @@ from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.memory import Need
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy, as_list
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy, OperatingPoint, as_list
 from circuitkit.strategies.gate_training.hard_concrete import Gates, open_probability, start_at
 from circuitkit.strategies.gate_training.trainer import (
     GateTraining,
@@ -51,6 +51,8 @@ class SubnetworkProbing(DiscoveryStrategy):
     Raises:
         UsageError: an argument is out of its range; an option of the trainer is unknown.
     """
+
+    operating_point = OperatingPoint("l0_weight")
 
     def __init__(
         self,

@@ -213,8 +213,8 @@ def _trainer(run: Discovery, options: Mapping[str, Any], callbacks: list[Callbac
         if run.processes.rank:
             made.update(enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
             given = [one for one in given if not isinstance(one, Checkpoint | ProgressBar | ModelSummary)]
-        if run.checkpoint_file is not None:
-            made.setdefault("default_root_dir", run.checkpoint_file.parent.parent)
+        if run.folder is not None:
+            made.setdefault("default_root_dir", run.folder)
         trainer = Trainer(
             **made,
             accelerator=run.model.device.type,

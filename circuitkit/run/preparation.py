@@ -1,0 +1,61 @@
+"""What a run prepares before it searches: prompts, the fitted ablation, and the `Discovery` for the strategy."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning.fabric import Fabric
+
+from circuitkit.data.prompt_batch import PromptBatch
+from circuitkit.engine.prepared_batch import reference_batches
+from circuitkit.engine.processes import Processes
+from circuitkit.evaluation.chance import chance_notes, model_accuracy
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.run import launch
+from circuitkit.run.run_config import RunConfig
+from circuitkit.strategies.base import Discovery
+from circuitkit.tasks.base import Split
+
+
+def prepare(
+    run_config: RunConfig,
+    model: CircuitModel,
+    splits: Sequence[Split],
+    fabric: Fabric,
+    processes: Processes,
+    memory_budget: int | None,
+) -> tuple[Discovery, dict[str, PromptBatch]]:
+    """Make the `Discovery` that the strategy receives, and the prompts of train and the other splits.
+
+    Args:
+        run_config: of the run.
+        model: on the run's device.
+        splits: to evaluate on.
+        fabric: launched.
+        processes: of the run.
+        memory_budget: as given by the user.
+
+    Raises:
+        UsageError: the prompts do not fit the model, the objective, the ablation or the processes.
+    """
+    prompts = run_config.make_prompts(model, splits)
+    train = prompts["train"]
+    launch.check_prompts(len(train), processes)
+    for batch in prompts.values():  # now, not only after the search
+        run_config.objective.check(batch)
+        run_config.ablation.check(batch)
+    budget = launch.memory_for_each(model.device, memory_budget, processes)
+    run_config.ablation.fit(model, reference_batches(model, train, budget))
+    run = Discovery(
+        model=model,
+        batches=[train],
+        objective=run_config.objective,
+        ablation=run_config.ablation,
+        policy=run_config.precision,
+        fabric=fabric,
+        generator=torch.Generator().manual_seed(run_config.seed),
+        memory_budget=launch.memory_for_each(model.device, memory_budget, processes),
+        processes=processes,
+    )
+    for note in chance_notes(model_accuracy(model, train, budget), train, "train"):
+        run.note(note)
+    return run, prompts
