@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -313,8 +314,7 @@ def _check_option(name: str, value: Any) -> Any:
 
         parse_size(value)
     if name in ("time_limit", "faithfulness") and value is not None:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-        if not number or (name == "faithfulness" and not value <= 1):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
             raise UsageError(f"{name}={value!r} is out of range.", "Give a number above 0.")
     if name == "strategy_args" and not isinstance(value, Mapping):
         raise UsageError(f"The strategy_args are {quote(value)}.", "Give `argument: value` pairs.")

@@ -11,6 +11,7 @@ import torch
 
 from circuitkit.compare.grid import Cell
 from circuitkit.errors import CircuitKitError
+from circuitkit.evaluation.evaluation import Ranking
 from circuitkit.run.callbacks import Callback
 from circuitkit.run.content import CONTENT, differences
 from circuitkit.run.discoverer import Discoverer
@@ -23,6 +24,9 @@ SECONDS_BETWEEN_REPORTS = 0.2
 _PATIENCE = 10.0
 """Seconds to wait for the end of another process that still holds the cell's folder, such as one whose parent has just
 been killed."""
+
+_RANKINGS: tuple[Ranking, ...] = ("signed", "absolute")
+"""Without `random`: the control is a cell of its own."""
 
 Report = Callable[[int, int, str], None]
 """Receives progress: how many of how many units, and their name."""
@@ -93,7 +97,6 @@ def _discover(job: Job, callbacks: list[Any]) -> None:
     discoverer = Discoverer(
         job.accelerator, job.devices, callbacks, seed=job.cell.seed, memory_budget=options.memory_budget
     )
-    asked: Any = {} if options.faithfulness is None else {"faithfulness": options.faithfulness}
     until = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -106,9 +109,10 @@ def _discover(job: Job, callbacks: list[Any]) -> None:
                 ablation=options.ablation,
                 examples=options.examples,
                 sizes=options.sizes,
+                rankings=_RANKINGS,
                 out=job.folder,
+                faithfulness=options.faithfulness,
                 resume=True,
-                **asked,
             )
         except BusyError:
             if time.monotonic() > until:
@@ -127,6 +131,13 @@ class _Reporter(Callback):
 
     def on_progress(self, run: Discovery, done: int, total: int, unit: str, shown: dict[str, Any]) -> None:
         """Pass the progress on."""
+        self._pass_on(done, total, unit)
+
+    def on_evaluation_progress(self, run: Discovery, done: int, total: int) -> None:
+        """Pass the progress on."""
+        self._pass_on(done, total, "evaluations")
+
+    def _pass_on(self, done: int, total: int, unit: str) -> None:
         now = time.monotonic()
         if now - self._last >= SECONDS_BETWEEN_REPORTS:
             self._last = now

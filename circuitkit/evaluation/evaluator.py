@@ -12,7 +12,7 @@ says how sure a mean over prompts is.
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -292,6 +292,7 @@ class Evaluator:
         sizes: Sequence[float] = SIZES,
         rankings: Sequence[Ranking] = CURVES,
         minimality: int = 0,
+        report: Callable[[int, int], None] = lambda done, total: None,
     ) -> Evaluation:
         """Evaluate rankings at every size, the circuit's own edges, and all others (the complement).
 
@@ -300,6 +301,7 @@ class Evaluator:
             sizes: fractions of the edges, rising; empty: only the circuit's own edges and the others.
             rankings: any of `signed`, `absolute`, `greedy` and `random`.
             minimality: how many of the circuit's edges to sample, all if it has fewer, and to remove alone.
+            report: called after each run of a circuit with the numbers of finished runs and of all.
 
         Raises:
             UsageError: sizes that are not rising fractions, an unknown ranking, a circuit of another graph, or
@@ -315,8 +317,12 @@ class Evaluator:
         started = time.perf_counter()
         chosen = [*self._curves(circuit, sizes, rankings), *_own(circuit)]
         sampled = sample_edges(circuit, minimality, self._seed)
-        without = [self.measure(kept) for kept in remove_each(circuit, sampled)]
-        rows = [*(self.measure(one.kept) for one in chosen), *without, self.full, self.ablated]
+        runs = [*(one.kept for one in chosen), *remove_each(circuit, sampled)]
+        rows = []
+        for done, kept in enumerate(runs, 1):
+            rows.append(self.measure(kept))
+            report(done, len(runs))
+        rows += [self.full, self.ablated]
         values = {name: np.stack([row[name] for row in rows]) for name in self.full}
         measured = {name: measure_rows(name, found, found[-2], found[-1]) for name, found in values.items()}
         points = [
@@ -377,7 +383,7 @@ class Evaluator:
 def evaluation_need(model: CircuitModel, batch: PromptBatch, objective: Objective, ablation: Ablation) -> Need:
     """Count what an `Evaluator` needs per prompt; its KL divergence takes the logits of the whole vocabulary."""
     widest = objective if objective.whole_vocabulary else KLDivergence()
-    return Footprints(model, batch, widest, ablation, FullPrecision()).masked_run()
+    return Footprints(model, batch, widest, ablation, FullPrecision()).circuit_run()
 
 
 def _own(circuit: Circuit) -> Iterator[_Chosen]:

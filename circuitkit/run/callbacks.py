@@ -37,6 +37,9 @@ class Callback:
     def on_discovery_end(self, run: Discovery, circuits: Sequence[Circuit]) -> None:
         """Called when the strategy has returned, before the evaluation."""
 
+    def on_evaluation_progress(self, run: Discovery, done: int, total: int) -> None:
+        """Called when `done` of about `total` circuits of all sizes and splits are evaluated."""
+
     def on_exception(self, run: Discovery, exception: BaseException) -> None:
         """Called when the strategy fails or is interrupted; the exception is raised again afterwards."""
 

@@ -29,10 +29,9 @@ from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.processes import ALONE, Processes
-from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.evaluation.evaluator import Evaluator, check_curves, prompt_notes
-from circuitkit.evaluation.generalization import generalization_notes
-from circuitkit.evaluation.sizes import own_sizes
+from circuitkit.errors import UsageError
+from circuitkit.evaluation.evaluation import CURVES, Ranking
+from circuitkit.evaluation.evaluator import check_curves, prompt_notes
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.report.dry_run import DryRun
@@ -48,6 +47,7 @@ from circuitkit.run.earlier_run import (
     say_how_to_resume,
 )
 from circuitkit.run.environment import describe_environment
+from circuitkit.run.evaluating import EvaluationPlan
 from circuitkit.run.global_state import preserve_global_state
 from circuitkit.run.metrics_log import MetricsLog
 from circuitkit.run.prediction import predict
@@ -68,7 +68,7 @@ from circuitkit.run.run_config import (
 )
 from circuitkit.run.run_folder import RunFolder, finish_writing
 from circuitkit.run.searching import search
-from circuitkit.run.smallest import find_smallest, reached_notes, search_notes
+from circuitkit.run.smallest import find_smallest, search_notes
 from circuitkit.strategies.base import Discovery
 from circuitkit.tasks.base import Split
 
@@ -127,6 +127,7 @@ class Discoverer:
         *,
         sizes: Sequence[float] | None = None,
         splits: Sequence[Split] = SPLITS,
+        rankings: Sequence[Ranking] = CURVES,
         out: str | Path | None = None,
         overwrite: bool = False,
         resume: bool = False,
@@ -143,6 +144,7 @@ class Discoverer:
             sizes: fractions of the edges at which to evaluate; by default the circuit's own, or `RANKING_SIZES` for a
                 ranking. Empty: no evaluation.
             splits: those to evaluate on; by default train, on which the circuits are found, and test.
+            rankings: how circuits of these sizes are chosen: any of `signed`, `absolute`, `greedy`, `random`.
             out: the run folder (see the module `result`); None writes nothing.
             overwrite: replace the results in `out`.
             resume: if `out` holds a finished run of the same configuration, read and return it; if it holds an
@@ -164,8 +166,9 @@ class Discoverer:
         """
         model = wrap_model(model)
         run_config = self._make_config(model, task, strategy, options)
-        check_curves(() if sizes is None else sizes)
+        check_curves(() if sizes is None else sizes, rankings)
         wanted = run_config.check_splits(splits) if sizes is None or len(sizes) else []
+        plan = EvaluationPlan(sizes, wanted, rankings)
         with launch.connect(self.device, self.devices) as processes:
             if processes.rank:  # process 0 looks after the folder
                 out, overwrite, resume = None, False, False
@@ -179,7 +182,7 @@ class Discoverer:
             fabric = launch.make_fabric(self.device, callbacks=callbacks, loggers=[log, *self._loggers])
             opened = folder.open() if folder is not None else nullcontext()
             with self._launch(fabric), say_how_to_resume(out), opened:
-                result = self._run(run_config, model, sizes, wanted, fabric, log.rows, folder, resume, processes)
+                result = self._run(run_config, model, plan, fabric, log.rows, folder, resume, processes)
                 if folder is not None:
                     result.save_or_rescue(folder)
         return result
@@ -264,8 +267,7 @@ class Discoverer:
         self,
         run_config: RunConfig,
         model: ModelSpec,
-        sizes: Sequence[float] | None,
-        splits: Sequence[Split],
+        plan: EvaluationPlan,
         fabric: Fabric,
         rows: list[dict[str, Any]],
         folder: RunFolder | None,
@@ -274,7 +276,7 @@ class Discoverer:
     ) -> Result:
         fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
         loaded = move_to(self.device, model if isinstance(model, CircuitModel) else load_model(model))
-        run, prompts = prepare(run_config, loaded, splits, fabric, processes, self.memory_budget)
+        run, prompts = prepare(run_config, loaded, plan.splits, fabric, processes, self.memory_budget)
         if folder is not None:
             run.folder = folder.path
             run_config.config[CONTENT] = describe_content(loaded, prompts)
@@ -288,10 +290,10 @@ class Discoverer:
             notes = [*run.model.notes, *prompt_notes(prompts), *run.notes, *resumption_notes(run)]
             environment = describe_environment(self.device)
             result = Result(circuits, {}, run.metrics, run_config.config, environment, notes, rows)
-            if folder is not None and splits:
+            if folder is not None and plan.splits:
                 result.save_or_rescue(folder, unevaluated=True)
         if not processes.rank:
-            self._evaluate(result, run_config, run.model, {split: prompts[split] for split in splits}, sizes)
+            plan.evaluate(result, run_config, run, prompts, self.memory_budget)
         return result
 
     def _search(self, run_config: RunConfig, run: Discovery, prompts: Mapping[str, PromptBatch]) -> list[Circuit]:
@@ -299,29 +301,6 @@ class Discoverer:
         if wanted is None:
             return search(strategy, run, self.memory_budget)
         return [find_smallest(strategy, run, prompts[VALIDATION], wanted, self.memory_budget)]
-
-    def _evaluate(
-        self,
-        result: Result,
-        run_config: RunConfig,
-        model: CircuitModel,
-        prompts: Mapping[str, PromptBatch],
-        sizes: Sequence[float] | None,
-    ) -> None:
-        """Add the evaluations to the result; if one fails, the circuits are kept and a note says why."""
-        parts, seed = (run_config.objective, run_config.ablation), run_config.seed
-        try:
-            for split, batch in prompts.items():
-                evaluator = Evaluator.prepare(model, batch, *parts, split, seed, memory_budget=self.memory_budget)
-                result.evaluations[split] = [
-                    evaluator.evaluate(circuit, own_sizes(circuit) if sizes is None else sizes)
-                    for circuit in result.circuits
-                ]
-        except CircuitKitError as error:
-            result.notes.append(f"The circuits could not be evaluated: {error}")
-        result.notes.extend(generalization_notes(result.evaluations))
-        if run_config.faithfulness is not None:
-            result.notes.extend(reached_notes(result.evaluations, run_config.faithfulness, result.metrics))
 
 
 def discover(
@@ -337,6 +316,7 @@ def discover(
     faithfulness: float | None = None,
     sizes: Sequence[float] | None = None,
     splits: Sequence[Split] = SPLITS,
+    rankings: Sequence[Ranking] = CURVES,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -359,6 +339,7 @@ def discover(
         sizes: fractions of the edges at which to evaluate; by default the circuit's own, or 1%, 5% and 20% for a
             ranking. Empty: no evaluation.
         splits: those to evaluate on; by default train, on which the circuit is found, and test.
+        rankings: how circuits of these sizes are chosen: any of `signed`, `absolute`, `greedy` and `random`.
         seed: seed of the prompts, the strategy and the random control.
         out: a folder for the results; one that already holds results is refused.
         resume: if `out` holds a finished run of this configuration, return it; if it holds an interrupted one,
@@ -388,6 +369,7 @@ def discover(
         faithfulness=faithfulness,
         sizes=sizes,
         splits=splits,
+        rankings=rankings,
         out=out,
         resume=resume,
     )

@@ -334,3 +334,16 @@ def test_splits_and_sizes_are_the_users_choice(options: dict[str, Any], splits: 
 def test_a_prompt_batch_has_the_train_split_alone(splits: Any, found: list[str]) -> None:
     result = circuitkit.discover(tiny("gpt2"), random_batch(), "eap", splits=splits)
     assert list(result.evaluations) == found
+
+
+def test_an_evaluation_reports_how_far_it_is() -> None:
+    told: list[tuple[int, int]] = []
+
+    class Listener:
+        def on_evaluation_progress(self, run: object, done: int, total: int) -> None:
+            told.append((done, total))
+
+    discoverer = circuitkit.Discoverer("cpu", callbacks=[Listener()])
+    result = discoverer.run("toy", "ioi", "eap", examples=4, sizes=[0.1, 1.0], rankings=["absolute", "greedy"])
+    assert told == [(done, 8) for done in range(1, 9)]
+    assert {point.ranking for point in result.evaluations["train"][0].points} == {"absolute", "greedy"}

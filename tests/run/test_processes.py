@@ -108,6 +108,7 @@ def test_a_process_does_not_wait_for_one_that_failed(both):
 
 def test_the_command_runs_in_several_processes_and_prints_and_saves_once(tmp_path):
     arguments = "--model toy --dtype float64 --task ioi --examples 5 --strategy eap --seed 2 --accelerator cpu"
+    arguments += " --faithfulness 0.8"
     finished = processes.launch("-m", "circuitkit", "discover", *arguments.split(), "--devices", "2", cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("Saved in") == 1
@@ -117,7 +118,8 @@ def test_the_command_runs_in_several_processes_and_prints_and_saves_once(tmp_pat
     assert result.config["devices"] == 2
     assert json.loads((folder / "result.json").read_text())["metrics"]["wall_s"] > 0
     model = circuitkit.CircuitModel.from_pretrained("toy", dtype="float64")
-    one = Discoverer("cpu", callbacks=[], seed=2).run(model, "ioi", "eap", examples=5, sizes=())
+    one = Discoverer("cpu", callbacks=[], seed=2).run(model, "ioi", "eap", examples=5, sizes=(), faithfulness=0.8)
+    assert torch.equal(result.circuit.kept, one.circuit.kept)  # process 0 measures, and all decide alike
     assert torch.allclose(result.circuit.scores, one.circuit.scores, rtol=0, atol=1e-12)
 
 
