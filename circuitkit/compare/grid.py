@@ -313,9 +313,9 @@ def _check_option(name: str, value: Any) -> Any:
         from circuitkit.run.resources import parse_size
 
         parse_size(value)
-    if name in ("time_limit", "faithfulness") and value is not None:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise UsageError(f"{name}={value!r} is out of range.", "Give a number above 0.")
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    if name in ("time_limit", "faithfulness") and value is not None and not number:
+        raise UsageError(f"{name}={value!r} is out of range.", "Give a number above 0.")
     if name == "strategy_args" and not isinstance(value, Mapping):
         raise UsageError(f"The strategy_args are {quote(value)}.", "Give `argument: value` pairs.")
     return value

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from circuitkit.engine.search.cost_estimate import CostEstimate
-from circuitkit.report.figures import format_seconds
+from circuitkit.evaluation.intervals import Figure
+from circuitkit.report.figures import format_interval, format_seconds
 
 _PARTS = {
     "weights": "model weights",
@@ -42,6 +43,7 @@ class DryRun:
         peak: bytes of the whole run beyond the interpreter, as `peak_mb` measures them: of a search that keeps few
             edges, and of one in the full model; otherwise equal. None: the strategy does not say.
         estimate: the strategy's estimate for all prompts.
+        accuracy: of the full model on the train prompts; None if some prompt has no answer.
         notes: remarks, such as on the content of the run's folder.
     """
 
@@ -56,6 +58,7 @@ class DryRun:
     parts: Mapping[str, int]
     peak: tuple[int, int] | None
     estimate: CostEstimate
+    accuracy: Figure | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -67,6 +70,8 @@ def dry_run_table(dry_run: DryRun) -> Group:
     table.add_column(justify="right")
     table.add_row("edges", f"{dry_run.edges:,}")
     table.add_row("prompts x tokens", f"{dry_run.prompts:,} x {dry_run.tokens:,}")
+    if dry_run.accuracy is not None:
+        table.add_row("accuracy of the model", escape(format_interval(dry_run.accuracy, percent=True)))
     for part, size in (*dry_run.weights.items(), *dry_run.parts.items()):
         table.add_row(_PARTS.get(part, escape(part)), _size(size))
     if dry_run.peak is not None:
@@ -94,13 +99,13 @@ def grid_dry_run_table(cells: Sequence[tuple[str, DryRun | None, str]]) -> Group
     """
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("cell")
-    for head in ("edges", "prompts", "memory", "search"):
+    for head in ("edges", "prompts", "model's\naccuracy", "memory", "search"):
         table.add_column(head, justify="right", no_wrap=True)
     total = [0.0, 0.0]
     unknown: list[str] = []
     for name, found, error in cells:
         if found is None:
-            table.add_row(escape(f"{name}: {error}"), "", "", "", "refused")
+            table.add_row(escape(f"{name}: {error}"), "", "", "", "", "refused")
             continue
         times = found.estimate.search_s
         if times is None:
@@ -109,7 +114,8 @@ def grid_dry_run_table(cells: Sequence[tuple[str, DryRun | None, str]]) -> Group
             total = [sofar + time for sofar, time in zip(total, times, strict=True)]
         memory = "" if found.peak is None else " to ".join(dict.fromkeys(map(_size, found.peak)))
         shown = "?" if times is None else " to ".join(dict.fromkeys(map(_duration, times)))
-        table.add_row(escape(name), f"{found.edges:,}", f"{found.prompts:,}", memory, shown)
+        right = "" if found.accuracy is None else f"{found.accuracy.value:.0%}"
+        table.add_row(escape(name), f"{found.edges:,}", f"{found.prompts:,}", right, memory, shown)
     lines = [f"{len(cells)} cells; searches: {' to '.join(dict.fromkeys(map(_duration, total)))}, one after the other."]
     if unknown:
         lines.append(f"There is no time estimate for {len(unknown)} of them.")

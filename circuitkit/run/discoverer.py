@@ -30,6 +30,7 @@ from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.processes import ALONE, Processes
 from circuitkit.errors import UsageError
+from circuitkit.evaluation.chance import model_accuracy
 from circuitkit.evaluation.evaluation import CURVES, Ranking
 from circuitkit.evaluation.evaluator import check_curves, prompt_notes
 from circuitkit.models.circuit_model import CircuitModel
@@ -248,7 +249,8 @@ class Discoverer:
             if self.devices > 1:
                 run.batches = [run.batches[0][:: self.devices]]
                 notes.append(f"This is for each of {self.devices} processes, with its part of the prompts.")
-            return predict(run, run_config.strategy, monitor, run_config.config, notes)
+            accuracy = model_accuracy(loaded, prompts["train"], self.memory_budget)
+            return predict(run, run_config.strategy, monitor, run_config.config, accuracy, notes)
 
     def _make_config(self, model: ModelSpec, task: TaskSpec, strategy: StrategySpec, options: RunOptions) -> RunConfig:
         run_config = RunConfig.make(model, task, strategy, self.seed, **options)

@@ -9,6 +9,7 @@ from circuitkit.engine import memory
 from circuitkit.engine.editors.incremental import hypotheses_at_once
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import PROMPTS, CostEstimate
+from circuitkit.evaluation.intervals import Figure
 from circuitkit.report.dry_run import DryRun
 from circuitkit.run.resources import MB, ResourceMonitor, bytes_of
 from circuitkit.run.under_policy import under_policy
@@ -20,6 +21,7 @@ def predict(
     strategy: DiscoveryStrategy,
     monitor: ResourceMonitor,
     config: Mapping[str, Any],
+    accuracy: Figure | None,
     notes: Sequence[str],
 ) -> DryRun:
     """Predict a run, without a search.
@@ -29,6 +31,7 @@ def predict(
         strategy: of the run.
         monitor: among the run's callbacks; it has measured the loading.
         config: the run's configuration, for the names.
+        accuracy: of the full model on the prompts.
         notes: to show with the prediction.
     """
     budget = run.memory_budget or memory.budget(run.model.device)
@@ -57,6 +60,7 @@ def predict(
         parts=parts,
         peak=None if need is None else (least, most),
         estimate=estimate,
+        accuracy=accuracy,
         notes=tuple(notes),
     )
 

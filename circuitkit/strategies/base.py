@@ -71,6 +71,21 @@ def as_list(name: str, given: float | Sequence[float], accepts: Callable[[float]
     return values
 
 
+def time_discovery(strategy: "DiscoveryStrategy", run: "Discovery") -> CostEstimate:
+    """Estimate the time of a strategy whose work is proportional to the number of prompts, by doing it for a few.
+
+    Args:
+        strategy: its second call counts, since the first one starts threads and fills caches. Its circuits are on the
+            CPU, so that nothing is left to wait for.
+        run: with the few prompts.
+    """
+    for _ in range(2):
+        started = time.perf_counter()
+        strategy.discover(run)
+        seconds = time.perf_counter() - started
+    return CostEstimate(search_s=(seconds, seconds))
+
+
 def refuse_zero_gradient(objective: Objective, method: str) -> None:
     """Refuse the objective if its gradient is zero at the full model, for a method that takes gradients only there.
 

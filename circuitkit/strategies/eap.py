@@ -3,7 +3,8 @@
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.memory import Need
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient
+from circuitkit.engine.search.cost_estimate import CostEstimate
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient, time_discovery
 
 
 class EAP(DiscoveryStrategy):
@@ -20,6 +21,10 @@ class EAP(DiscoveryStrategy):
     def footprint(self, run: Discovery) -> Need:
         """Count one pass."""
         return run.footprints.attribution()
+
+    def estimate_cost(self, run: Discovery) -> CostEstimate:
+        """Time a few prompts."""
+        return time_discovery(self, run)
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""

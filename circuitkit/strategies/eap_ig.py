@@ -7,8 +7,9 @@ from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.attribution.reader_gradients import Interpolation, writer_groups
 from circuitkit.engine.memory import Need
+from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.errors import UsageError
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient, time_discovery
 
 Over = Literal["inputs", "activations", "clean-corrupted"]
 Endpoint = Literal["corrupted", "clean"]
@@ -73,6 +74,10 @@ class EAPIG(DiscoveryStrategy):
         """Count one step; as many as fit run together."""
         steps = max(len(one.alphas) for one in self._interpolations(run.model.graph))
         return run.footprints.attribution(steps=steps)
+
+    def estimate_cost(self, run: Discovery) -> CostEstimate:
+        """Time a few prompts."""
+        return time_discovery(self, run)
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""

@@ -10,10 +10,11 @@ from torch.autograd.function import once_differentiable
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.memory import Need
+from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.models.attention import Kind
 from circuitkit.models.backward_rule import BackwardRule
 from circuitkit.models.norm import Norm
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient, time_discovery
 
 TEMPERATURE = 2.0
 SCALES = {"q": 0.25, "k": 0.25, "v": 0.5}
@@ -34,6 +35,10 @@ class GIM(DiscoveryStrategy):
     def footprint(self, run: Discovery) -> Need:
         """Count one pass."""
         return run.footprints.attribution(GIMRule())
+
+    def estimate_cost(self, run: Discovery) -> CostEstimate:
+        """Time a few prompts."""
+        return time_discovery(self, run)
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""

@@ -8,7 +8,8 @@ from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.attribution.edge_scores import attribute_writers
 from circuitkit.engine.memory import Need
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient
+from circuitkit.engine.search.cost_estimate import CostEstimate
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient, time_discovery
 
 
 class HISP(DiscoveryStrategy):
@@ -31,6 +32,10 @@ class HISP(DiscoveryStrategy):
     def footprint(self, run: Discovery) -> Need:
         """Count one pass."""
         return run.footprints.attribution()
+
+    def estimate_cost(self, run: Discovery) -> CostEstimate:
+        """Time a few prompts."""
+        return time_discovery(self, run)
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every writer, and from them every edge."""

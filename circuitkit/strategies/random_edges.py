@@ -4,7 +4,8 @@ import torch
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.engine.memory import Need
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+from circuitkit.engine.search.cost_estimate import CostEstimate
+from circuitkit.strategies.base import Discovery, DiscoveryStrategy, time_discovery
 
 
 class RandomEdges(DiscoveryStrategy):
@@ -13,6 +14,10 @@ class RandomEdges(DiscoveryStrategy):
     def footprint(self, run: Discovery) -> Need:
         """Count nothing."""
         return Need()
+
+    def estimate_cost(self, run: Discovery) -> CostEstimate:
+        """Time a few prompts."""
+        return time_discovery(self, run)
 
     def discover(self, run: Discovery) -> Circuit:
         """Draw the scores."""

@@ -143,11 +143,29 @@ def test_the_replay_editor_and_exact_patching_have_estimates_too():
 
 
 def test_a_strategy_without_an_estimate_says_so():
-    found = Discoverer("cpu", callbacks=[]).dry_run("toy", "ioi", "eap", examples=4)
+    found = Discoverer("cpu", callbacks=[]).dry_run("toy", "ioi", "edge_pruning", examples=4)
     assert found.estimate.search_s is None
     assert found.parts["captures"] > 0
     assert found.peak[0] == found.peak[1]
-    assert "There is no time estimate for eap" in shown(found)
+    assert "There is no time estimate for edge_pruning" in shown(found)
+
+
+@pytest.mark.parametrize("strategy", ["eap", "eap_ig", "gim", "hisp", "random_edges"])
+def test_work_on_a_few_prompts_is_timed_for_all(strategy):
+    found = Discoverer("cpu", callbacks=[]).dry_run("toy", "ioi", strategy, examples=8)
+    least, most = found.estimate.search_s
+    assert 0 < least == most < 60
+    assert "no time estimate" not in shown(found)
+
+
+def test_the_accuracy_of_the_model_is_said_before_a_search():
+    found = Discoverer("cpu", callbacks=[]).dry_run("toy", "ioi", "eap", examples=8)
+    trained = Discoverer("cpu", callbacks=[]).run("toy", "ioi", "eap", examples=8)
+    assert found.accuracy == trained.evaluations["train"][0].full["accuracy"]
+    assert "100% [68%, 100%]" in shown(found)
+    hardly = Discoverer("cpu", callbacks=[]).dry_run(tiny("gpt2"), random_batch(), "eap")
+    assert hardly.accuracy.value < 0.75
+    assert "chance is 50%" in shown(hardly)
 
 
 def test_a_dry_run_refuses_what_a_run_would_refuse():
