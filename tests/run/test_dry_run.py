@@ -1,5 +1,6 @@
 """Dry runs: the memory and time that they predict, what they refuse, and that they write nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from support.tiny import VARIANTS, random_batch, tiny
 
-from circuitkit import Circuit, Discoverer
+from circuitkit import Circuit, CircuitModel, Discoverer
 from circuitkit.cli.main import main
 from circuitkit.data.objectives import LogitDifference
 from circuitkit.engine.ablation import Resample
@@ -20,6 +21,7 @@ from circuitkit.engine.search.cost_estimate import Timing, cost, sparse_circuit,
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.report.dry_run import dry_run_table
 from circuitkit.run.result import Result
+from circuitkit.tasks import IOI
 
 DISCOVER = ["discover", "--model", "toy", "--task", "ioi", "--examples", "8"]
 ACDC = {"class_path": "acdc", "init_args": {"threshold": 0.1}}
@@ -163,8 +165,12 @@ def test_the_accuracy_of_the_model_is_said_before_a_search():
     trained = Discoverer("cpu", callbacks=[]).run("toy", "ioi", "eap", examples=8)
     assert found.accuracy == trained.evaluations["train"][0].full["accuracy"]
     assert "100% [68%, 100%]" in shown(found)
-    hardly = Discoverer("cpu", callbacks=[]).dry_run(tiny("gpt2"), random_batch(), "eap")
-    assert hardly.accuracy.value < 0.75
+    model = CircuitModel.from_pretrained("toy")
+    batch = IOI().prompts(model.tokenizer, "train", 8, 0)
+    right, wrong = batch.answers.clone(), batch.wrong_answers.clone()
+    right[::2], wrong[::2] = batch.wrong_answers[::2], batch.answers[::2]
+    hardly = Discoverer("cpu", callbacks=[]).dry_run(model, replace(batch, answers=right, wrong_answers=wrong), "eap")
+    assert hardly.accuracy.value == 0.5
     assert "chance is 50%" in shown(hardly)
 
 
