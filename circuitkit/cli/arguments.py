@@ -98,7 +98,7 @@ def silence_libraries() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    for name in ("lightning.fabric", "lightning.pytorch"):
+    for name in ("lightning.fabric", "lightning.pytorch", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

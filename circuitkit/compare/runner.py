@@ -209,7 +209,7 @@ def _modules(grid: Grid, device: torch.device) -> list[str]:
     modules = dict.fromkeys(path.rpartition(".")[0] for path in used if path.startswith("circuitkit."))
     quantized = "circuitkit.precision.pahq" in modules
     # It touches the GPU when it is imported, after which a forked process could not use it
-    return [*modules, *(["bitsandbytes"] if quantized and device.type == "cpu" else [])]
+    return [*modules, *(["circuitkit.compare.quantized_cells"] if quantized and device.type == "cpu" else [])]
 
 
 @contextmanager
