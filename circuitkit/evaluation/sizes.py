@@ -6,9 +6,10 @@ from numbers import Real
 from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
+from circuitkit.circuit.mib_files import SIZES as MIB_SIZES
 from circuitkit.errors import UsageError
 
-SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+SIZES = MIB_SIZES
 """MIB's fractions of the edges (Mueller et al. 2025, arXiv 2504.13151)."""
 RANKING_SIZES = (0.01, 0.05, 0.2)
 """The fractions at which a run evaluates a ranking by default."""

@@ -19,14 +19,9 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph, same_edges
 from circuitkit.circuit.mib_files import MODELS, SIZES, TASKS, read_circuits, write_circuits
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.evaluation import measures
 
 QWEN = EdgeGraph(24, 14, 2)
 FOUR_LAYERS = EdgeGraph(4, 4, 2)
-
-
-def test_sizes_are_those_of_the_evaluation() -> None:
-    assert SIZES == measures.SIZES
 
 
 @pytest.mark.parametrize(

@@ -265,9 +265,9 @@ def test_evaluation_is_in_full_precision():
             super().__init__(*arguments, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("circuitkit.run.discoverer.Evaluator", Watched)
+        patch.setattr("circuitkit.run.evaluating.Evaluator", Watched)
         result = Discoverer("cpu", callbacks=[]).run(model, batch, "eap", precision=Watching("nf4"), examples=4)
-    (found,) = result.evaluations
+    (found,) = result.evaluations["train"]
     sizes = [point.fraction for point in found.curve("absolute")]
-    assert found == circuitkit.evaluate(model, result.circuit, batch, sizes=sizes)
+    assert found.points == circuitkit.evaluate(model, result.circuit, batch, sizes=sizes).points
     assert seen == ["ModuleWeights", "evaluated"]

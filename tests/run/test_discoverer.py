@@ -344,7 +344,7 @@ def test_the_return_value_of_a_strategy_is_checked(model: CircuitModel, batch: P
 def test_a_failed_evaluation_does_not_lose_the_circuit(
     model: CircuitModel, batch: PromptBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> Evaluation:
+    def refuse(*_: Any, **__: Any) -> Evaluation:
         raise CircuitKitError("No room.", "Make some.")
 
     monkeypatch.setattr(Evaluator, "evaluate", refuse)
@@ -404,15 +404,15 @@ def test_wall_time_is_that_of_the_strategy_alone(
         clock.now += seconds
 
     class SlowEvaluator(Evaluator):
-        def evaluate(self, *arguments: Any) -> Evaluation:
+        def evaluate(self, *arguments: Any, **more: Any) -> Evaluation:
             take(500)
-            return super().evaluate(*arguments)
+            return super().evaluate(*arguments, **more)
 
     class SlowLoading(Callback):
         def on_load_start(self, device: torch.device, model: CircuitModel | None) -> None:
             take(7)
 
-    monkeypatch.setattr("circuitkit.run.discoverer.Evaluator", SlowEvaluator)
+    monkeypatch.setattr("circuitkit.run.evaluating.Evaluator", SlowEvaluator)
     result = Discoverer("cpu", callbacks=[SlowLoading()]).run(model, batch, Scripted(lambda run: take(3)))
     assert clock.now == 1510
     assert len(result.evaluations) == 1
@@ -427,11 +427,11 @@ def test_peak_memory_is_that_of_the_strategy_alone(
         torch.ones(megabytes * 2**18)  # float32
 
     class LargeEvaluator(Evaluator):
-        def evaluate(self, *arguments: Any) -> Evaluation:
+        def evaluate(self, *arguments: Any, **more: Any) -> Evaluation:
             allocate(300)
-            return super().evaluate(*arguments)
+            return super().evaluate(*arguments, **more)
 
-    monkeypatch.setattr("circuitkit.run.discoverer.Evaluator", LargeEvaluator)
+    monkeypatch.setattr("circuitkit.run.evaluating.Evaluator", LargeEvaluator)
     run(model, batch)  # the first run of a process brings pages of its libraries into memory
     small, large = (run(model, batch, Scripted(lambda run, size=size: allocate(size))).metrics for size in (0, 100))
     assert "beyond the interpreter" in large["memory"]

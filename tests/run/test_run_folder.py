@@ -314,7 +314,7 @@ def crash(self: Any, *arguments: Any, **options: Any) -> Any:
 def test_a_search_survives_its_evaluation(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exception: type[BaseException]
 ) -> None:
-    def crash(*arguments: Any) -> None:
+    def crash(*arguments: Any, **more: Any) -> None:
         raise exception
 
     whole = case.run()
