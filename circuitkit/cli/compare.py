@@ -46,7 +46,9 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     parser.add_argument(
         "--executor", type=str, default="process", help="process, or ray: tasks of a Ray cluster (extra `ray`)"
     )
-    if not any(argument.partition("=")[0] == "--config" for argument in arguments):
+    if not _has(arguments, "--config") and (earlier := _config_to_resume(arguments)):
+        arguments = ["--config", earlier, *arguments]
+    if not _has(arguments, "--config"):
         with resources.as_file(resources.files("circuitkit.compare") / "default.yaml") as default:
             arguments = ["--config", to_config_text(read_yaml(default)), *arguments]
     values = parse(parser, arguments, ["ablation"])
@@ -54,6 +56,21 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
         raise UsageError("--resume has no folder to resume from.", "Name the comparison's folder with --out.")
     with current_folder_on_path():
         return _compare(values)
+
+
+def _has(arguments: list[str], option: str) -> bool:
+    return any(argument.partition("=")[0] == option for argument in arguments)
+
+
+def _config_to_resume(arguments: list[str]) -> str:
+    """Return the config of the comparison to resume; empty if there is none."""
+    outs = [
+        argument.partition("=")[2] or "".join(arguments[number + 1 : number + 2])
+        for number, argument in enumerate(arguments)
+        if argument.partition("=")[0] == "--out"
+    ]
+    found = Path(outs[-1]) / "config.yaml" if outs and "--resume" in arguments else None
+    return str(found) if found is not None and found.exists() else ""
 
 
 def _compare(values: dict[str, Any]) -> int:

@@ -111,13 +111,16 @@ class ComparisonFolder:
         return sorted(path for path in (self.path / CELLS).glob("*") if path.is_dir())
 
     def _clear(self) -> None:
-        """Remove an earlier comparison."""
-        cells = self._run_folders()
+        """Remove an earlier comparison; nothing is removed if there are files of others among its cells."""
+        cells, files = self._run_folders(), [file for file in (self.path / CELLS).glob("*") if not file.is_dir()]
+        for file in files:
+            if not file.name.endswith((_FAILURE, _OUTPUT, ".tmp")):
+                raise UsageError(f"{file} is not a file of this comparison.", "Move it away, or give another folder.")
         for cell in cells:
             RunFolder(cell, overwrite=True)  # refuses other files
         for cell in cells:
             shutil.rmtree(cell)
-        for file in (self.path / CELLS).glob(f"*{_FAILURE}"):
+        for file in files:
             file.unlink()
         for name in _OURS:
             if name == CELLS and (self.path / name).exists():

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from circuitkit.compare.grid import Cell
 from circuitkit.evaluation.agreement import compute_rank_correlation
 from circuitkit.evaluation.evaluation import Evaluation, Point
 from circuitkit.evaluation.intervals import PerPrompt, compare_in_words, difference_figure
+from circuitkit.run.content import CONTENT
 from circuitkit.run.result import Result
 
 AGREEMENT_COLUMNS = (
@@ -26,6 +27,7 @@ AGREEMENT_COLUMNS = (
 - `jaccard_own`: of the edges that the two methods chose themselves; empty if one only ranks edges.
 - `rank_correlation`: Spearman's, of all edges.
 """
+_ENDS: tuple[Literal["full", "ablated"], ...] = ("full", "ablated")
 _AGREED_FRACTION = 0.05
 """The fraction of the edges whose choice is compared."""
 
@@ -41,6 +43,11 @@ class Finished:
     def method(self) -> str:
         """Return the cell's name within its group, without the seed."""
         return f"{self.cell.strategy} ({self.cell.precision})"
+
+    @property
+    def prompts(self) -> str:
+        """Return the hash of the test prompts."""
+        return str(self.result.config.get(CONTENT, {}).get("test", ""))
 
     @property
     def evaluation(self) -> Evaluation:
@@ -79,8 +86,9 @@ def conclude(cells: Iterable[Cell], load: Callable[[Cell], Result | None]) -> tu
 def compare_methods(found: Sequence[Finished]) -> list[str]:
     """Say for each size how the best two methods of one model, task and objective compare.
 
-    Faithfulness is compared on the same prompts, those of all seeds that the methods have finished. The best is the one
-    whose faithfulness is closest to 1.
+    Faithfulness is compared on the same prompts, those of all seeds that both methods have finished; values of
+    seeds with the same prompts are averaged. The best is the one whose faithfulness is closest to 1. Each sentence has
+    its own 95% confidence: of many, some are wrong.
     """
     points = (point for one in found for point in one.evaluation.curve("absolute"))
     asked = {point.fraction: point.edges_asked for point in points if point.edges_asked and point.fraction < 1}
@@ -104,22 +112,25 @@ def _agreement(one: Circuit, other: Circuit) -> dict[str, Any]:
 
 def _compare_at(found: Sequence[Finished], fraction: float) -> str:
     """Compare the best two methods at one size; empty where there are no two."""
-    methods: dict[str, dict[int, tuple[Evaluation, Point]]] = {}
+    methods: dict[str, dict[str, list[tuple[Evaluation, Point]]]] = {}  # by method, then by hash of the prompts
     for one in found:
         for point in one.evaluation.curve("absolute"):
             if point.fraction == fraction and point.faithfulness is not None:
-                methods.setdefault(one.method, {})[one.cell.seed] = (one.evaluation, point)
+                methods.setdefault(one.method, {}).setdefault(one.prompts, []).append((one.evaluation, point))
     if len(methods) < 2:
         return ""
-    seeds = sorted(set.intersection(*(set(of_seeds) for of_seeds in methods.values())))
-    pooled = {name: _pool([of_seeds[seed] for seed in seeds]) for name, of_seeds in methods.items()} if seeds else {}
-    scaled = {name: _mean_faithfulness(values) for name, values in pooled.items()}
+    scaled = {name: _mean_faithfulness(_pool(list(of.values()))) for name, of in methods.items()}
     best = sorted((name for name in scaled if np.isfinite(scaled[name])), key=lambda name: abs(1 - scaled[name]))[:2]
     if len(best) < 2:
         return ""
     first, second = best
-    edges = next(point.edges_asked for of_seeds in methods.values() for _, point in of_seeds.values())
+    edges = next(point.edges_asked for by_prompts in methods.values() for [(_, point), *_] in by_prompts.values())
     size = f"{100 * fraction:.4g}%, {edges:,} edge{'s' * (edges != 1)}: "
+    common = sorted(set(methods[first]) & set(methods[second]))
+    if not common:
+        return f"{size}{first} and {second} were measured on different prompts, and are not compared."
+    pooled = {name: _pool([methods[name][prompts] for prompts in common]) for name in best}
+    scaled = {name: _mean_faithfulness(pooled[name]) for name in best}
     if (scaled[first] > 1) != (scaled[second] > 1):
         ends = f"{scaled[first]:.2f} and {scaled[second]:.2f}"
         return f"{size}{first} and {second} are on different sides of 1: {ends}."
@@ -128,14 +139,11 @@ def _compare_at(found: Sequence[Finished], fraction: float) -> str:
     return size + compare_in_words(first, second, difference, prompts, lower_is_better=scaled[first] > 1)
 
 
-def _pool(found: Sequence[tuple[Evaluation, Point]]) -> PerPrompt:
-    def join(of: Callable[[Evaluation, Point], np.ndarray]) -> np.ndarray:
-        return np.concatenate([of(evaluation, point) for evaluation, point in found])
-
+def _pool(found: Sequence[Sequence[tuple[Evaluation, Point]]]) -> PerPrompt:
+    """Join different prompts; of the same prompts (inner sequences), average the circuits' values over seeds."""
     return PerPrompt(
-        join(lambda evaluation, point: evaluation.per_prompt(point)),
-        join(lambda evaluation, _: evaluation.per_prompt("full")),
-        join(lambda evaluation, _: evaluation.per_prompt("ablated")),
+        np.concatenate([np.mean([one.per_prompt(point) for one, point in same], axis=0) for same in found]),
+        *(np.concatenate([same[0][0].per_prompt(end) for same in found]) for end in _ENDS),
     )
 
 

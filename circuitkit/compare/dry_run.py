@@ -68,7 +68,9 @@ def _predict(cell: Cell, model: CircuitModel | CircuitKitError, accelerator: str
             objective=config["objective"],
             ablation=options.ablation,
             examples=options.examples,
+            faithfulness=options.faithfulness,
         )
-    except CircuitKitError as error:
-        return Prediction(cell, None, " ".join(str(error).split()))
+    except Exception as error:  # a strategy from outside may raise anything
+        what = "" if isinstance(error, CircuitKitError) else f"{type(error).__name__}: "
+        return Prediction(cell, None, " ".join(f"{what}{error}".split()))
     return Prediction(cell, found)

@@ -123,6 +123,8 @@ class ProcessExecutor(Executor):
                 found.append(self._collect(key))
             elif time.monotonic() >= running.deadline:
                 self._end(running)
+            elif any(message[0] == "ended" for message in running.messages):  # a thread may keep it alive
+                running.deadline = min(running.deadline, time.monotonic() + GRACE)
         return found
 
     def stop(self) -> list[Ended]:

@@ -149,6 +149,8 @@ class Grid:
         self.precision = None if precision is None else _resolve_all("precision", precision)
         self.objectives = _resolve_all("objectives", objectives or {"logit_difference": "logit_difference"})
         self.seeds = [0] if seeds is None else [check_seed(seed) for seed in seeds]
+        if repeated := [seed for number, seed in enumerate(self.seeds) if seed in self.seeds[:number]]:
+            raise UsageError(f"The seed {repeated[0]} is given twice.", "Give each seed once.")
         for axis in AXES:
             if axis != "precision" and not getattr(self, axis):
                 raise UsageError(f"The comparison has no {axis}.", f"Give at least one under `{axis}:`.")

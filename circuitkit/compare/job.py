@@ -42,6 +42,7 @@ class Job:
         output: the file for what its process prints, absolute.
         accelerator, devices: as in `Discoverer`.
         threads: for torch.
+        again: whether its folder holds a result that could not be evaluated, to be replaced.
         content: hashes of the weights and prompts that finished cells with the same model, task, seed and examples
             were made with (see `run.content`); empty: there are none.
     """
@@ -52,6 +53,7 @@ class Job:
     accelerator: str
     devices: int
     threads: int
+    again: bool
     content: Mapping[str, str]
 
 
@@ -113,6 +115,7 @@ def _discover(job: Job, callbacks: list[Any]) -> None:
                 out=job.folder,
                 faithfulness=options.faithfulness,
                 resume=True,
+                overwrite=job.again,
             )
         except BusyError:
             if time.monotonic() > until:

@@ -9,6 +9,7 @@ from circuitkit.evaluation.evaluation import Evaluation, Point, Ranking
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.evaluation.measures import ACCURACY
 from circuitkit.report.comparison_tables import NOTES
+from circuitkit.run.content import CONTENT
 from circuitkit.storage.text import to_finite
 
 if TYPE_CHECKING:  # the constructor of a grid needs no pandas, and `--help` no second to import it
@@ -43,7 +44,7 @@ COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(("value", "full", "ablated"), _NUMBER),
     **dict.fromkeys(("prompts_train", "prompts_test", "edges_tested"), _INTEGER),
     **dict.fromkeys(("forward_equivalents", "wall_s", "evaluation_s", "peak_mb"), _NUMBER),
-    **dict.fromkeys(("notes", "error", "folder"), _TEXT),
+    **dict.fromkeys(("prompts_test_hash", "notes", "error", "folder"), _TEXT),
 }
 """Columns and their types, as pandas names them; all are always there, and in this order. `X_low` and `X_high` are the
 ends of the 95% interval of `X` over prompts; empty where it is not known.
@@ -64,6 +65,7 @@ ends of the 95% interval of `X` over prompts; empty where it is not known.
 - `prompts_train`, `prompts_test`: numbers of prompts.
 - `edges_tested`, `forward_equivalents` (compute, in forward passes), `wall_s` (seconds), `peak_mb` (2**20 bytes): the
   cost of the cell's discovery; `evaluation_s` (seconds): of its evaluation. In each of the cell's rows.
+- `prompts_test_hash`: equal for rows that were measured on the same test prompts.
 - `notes`: caveats of the discovery and of its evaluations, separated by ` | `.
 - `error`: why the cell has no result; empty otherwise.
 - `folder`: the cell's run folder, relative to the comparison's.
@@ -84,13 +86,18 @@ def rows_of(cell: Cell, folder: str, result: "Result") -> list[Row]:
     Raises:
         CircuitKitError: the result has no evaluation.
     """
-    if not all(split in result.evaluations for split in _SPLITS):
+    if not is_evaluated(result):
         why = next((note for note in result.notes if "could not be evaluated" in note), "The cell was not evaluated.")
         raise CircuitKitError(why, f"Its circuits are in {folder}.")
     names = ("edges_tested", "forward_equivalents", "wall_s", "peak_mb")
     cost = {name: result.metrics.get(name) for name in names}
     cost["evaluation_s"] = sum(one.seconds for found in result.evaluations.values() for one in found)
     return [_complete(cell, folder, row | cost) for row in _figures(result)]
+
+
+def is_evaluated(result: "Result") -> bool:
+    """Tell whether a result has the evaluations that rows are made of."""
+    return all(split in result.evaluations for split in _SPLITS)
 
 
 def failure_row(cell: Cell, folder: str, error: str) -> Row:
@@ -113,10 +120,12 @@ def _complete(cell: Cell, folder: str, row: Row) -> Row:
 
 
 def _figures(result: "Result") -> Iterator[Row]:
+    wanted = result.config.get("faithfulness")
     for circuit, *found in zip(result.circuits, *(result.evaluations[split] for split in _SPLITS), strict=True):
         train, test = found
         shared: Row = {
-            "operating_point": circuit.selection,
+            "operating_point": circuit.selection if wanted is None else f"faithfulness {wanted:g}",
+            "prompts_test_hash": str(result.config.get(CONTENT, {}).get("test", ""))[:12],
             "prompts_train": train.prompts,
             "prompts_test": test.prompts,
         }

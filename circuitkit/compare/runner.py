@@ -17,7 +17,7 @@ from circuitkit.compare.grid import Cell, Grid
 from circuitkit.compare.job import Failure, Job
 from circuitkit.compare.progress import GridProgress
 from circuitkit.compare.ray_executor import RayExecutor
-from circuitkit.compare.rows import Row, failure_row, rows_of
+from circuitkit.compare.rows import Row, failure_row, is_evaluated, rows_of
 from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.interrupts import hold_signals
@@ -67,6 +67,10 @@ def compare(
     """
     if resume and overwrite:
         raise UsageError("resume and overwrite exclude each other.", "Continue the comparison, or replace it.")
+    if devices != 1:
+        raise UsageError(
+            f"devices={devices!r}, but a cell runs on one device.", "Run single discoveries on several (see torchrun)."
+        )
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise UsageError(f"workers={workers!r} is not a positive integer.", "Give the number of cells to run at once.")
     if executor not in _EXECUTORS:
@@ -106,7 +110,8 @@ class _Comparison:
         todo = []
         for key in dict.fromkeys(cell.key for cell in self._grid.cells):
             cell = self._distinct[key]
-            if result := self._folder.load(cell):
+            result = self._folder.load(cell)
+            if result and is_evaluated(result):
                 self._record(cell, result)
             else:
                 todo.append(cell)
@@ -148,7 +153,8 @@ class _Comparison:
     def _job(self, cell: Cell, where: dict[str, Any]) -> Job:
         folder, output = self._folder.folder_of(cell), self._folder.output_of(cell)
         content = {name: found for key in _contents(cell) for name, found in self._content.get(key, {}).items()}
-        return Job(cell, folder.absolute(), output.absolute(), content=content, **where)
+        again = self._folder.load(cell) is not None  # its evaluation failed
+        return Job(cell, folder.absolute(), output.absolute(), content=content, again=again, **where)
 
     def _end(self, event: Ended) -> str | None:
         """Write down what has become of a cell; return why it has failed, if it has."""

@@ -32,10 +32,13 @@ def chance_notes(figure: Figure | None, batch: PromptBatch, split: str) -> list[
 
     Args:
         figure: the accuracy.
-        batch: the prompts; without wrong answers, chance is not one half, and nothing is said.
+        batch: the prompts. Unless each answer position has one answer and one wrong answer, chance is not one half, and
+            nothing is said.
         split: of the prompts.
     """
-    if figure is None or figure.value is None or figure.low is None or not bool((batch.wrong_answers >= 0).any()):
+    asked = batch.answer_positions >= 0
+    of_two = all(((tokens >= 0).sum(-1)[asked] == 1).all() for tokens in (batch.answers, batch.wrong_answers))
+    if figure is None or figure.value is None or figure.low is None or not of_two:
         return []
     if figure.low > _CHANCE or figure.value >= _CLEARLY_BETTER:  # a few prompts, all right, have a wide interval
         return []

@@ -76,7 +76,8 @@ def evaluate(
             `Point`).
         objective, ablation: object or name.
         examples: maximum number of prompts per split, one number for all or three, for train, validation and test.
-        seed: seed of the task's splits, the random control and the sample of edges.
+        seed: seed of the task's splits, the random control and the sample of edges: that of the discovery, since
+            another seed deals other splits, whose test prompts may be among those that the circuit was found on.
         split: the split to evaluate on.
         minimality: how many edges to sample from the circuit, all if it has fewer; each is removed alone.
 

@@ -36,8 +36,20 @@ def generalization_notes(evaluations: Mapping[str, Sequence[Evaluation]]) -> lis
 def _say(train: Point, test: Point, which: str, evaluation: Evaluation) -> str:
     if train.ranking == "absolute":
         which = f"the top {train.edges_asked:,} edges"
+    if not _is_clear(train, test):
+        return (
+            f"Faithfulness of {which} in {evaluation.objective} is {train.faithfulness:z.2f} on the prompts where it "
+            f"was found, and {test.faithfulness:z.2f} on held-out ones. So few prompts do not tell whether part of it "
+            "fits these prompts, not the task; report the second figure, or take more (examples)."
+        )
     return (
         f"Faithfulness of {which} in {evaluation.objective} is {train.faithfulness:z.2f} on the prompts where it was "
         f"found, and {test.faithfulness:z.2f} on held-out ones: part of it fits these prompts, not the task. Report "
         "the second figure; to narrow the gap, find it on more prompts (examples) or on more varied ones."
     )
+
+
+def _is_clear(train: Point, test: Point) -> bool:
+    """Tell whether the interval on train is above that on test."""
+    one, other = train.searched.faithfulness, test.searched.faithfulness
+    return bool(one and other and one.low is not None and other.high is not None and one.low > other.high)

@@ -11,7 +11,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from circuitkit.report.figures import format_figure, format_seconds
+from circuitkit.evaluation.intervals import Figure
+from circuitkit.report.figures import format_figure, format_interval, format_seconds
 
 Row = Mapping[str, Any]
 
@@ -88,7 +89,8 @@ def _model_line(rows: Sequence[Row]) -> str:
     """Say how well the full model itself does the task."""
     parts = []
     if (accuracy := _over_seeds(rows, "accuracy_model")).value is not None:
-        parts.append(f"right on {accuracy.value:.0%} [{accuracy.low:.0%}, {accuracy.high:.0%}] of the answers")
+        interval = Figure(accuracy.value, accuracy.low, accuracy.high)
+        parts.append(f"right on {format_interval(interval, percent=True)} of the answers")
     if (difference := _over_seeds(rows, "logit_difference_model")).value is not None:
         parts.append(f"logit difference {_one_line(difference)}")
     return escape(f"The full model: {', '.join(parts)}" if parts else "The full model's accuracy is not defined.")
@@ -164,8 +166,9 @@ class _OverSeeds(NamedTuple):
 def _over_seeds(rows: Iterable[Row], name: str) -> _OverSeeds:
     """Average a column over seeds.
 
-    The seeds have different prompts, so that the errors of their means are independent: the ends of the interval are as
-    far from the mean as the root of the summed squares of the seeds' own, divided by their number.
+    The errors of seeds with different prompts are independent: the ends of the interval are as far from the mean as the
+    root of the summed squares of the seeds' own, divided by their number. Seeds with the same prompts share their
+    error, which is averaged.
     """
     found = [row for row in {row["seed"]: row for row in rows}.values() if row[name] is not None]
     if not found:
@@ -174,7 +177,11 @@ def _over_seeds(rows: Iterable[Row], name: str) -> _OverSeeds:
     value, spread = mean(values), stdev(values) if len(values) > 1 else None
     if any(row[f"{name}_low"] is None or row[f"{name}_high"] is None for row in found):
         return _OverSeeds(value, None, None, spread)
-    below, above = (hypot(*(row[name] - row[f"{name}_{end}"] for row in found)) for end in ("low", "high"))
+    errors: dict[str, list[tuple[float, float]]] = {}
+    for row in found:
+        ends = (row[name] - row[f"{name}_low"], row[f"{name}_high"] - row[name])
+        errors.setdefault(row["prompts_test_hash"], []).append(ends)
+    below, above = (hypot(*(sum(ends[side] for ends in same) for same in errors.values())) for side in (0, 1))
     return _OverSeeds(value, value - below / len(found), value + above / len(found), spread)
 
 

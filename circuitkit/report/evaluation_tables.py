@@ -56,7 +56,7 @@ def _evaluation_table(evaluation: Evaluation) -> list[Any]:
 
 def _areas(evaluation: Evaluation) -> str:
     if not evaluation.areas:
-        return "No CPR and CMD: they are areas over all of MIB's sizes, where faithfulness is defined."
+        return "No CPR and CMD: they are areas over all of MIB's sizes."
     lines = [
         f"{ranking}: CPR {format_interval(areas.cpr)}, CMD {format_interval(areas.cmd)}"
         for ranking, areas in evaluation.areas.items()

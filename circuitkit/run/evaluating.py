@@ -63,6 +63,7 @@ class EvaluationPlan:
                     found.append(evaluator.evaluate(circuit, sizes, self.rankings, report=report))
                     before += 1
                 result.evaluations[split] = found
+                del evaluator  # before the next split's captures
         except CircuitKitError as error:
             result.notes.append(f"The circuits could not be evaluated: {error}")
         result.notes.extend(generalization_notes(result.evaluations))

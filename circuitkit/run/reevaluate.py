@@ -69,6 +69,8 @@ def reevaluate(
     sizes = SIZES if sizes is None else sizes
     check_curves(sizes, rankings)
     check_splits(splits)
+    if not splits:
+        raise UsageError("No split is given.", "Name at least one of train, validation, test.")
     result = Result.load(run)
     check_minimality(minimality, result.circuits)
     config = result.config
@@ -93,6 +95,7 @@ def reevaluate(
         found[split] = [evaluator.evaluate(circuit, sizes, rankings, minimality) for circuit in result.circuits]
         for evaluation in found[split]:
             evaluation.notes.extend(changes)
+        del evaluator  # before the next split's captures
     described = {split: [evaluation.to_dict() for evaluation in of_split] for split, of_split in found.items()}
     write_atomically(Path(run) / f"{EVALUATION}.parquet", write_prompt_table(found))
     write_atomically(Path(run) / f"{EVALUATION}.json", to_json({"seed": seed, "evaluations": described}))
@@ -104,6 +107,11 @@ def _changes(config: dict[str, Any], model: CircuitModel, task: Task, examples: 
     recorded = config.get(CONTENT)
     if not isinstance(recorded, Mapping):
         return []
+    if seed != config["seed"]:
+        return [
+            f"Seed {seed} deals other splits than the run's seed {config['seed']}: some of these prompts may be among "
+            "those that the circuits were found on."
+        ]
     prompts: dict[str, PromptBatch] = {}
     if (examples.plain, seed) == (config["examples"], config["seed"]):
         prompts = {split: make_prompts(model, task, split, examples.of(split), seed) for split in SPLITS}

@@ -166,6 +166,16 @@ class _Validation:
                 "The full and the ablated model do equally well on the validation prompts: faithfulness is undefined.",
                 "Choose another task, objective or ablation, or more prompts.",
             )
+        if run.processes.broadcast(run.processes.rank == 0 and self._is_reversed()):
+            raise UsageError(
+                "The full model does worse than the ablated one on the validation prompts: more faithfulness is worse.",
+                "Choose another task, objective or ablation, or more prompts.",
+            )
+
+    def _is_reversed(self) -> bool:
+        assert self._evaluator is not None, "it has measured"
+        full, ablated = (getattr(self._evaluator, end)[self._evaluator.objective] for end in ("full", "ablated"))
+        return bool(full.mean() > ablated.mean())
 
     def of(self, circuit: Circuit) -> float:
         """Return the faithfulness of a circuit."""

@@ -309,8 +309,8 @@ class Discovery:
 class OperatingPoint:
     """The constructor argument of a strategy that sets the size of its circuit; a larger value gives a sparser one.
 
-    A run with a faithfulness to reach tries other values of it, which it doubles or halves on a scale of positive
-    numbers (`to_scale`).
+    A run with a faithfulness to reach tries other values of it, multiplied and divided by factors on a scale of
+    positive numbers (`to_scale`).
 
     Attributes:
         argument: its name; the strategy has an attribute of this name.

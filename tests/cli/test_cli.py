@@ -249,3 +249,12 @@ def test_as_a_module_and_into_a_closed_pipe() -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     ran = subprocess.run([sys.executable, "-m", "circuitkit", "--version"], capture_output=True, text=True)
     assert ran.stdout.startswith("circuitkit ")
+
+
+def test_a_comparison_is_resumed_with_its_own_grid(capsys: pytest.CaptureFixture[str]) -> None:
+    strategies = '{"mine": "random_edges"}'
+    assert main(["compare", "--strategies", strategies, "--examples", "4", "--out", "out"]) == 0
+    capsys.readouterr()
+    assert main(["compare", "--resume", "--out", "out"]) == 0
+    assert "mine" in capsys.readouterr().out
+    assert set(pd.read_csv("out/results.csv").strategy) == {"mine"}

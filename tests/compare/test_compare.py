@@ -309,3 +309,40 @@ def test_objectives_have_tables_of_their_own(tmp_path: Path) -> None:
     assert [line for line in shown.getvalue().splitlines() if line.startswith("ioi in")] == [
         f"ioi in toy, {label}: faithfulness on 8 test prompts" for label in objectives
     ]
+
+
+def test_a_comparison_that_was_killed_can_be_replaced(tmp_path: Path) -> None:
+    grid, out = make_grid(strategies={"random": "random_edges"}), tmp_path / "out"
+    run(grid, out)
+    (cell,) = (path for path in (out / "cells").iterdir() if path.is_dir())
+    for left in (f".{cell.name}.output", f".{cell.name}.failure.json.0a1b.tmp", f"{cell.name}.failure.json"):
+        (out / "cells" / left).write_text("")
+    run(grid, out, overwrite=True)
+    assert [path.name for path in (out / "cells").iterdir()] == [cell.name]
+    (out / "cells" / "notes.md").write_text("mine")
+    with pytest.raises(UsageError, match=r"notes\.md is not a file of this comparison"):
+        run(grid, out, overwrite=True)
+    assert (cell / "result.json").exists()
+    assert len(read(out)) == 2 * len(FEW)
+
+
+def test_cells_run_on_one_device(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="devices=2, but a cell runs on one device"):
+        run(make_grid(), tmp_path / "out", devices=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_of_two_numbers_are_not_compared_with_each_other(tmp_path: Path) -> None:
+    overrides = [{"cells": {"strategies": "eap"}, "set": {"examples": 6}}]
+    run(make_grid(strategies={"eap": "eap", "hisp": "hisp"}, overrides=overrides), tmp_path / "out")
+    assert "were measured on different prompts" in (tmp_path / "out" / "conclusions.txt").read_text()
+
+
+def test_a_cell_whose_evaluation_failed_is_tried_again(tmp_path: Path) -> None:
+    grid, out = make_grid(strategies={"random": "random_edges"}), tmp_path / "out"
+    first = run(grid, out)
+    (cell,) = (path for path in (out / "cells").iterdir() if path.is_dir())
+    result = Result.load(cell)
+    result.evaluations.clear()
+    result.save(cell, overwrite=True)
+    assert without_times(run(grid, out, resume=True)) == without_times(first)

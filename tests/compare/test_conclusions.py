@@ -62,7 +62,24 @@ def test_one_method_alone_is_not_compared(compared: tuple[Grid, Path]) -> None:
 
 def test_methods_without_a_common_seed_are_not_compared(compared: tuple[Grid, Path]) -> None:
     seeds = {"eap": 0, "acdc": 1}
-    assert compare_methods([one for one in finished(*compared) if seeds.get(one.cell.strategy) == one.cell.seed]) == []
+    said = compare_methods([one for one in finished(*compared) if seeds.get(one.cell.strategy) == one.cell.seed])
+    assert len(said) == 2
+    assert all("were measured on different prompts" in line for line in said)
+
+
+def test_seeds_with_the_same_prompts_do_not_count_as_more_prompts(compared: tuple[Grid, Path]) -> None:
+    found = finished(*compared)
+    for one in found:
+        one.result.config["content"]["test"] = "the same"
+    said = compare_methods([one for one in found if one.cell.strategy != "acdc"])
+    assert all("do equally well on 8 prompts" in line for line in said)
+
+
+def test_a_method_without_some_seed_takes_none_from_the_others(compared: tuple[Grid, Path]) -> None:
+    found = [one for one in finished(*compared) if not (one.cell.strategy == "again" and one.cell.seed == 1)]
+    (at_13, _) = compare_methods(found)
+    (of_all, _) = compare_methods(finished(*compared))
+    assert at_13 == of_all
 
 
 def test_agreement_of_every_two_cells_is_saved(compared: tuple[Grid, Path]) -> None:

@@ -171,6 +171,7 @@ def test_the_config_makes_the_same_grid_again() -> None:
         ({"overrides": [{"cells": {"tasks": "ioi"}, "set": {"sizes": [0.5, 0.1]}}]}, "not rising fractions"),
         ({"overrides": [{"cells": {"tasks": "ioi"}, "set": {"strategy_args": {"tresh": 1}}}]}, "'tresh'"),
         ({"overrides": [{"cells": {"tasks": "ioi"}, "set": {"strategy_args": 3}}]}, "strategy_args are 3"),
+        ({"seeds": [0, 1, 0]}, "The seed 0 is given twice"),
         ({"overrides": [{"cells": {"tasks": "ioi"}, "set": {"faithfulness": -0.5}}]}, "faithfulness=-0.5"),
         ({"overrides": [3]}, "`cells` and `set`"),
         ({"time_limit": 0}, "time_limit=0"),
