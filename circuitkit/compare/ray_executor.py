@@ -12,11 +12,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from circuitkit.compare.executors import Ended, Event, Executor
+from circuitkit.compare.executors import GRACE, Ended, Event, Executor
 from circuitkit.compare.job import Failure, Job, run_job
 from circuitkit.errors import UsageError
-
-_GRACE = 10.0
 
 
 @dataclass
@@ -76,7 +74,7 @@ class RayExecutor(Executor):
                 self._ray.cancel(task.reference, force=task.stopped is not None)
                 limit = task.job.cell.options.time_limit
                 task.stopped = Failure(f"It was stopped after its time limit of {limit:g} s.")
-                task.deadline = time.monotonic() + _GRACE
+                task.deadline = time.monotonic() + GRACE
         return [self._collect(references[reference]) for reference in done]
 
     def stop(self) -> list[Ended]:
@@ -86,7 +84,7 @@ class RayExecutor(Executor):
         for force in (False, True) if references else ():
             for reference in references:
                 self._ray.cancel(reference, force=force)
-            done, left = self._ray.wait(list(references), num_returns=len(references), timeout=_GRACE)
+            done, left = self._ray.wait(list(references), num_returns=len(references), timeout=GRACE)
             if not left:
                 break
         ended = [self._collect(references[reference]) for reference in done]

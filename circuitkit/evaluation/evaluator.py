@@ -35,6 +35,7 @@ from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluation import CURVES, Evaluation, Point, Ranking, compute_areas, measure_rows
 from circuitkit.evaluation.measures import Measures, Values
 from circuitkit.evaluation.minimality import check_minimality, edge_effects, remove_each, sample_edges
+from circuitkit.evaluation.prompts import make_prompts
 from circuitkit.evaluation.sizes import SIZES, check_sizes
 from circuitkit.interrupts import taking_turns
 from circuitkit.models.circuit_model import CircuitModel
@@ -138,26 +139,6 @@ def make_evaluator(
     ablation.fit(model, reference_batches(model, train))
     name = GIVEN if isinstance(task, PromptBatch) else split
     return Evaluator.prepare(model, held_out, objective, ablation, name, seed, notes=held_out.notes)
-
-
-def make_prompts(model: CircuitModel, task: Task | PromptBatch, split: Split, examples: int, seed: int) -> PromptBatch:
-    """Make a task's prompts of one split, on the model's device; a `PromptBatch` is used as it is.
-
-    Every run begins here: the model's weights of this moment are taken, and the prompts are checked against the model.
-    """
-    model.synchronize()
-    batch = task if isinstance(task, PromptBatch) else task.prompts(model.tokenizer, split, examples, seed)
-    model.check_prompts(batch)
-    return batch.to(model.device)
-
-
-def prompt_notes(batches: Mapping[str, PromptBatch]) -> list[str]:
-    """Return the notes of the prompts of several splits, each once, with its split unless it is true of all."""
-    found = []
-    for note in dict.fromkeys(note for batch in batches.values() for note in batch.notes):
-        where = [split for split, batch in batches.items() if note in batch.notes]
-        found.append(note if len(where) == len(batches) else f"In the {' and '.join(where)} split: {note}")
-    return found
 
 
 class _Part:

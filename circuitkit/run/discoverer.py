@@ -32,7 +32,8 @@ from circuitkit.engine.processes import ALONE, Processes
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.chance import model_accuracy
 from circuitkit.evaluation.evaluation import CURVES, Ranking
-from circuitkit.evaluation.evaluator import check_curves, prompt_notes
+from circuitkit.evaluation.evaluator import check_curves
+from circuitkit.evaluation.prompts import prompt_notes
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.report.dry_run import DryRun

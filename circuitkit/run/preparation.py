@@ -53,7 +53,7 @@ def prepare(
         policy=run_config.precision,
         fabric=fabric,
         generator=torch.Generator().manual_seed(run_config.seed),
-        memory_budget=launch.memory_for_each(model.device, memory_budget, processes),
+        memory_budget=budget,
         processes=processes,
     )
     for note in chance_notes(model_accuracy(model, train, budget), train, "train"):

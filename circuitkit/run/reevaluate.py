@@ -10,9 +10,10 @@ from circuitkit.config.checks import Examples, check_examples
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluation import CURVES, Evaluation, Ranking
-from circuitkit.evaluation.evaluator import check_curves, make_evaluator, make_prompts
+from circuitkit.evaluation.evaluator import check_curves, make_evaluator
 from circuitkit.evaluation.minimality import check_minimality
 from circuitkit.evaluation.prompt_table import write_prompt_table
+from circuitkit.evaluation.prompts import make_prompts
 from circuitkit.evaluation.sizes import SIZES
 from circuitkit.interrupts import taking_turns
 from circuitkit.models.circuit_model import CircuitModel

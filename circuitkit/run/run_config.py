@@ -16,7 +16,7 @@ from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
 from circuitkit.errors import UsageError
-from circuitkit.evaluation.evaluator import make_prompts
+from circuitkit.evaluation.prompts import make_prompts
 from circuitkit.models.brought import unwrap_model
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.loading import load_tokenizer

@@ -234,7 +234,9 @@ def test_a_time_limit_would_end_each_training_at_another_step():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="sums over NCCL, which runs on CUDA devices only; there is none"
+)
 def test_sums_of_cuda_processes(tmp_path):
     """NCCL needs a device per process: one device, one process."""
     torch.distributed.init_process_group("nccl", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
