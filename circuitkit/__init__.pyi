@@ -1,5 +1,5 @@
 from . import circuit as circuit
-from . import compare as compare
+from . import comparison as comparison
 from . import data as data
 from . import engine as engine
 from . import evaluation as evaluation
@@ -11,6 +11,7 @@ from . import strategies as strategies
 from . import tasks as tasks
 from .circuit.circuit import Circuit as Circuit
 from .circuit.graph import EdgeGraph as EdgeGraph
+from .comparison.runner import compare as compare
 from .data.objectives import Objective as Objective
 from .data.prompt_batch import PromptBatch as PromptBatch
 from .engine.ablation import Ablation as Ablation

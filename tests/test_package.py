@@ -26,6 +26,7 @@ PUBLIC = {
     "Task",
     "UsageError",
     "__version__",
+    "compare",
     "discover",
     "evaluate",
 }
@@ -33,7 +34,7 @@ PUBLIC = {
 
 ROOMS = {
     "circuit",
-    "compare",
+    "comparison",
     "data",
     "engine",
     "evaluation",

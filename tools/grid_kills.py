@@ -23,9 +23,9 @@ from typing import Any
 
 import pandas
 
-from circuitkit.compare.comparison_folder import PARQUET
-from circuitkit.compare.grid import Grid
-from circuitkit.compare.runner import compare
+from circuitkit.comparison.comparison_folder import PARQUET
+from circuitkit.comparison.grid import Grid
+from circuitkit.comparison.runner import compare
 from circuitkit.report.comparison_tables import NOTES
 from circuitkit.storage.owned_folder import LOCK
 

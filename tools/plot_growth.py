@@ -3,7 +3,7 @@
     python benchmarks/growth.py --save growth.jsonl | tee growth.txt
     python tools/plot_growth.py growth.txt [--out docs/figures/growth.svg]
 
-Needs the extra `tools` (matplotlib). The file's last line is the benchmark's JSON object.
+Draws with matplotlib. The file's last line is the benchmark's JSON object.
 """
 
 import argparse

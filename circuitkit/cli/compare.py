@@ -20,13 +20,13 @@ from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.storage.text import read_yaml
 
 if TYPE_CHECKING:
-    from circuitkit.compare.grid import Grid
-    from circuitkit.compare.rows import Row
+    from circuitkit.comparison.grid import Grid
+    from circuitkit.comparison.rows import Row
 
 
 def run(parser: ArgumentParser, arguments: list[str]) -> int:
     """Run the grid, print a table per model and task, and save `results.csv` and `results.parquet`."""
-    from circuitkit.compare.grid import Grid
+    from circuitkit.comparison.grid import Grid
 
     parser.add_argument("--config", action="config", help="YAML file with the options below; see examples/")
     parser.add_class_arguments(Grid)
@@ -49,7 +49,7 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     if not _has(arguments, "--config") and (earlier := _config_to_resume(arguments)):
         arguments = ["--config", earlier, *arguments]
     if not _has(arguments, "--config"):
-        with resources.as_file(resources.files("circuitkit.compare") / "default.yaml") as default:
+        with resources.as_file(resources.files("circuitkit.comparison") / "default.yaml") as default:
             arguments = ["--config", to_config_text(read_yaml(default)), *arguments]
     values = parse(parser, arguments, ["ablation"])
     if values["resume"] and not values["out"]:
@@ -75,9 +75,9 @@ def _config_to_resume(arguments: list[str]) -> str:
 
 def _compare(values: dict[str, Any]) -> int:
     silence_libraries()
-    from circuitkit.compare.grid import Grid
-    from circuitkit.compare.progress import GridProgress
-    from circuitkit.compare.runner import compare
+    from circuitkit.comparison.grid import Grid
+    from circuitkit.comparison.progress import GridProgress
+    from circuitkit.comparison.runner import compare
 
     out = values.pop("out")
     how = {name: values.pop(name) for name in ("accelerator", "devices", "resume", "overwrite", "workers", "executor")}
@@ -93,7 +93,7 @@ def _compare(values: dict[str, Any]) -> int:
 
 def _dry_run(grid: "Grid", accelerator: str, devices: int) -> int:
     """Print what every cell would need."""
-    from circuitkit.compare.dry_run import predict_cells
+    from circuitkit.comparison.dry_run import predict_cells
     from circuitkit.report.dry_run import grid_dry_run_table
 
     found = [(str(one.cell), one.dry_run, one.error) for one in predict_cells(grid, accelerator, devices)]
@@ -103,7 +103,7 @@ def _dry_run(grid: "Grid", accelerator: str, devices: int) -> int:
 
 def _show(rows: "list[Row]", cells: int, folder: Path) -> int:
     """Print the tables, and what to know about them; return the exit status."""
-    from circuitkit.compare.comparison_folder import AGREEMENT, CONCLUSIONS, CSV, PARQUET, reproduce_command
+    from circuitkit.comparison.comparison_folder import AGREEMENT, CONCLUSIONS, CSV, PARQUET, reproduce_command
     from circuitkit.report.comparison_tables import LEGEND, comparison_tables
 
     console = make_console()

@@ -137,7 +137,6 @@ def test_growth_and_its_plot(tmp_path, monkeypatch, capsys):
     found = json.loads(first.splitlines()[-1])
     assert found["extrapolation"]["edges"] == 805_681
     assert set(found["layers"]) == {"2", "6"}
-    pytest.importorskip("matplotlib")
     import plot_growth
 
     plot_growth.draw(found, tmp_path / "growth.svg")

@@ -12,8 +12,8 @@ from rich.console import Console
 import circuitkit
 from circuitkit import Circuit, Discovery, DiscoveryStrategy, PromptBatch, Task
 from circuitkit.cli.main import main
-from circuitkit.compare.grid import Grid
-from circuitkit.compare.runner import compare
+from circuitkit.comparison.grid import Grid
+from circuitkit.comparison.runner import compare
 from circuitkit.report.comparison_tables import comparison_tables
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result

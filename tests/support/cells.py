@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.compare.grid import Grid
+from circuitkit.comparison.grid import Grid
 from circuitkit.errors import CircuitKitError
 from circuitkit.strategies.base import Discovery, DiscoveryStrategy
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from circuitkit.compare.grid import Cell
+from circuitkit.comparison.grid import Cell
 from circuitkit.errors import CircuitKitError
 from circuitkit.evaluation.evaluation import Ranking
 from circuitkit.run.callbacks import Callback

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from circuitkit.compare.comparison_folder import ComparisonFolder
-from circuitkit.compare.conclusions import conclude
-from circuitkit.compare.executors import Ended, Executor, ProcessExecutor
-from circuitkit.compare.grid import Cell, Grid
-from circuitkit.compare.job import Failure, Job
-from circuitkit.compare.progress import GridProgress
-from circuitkit.compare.ray_executor import RayExecutor
-from circuitkit.compare.rows import Row, failure_row, is_evaluated, rows_of
+from circuitkit.comparison.comparison_folder import ComparisonFolder
+from circuitkit.comparison.conclusions import conclude
+from circuitkit.comparison.executors import Ended, Executor, ProcessExecutor
+from circuitkit.comparison.grid import Cell, Grid
+from circuitkit.comparison.job import Failure, Job
+from circuitkit.comparison.progress import GridProgress
+from circuitkit.comparison.ray_executor import RayExecutor
+from circuitkit.comparison.rows import Row, failure_row, is_evaluated, rows_of
 from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.interrupts import hold_signals
@@ -215,7 +215,7 @@ def _modules(grid: Grid, device: torch.device) -> list[str]:
     modules = dict.fromkeys(path.rpartition(".")[0] for path in used if path.startswith("circuitkit."))
     quantized = "circuitkit.precision.pahq" in modules
     # It touches the GPU when it is imported, after which a forked process could not use it
-    return [*modules, *(["circuitkit.compare.quantized_cells"] if quantized and device.type == "cpu" else [])]
+    return [*modules, *(["circuitkit.comparison.quantized_cells"] if quantized and device.type == "cpu" else [])]
 
 
 @contextmanager

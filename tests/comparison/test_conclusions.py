@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas
 import pytest
 
-from circuitkit.compare.conclusions import AGREEMENT_COLUMNS, Finished, compare_methods
-from circuitkit.compare.grid import Grid
-from circuitkit.compare.runner import compare
+from circuitkit.comparison.conclusions import AGREEMENT_COLUMNS, Finished, compare_methods
+from circuitkit.comparison.grid import Grid
+from circuitkit.comparison.runner import compare
 from circuitkit.evaluation.intervals import PerPrompt, difference_figure
 from circuitkit.run.result import Result
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from circuitkit.compare.rules import AXES, check_rule, fits, singular
+from circuitkit.comparison.rules import AXES, check_rule, fits, singular
 from circuitkit.config import registry, specs
 from circuitkit.config.checks import check_examples, check_seed
 from circuitkit.errors import UsageError, quote

@@ -8,7 +8,7 @@ import pytest
 from grid_kills import table
 from support.cells import make_grid, scripted
 
-from circuitkit.compare.runner import compare
+from circuitkit.comparison.runner import compare
 from circuitkit.errors import UsageError
 
 ACDC = {"class_path": "acdc", "init_args": {"threshold": [0.1, 1.0]}}

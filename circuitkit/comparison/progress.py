@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from circuitkit.compare.grid import Cell
+from circuitkit.comparison.grid import Cell
 from circuitkit.report.figures import format_seconds
 
 DELAY = 2.0

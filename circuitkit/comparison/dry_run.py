@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from circuitkit.compare.grid import Cell, Grid
+from circuitkit.comparison.grid import Cell, Grid
 from circuitkit.errors import CircuitKitError
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.report.dry_run import DryRun

@@ -24,9 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from circuitkit.compare.conclusions import AGREEMENT_COLUMNS
-from circuitkit.compare.grid import Cell
-from circuitkit.compare.rows import Row, to_frame
+from circuitkit.comparison.conclusions import AGREEMENT_COLUMNS
+from circuitkit.comparison.grid import Cell
+from circuitkit.comparison.rows import Row, to_frame
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.run.result import Result
 from circuitkit.run.run_folder import CONFIG, RESULT, RunFolder, check_same_config, finish_writing

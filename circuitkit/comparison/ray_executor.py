@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from circuitkit.compare.executors import GRACE, Ended, Event, Executor
-from circuitkit.compare.job import Failure, Job, run_job
+from circuitkit.comparison.executors import GRACE, Ended, Event, Executor
+from circuitkit.comparison.job import Failure, Job, run_job
 from circuitkit.errors import UsageError
 
 

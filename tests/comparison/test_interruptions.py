@@ -14,8 +14,8 @@ from grid_kills import attempt, table
 from support.cells import FEW, make_grid, scripted
 
 from circuitkit.cli.main import main
-from circuitkit.compare.comparison_folder import ComparisonFolder
-from circuitkit.compare.runner import compare
+from circuitkit.comparison.comparison_folder import ComparisonFolder
+from circuitkit.comparison.runner import compare
 from circuitkit.errors import CircuitKitError
 from circuitkit.report.comparison_tables import CONTROL
 from circuitkit.run.result import Result

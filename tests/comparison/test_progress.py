@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 from support.cells import make_grid
 
-from circuitkit.compare.grid import Cell
-from circuitkit.compare.progress import DELAY, PERIOD, GridProgress
+from circuitkit.comparison.grid import Cell
+from circuitkit.comparison.progress import DELAY, PERIOD, GridProgress
 
 
 class Clock:

@@ -7,8 +7,8 @@ import pytest
 from support.cells import make_grid
 
 from circuitkit.cli.main import main
-from circuitkit.compare import dry_run
-from circuitkit.compare.dry_run import predict_cells
+from circuitkit.comparison import dry_run
+from circuitkit.comparison.dry_run import predict_cells
 from circuitkit.report.comparison_tables import CONTROL
 from circuitkit.run.discoverer import Discoverer
 

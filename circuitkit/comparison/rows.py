@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from circuitkit.compare.grid import Cell
+from circuitkit.comparison.grid import Cell
 from circuitkit.errors import CircuitKitError
 from circuitkit.evaluation.evaluation import Evaluation, Point, Ranking
 from circuitkit.evaluation.intervals import Figure

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.compare.grid import Cell
+from circuitkit.comparison.grid import Cell
 from circuitkit.evaluation.agreement import compute_rank_correlation
 from circuitkit.evaluation.evaluation import Evaluation, Point
 from circuitkit.evaluation.intervals import PerPrompt, compare_in_words, difference_figure

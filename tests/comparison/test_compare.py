@@ -16,10 +16,10 @@ from support.cells import FEW, make_grid, scripted
 
 import circuitkit
 from circuitkit.cli.main import main
-from circuitkit.compare.comparison_folder import reproduce_command
-from circuitkit.compare.grid import Grid
-from circuitkit.compare.rows import COLUMNS
-from circuitkit.compare.runner import compare
+from circuitkit.comparison.comparison_folder import reproduce_command
+from circuitkit.comparison.grid import Grid
+from circuitkit.comparison.rows import COLUMNS
+from circuitkit.comparison.runner import compare
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.sizes import SIZES
 from circuitkit.report.comparison_tables import CONTROL, comparison_tables
@@ -165,7 +165,7 @@ def test_a_failed_cell_becomes_a_row_with_its_reason_and_the_others_run(tmp_path
 
 
 def test_a_process_that_ignores_its_time_limit_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("circuitkit.compare.executors.GRACE", 0.2)
+    monkeypatch.setattr("circuitkit.comparison.executors.GRACE", 0.2)
     rows = run(make_grid(strategies={"hangs": scripted("hang_on")}, time_limit=1), tmp_path / "out")
     assert rows[0]["error"] == "It was stopped after its time limit of 1 s."
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from support.cells import make_grid
 
-from circuitkit.compare.grid import Cell, Grid
+from circuitkit.comparison.grid import Cell, Grid
 from circuitkit.errors import UsageError
 from circuitkit.report.comparison_tables import CONTROL
 

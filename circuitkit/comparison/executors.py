@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from circuitkit.compare.job import Failure, Job, run_job
+from circuitkit.comparison.job import Failure, Job, run_job
 from circuitkit.interrupts import TerminationError, hold_signals
 
 GRACE = 10.0
