@@ -1,7 +1,7 @@
 """`circuitkit discover`: one run."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
@@ -18,6 +18,9 @@ from circuitkit.cli.arguments import (
 from circuitkit.config import specs
 from circuitkit.errors import UsageError
 
+if TYPE_CHECKING:
+    from circuitkit.strategies.base import Discovery
+
 _DEFAULTS = {"objective": "logit_difference", "ablation": "resample"}
 
 
@@ -33,10 +36,12 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
 
 def _discover(values: dict[str, Any]) -> int:
     silence_libraries()
+    from circuitkit.run.callbacks import RichProgress
     from circuitkit.run.discoverer import Discoverer
 
     model = {name: values.pop(name) for name in ("kv", "dtype")} | {"name": values.pop("model")}
-    discoverer = Discoverer(**{name: values.pop(name) for name in ("accelerator", "devices", "seed", "memory_budget")})
+    options = {name: values.pop(name) for name in ("accelerator", "devices", "seed", "memory_budget")}
+    discoverer = Discoverer(callbacks=[_EarlyNotes(), RichProgress()], **options)
     if discoverer.rank:  # of several processes, the first one prints
         if not values.pop("dry_run"):
             discoverer.run(model=model, **values)
@@ -55,6 +60,14 @@ def _discover(values: dict[str, Any]) -> int:
     print(result)
     print(f"Saved in {out}")
     return 0
+
+
+class _EarlyNotes:
+    """Prints what is known before the search, such as that the model hardly does the task."""
+
+    def on_load_end(self, run: "Discovery") -> None:
+        for note in run.notes:
+            say(f"circuitkit: {note}")
 
 
 def _point_to_interrupted(out: Path, model: dict[str, str], seed: int, values: dict[str, Any]) -> None:

@@ -38,6 +38,14 @@ class Progressed:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """A job tells something before its search, such as that the model hardly does the task."""
+
+    key: str
+    note: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """A job has ended; with `failure` None its result is in its folder."""
 
@@ -45,7 +53,7 @@ class Ended:
     failure: Failure | None
 
 
-Event = Progressed | Ended
+Event = Progressed | Noted | Ended
 
 
 class Executor(ABC):
@@ -117,9 +125,12 @@ class ProcessExecutor(Executor):
         wait([thing for one in self._running.values() for thing in (one.connection, one.process.sentinel)], timeout)
         found: list[Event] = []
         for key, running in list(self._running.items()):
+            exited = running.process.exitcode is not None  # then everything that it has sent is there to read
             for done, total, unit in _read(running)[-1:]:
                 found.append(Progressed(key, done, total, unit))
-            if running.process.exitcode is not None:
+            found += [Noted(key, message[1]) for message in running.messages if message[0] == "note"]
+            running.messages = [message for message in running.messages if message[0] != "note"]
+            if exited:
                 found.append(self._collect(key))
             elif time.monotonic() >= running.deadline:
                 self._end(running)
@@ -205,7 +216,7 @@ def _work(job: Job, connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection.send(("started",))
     try:
-        failure = run_job(job, lambda *progress: connection.send(("progress", *progress)))
+        failure = run_job(job, lambda *message: connection.send(message))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGTERM)
     connection.send(("ended", failure))

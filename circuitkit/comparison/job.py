@@ -28,8 +28,9 @@ been killed."""
 _RANKINGS: tuple[Ranking, ...] = ("signed", "absolute")
 """Without `random`: the control is a cell of its own."""
 
-Report = Callable[[int, int, str], None]
-"""Receives progress: how many of how many units, and their name."""
+Report = Callable[..., None]
+"""Receives what a cell tells: `"progress"`, how many of how many units, and their name; or `"note"` and what is known
+before its search."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def run_job(job: Job, report: Report) -> Failure | None:
 
     Args:
         job: the cell, with its folder, which receives the result.
-        report: receives the progress of the search, a few times per second at most.
+        report: receives the notes before the search, and its progress, a few times per second at most.
 
     Returns:
         None if the result is in the folder.
@@ -126,11 +127,16 @@ def _discover(job: Job, callbacks: list[Any]) -> None:
 
 
 class _Reporter(Callback):
-    """Passes progress on, not too often."""
+    """Passes on early notes, and progress not too often."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._last = 0.0
+
+    def on_load_end(self, run: Discovery) -> None:
+        """Pass on what is known before the search."""
+        for note in run.notes:
+            self._report("note", note)
 
     def on_progress(self, run: Discovery, done: int, total: int, unit: str, shown: dict[str, Any]) -> None:
         """Pass the progress on."""
@@ -144,7 +150,7 @@ class _Reporter(Callback):
         now = time.monotonic()
         if now - self._last >= SECONDS_BETWEEN_REPORTS:
             self._last = now
-            self._report(done, total, unit)
+            self._report("progress", done, total, unit)
 
 
 class _ContentCheck(Callback):

@@ -49,6 +49,7 @@ class GridProgress:
         self._running: dict[str, _Running] = {}
         self._waiting: dict[str, Cell] = {}
         self._seconds: dict[str, list[float]] = {}
+        self._noted: set[str] = set()
         self._done = self._failed = self._total = 0
         self._slots = 1
         self._begun = self._last = 0.0
@@ -71,6 +72,14 @@ class GridProgress:
         """A running cell has come to `done` of `total` units."""
         running = self._running[key]
         running.done, running.total, running.unit = done, total, unit
+
+    def note(self, key: str, text: str) -> None:
+        """A running cell has told something before its search; it is said once for a model and task."""
+        cell = self._running[key].cell
+        line = f"{cell.task} in {cell.model}: {text}"
+        if line not in self._noted:
+            self._noted.add(line)
+            self._say(line)
 
     def end(self, key: str, error: str | None) -> None:
         """A running cell has ended."""

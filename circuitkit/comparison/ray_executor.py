@@ -111,4 +111,4 @@ class RayExecutor(Executor):
 def _run(job: Job, path: list[str]) -> Failure | None:
     """Run a job: the work of one task."""
     sys.path[:] = path
-    return run_job(job, lambda done, total, unit: None)
+    return run_job(job, lambda *message: None)

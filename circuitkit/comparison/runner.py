@@ -12,7 +12,7 @@ from rich.console import Console
 
 from circuitkit.comparison.comparison_folder import ComparisonFolder
 from circuitkit.comparison.conclusions import conclude
-from circuitkit.comparison.executors import Ended, Executor, ProcessExecutor
+from circuitkit.comparison.executors import Ended, Executor, Noted, ProcessExecutor
 from circuitkit.comparison.grid import Cell, Grid
 from circuitkit.comparison.job import Failure, Job
 from circuitkit.comparison.progress import GridProgress
@@ -135,6 +135,8 @@ class _Comparison:
                     if isinstance(event, Ended):
                         running -= 1
                         shown.end(event.key, self._end(event))
+                    elif isinstance(event, Noted):
+                        shown.note(event.key, event.note)
                     else:
                         shown.move(event.key, event.done, event.total, event.unit)
                 shown.tick()

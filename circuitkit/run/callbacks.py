@@ -19,6 +19,9 @@ class Callback:
     def on_load_start(self, device: torch.device, model: CircuitModel | None) -> None:
         """Called before prompts are made and the policy is prepared; `model` is None if the run will load it."""
 
+    def on_load_end(self, run: Discovery) -> None:
+        """Called when model, prompts and ablation are ready, before any search; `run.notes` has what to know before."""
+
     def on_discovery_start(self, run: Discovery) -> None:
         """Called when everything is ready, before the strategy starts."""
 

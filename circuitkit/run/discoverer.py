@@ -280,6 +280,7 @@ class Discoverer:
         fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
         loaded = move_to(self.device, model if isinstance(model, CircuitModel) else load_model(model))
         run, prompts = prepare(run_config, loaded, plan.splits, fabric, processes, self.memory_budget)
+        fabric.call("on_load_end", run)
         if folder is not None:
             run.folder = folder.path
             run_config.config[CONTENT] = describe_content(loaded, prompts)

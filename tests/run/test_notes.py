@@ -13,6 +13,7 @@ import circuitkit
 from circuitkit import Circuit, Discovery, DiscoveryStrategy, PromptBatch, Task
 from circuitkit.cli.main import main
 from circuitkit.comparison.grid import Grid
+from circuitkit.comparison.progress import GridProgress
 from circuitkit.comparison.runner import compare
 from circuitkit.report.comparison_tables import comparison_tables
 from circuitkit.run.discoverer import Discoverer
@@ -97,3 +98,40 @@ def test_a_note_survives_an_interruption(tmp_path: Path) -> None:
         Discoverer("cpu", callbacks=[]).run("toy", "ioi", spec, examples=4, out=tmp_path / "run")
     result = Discoverer("cpu", callbacks=[]).run("toy", "ioi", spec, examples=4, out=tmp_path / "run", resume=True)
     assert "Beware of the dog." in result.notes
+
+
+CHANCE = "The model gives the answer a larger logit than the wrong answer on 62% of the 8 train prompts"
+
+
+def test_the_command_says_before_the_search_that_the_model_is_near_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+
+    def find(self: Noting, run: Discovery) -> Circuit:
+        said.append(capsys.readouterr().err)
+        return Circuit.from_scores(run.model.graph, torch.rand(len(run.model.graph), dtype=torch.float64))
+
+    monkeypatch.setattr(Noting, "discover", find)
+    arguments = ["discover", "--model", "toy", "--task", f"{__name__}.Swapped", "--strategy", f"{__name__}.Noting"]
+    assert main([*arguments, "--examples", "8", "--out", "run"]) == 0
+    assert said[0].count(CHANCE) == 1
+    shown = capsys.readouterr()
+    assert CHANCE not in "".join([*said[1:], shown.err])
+    assert f"Note: {CHANCE}" in shown.out
+
+
+def test_a_comparison_says_before_the_first_search_that_the_model_is_near_chance(tmp_path: Path) -> None:
+    shown, strategies = StringIO(), {"eap": "eap", "hisp": "hisp"}
+    grid = Grid(
+        models={"toy": "toy"},
+        tasks={"no": {"class_path": f"{__name__}.Swapped"}},
+        strategies=strategies,
+        examples=8,
+        sizes=[0.5],
+    )
+    compare(grid, tmp_path / "out", progress=GridProgress(Console(file=shown, width=100)))
+    lines = shown.getvalue().splitlines()
+    assert lines[0].startswith(f"no in toy: {CHANCE}")
+    assert [line[:5] for line in lines[1:]] == ["[1/3]", "[2/3]", "[3/3]"]
