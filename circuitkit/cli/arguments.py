@@ -70,6 +70,18 @@ def add_run_options(parser: ArgumentParser, out: str) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace results that the folder already holds")
 
 
+def add_evaluation_options(parser: ArgumentParser, sizes: str) -> None:
+    """Add the options that say what is evaluated; `sizes` describes the default sizes, and what no sizes mean."""
+    parser.add_argument("--sizes", type=list[float] | None, default=None, help=f"fractions of the edges; {sizes}")
+    parser.add_argument(
+        "--rankings",
+        type=list[str],
+        default=["signed", "absolute", "random"],
+        help="how edges of these sizes are chosen: signed, absolute, greedy, random",
+    )
+    parser.add_argument("--splits", type=list[str], default=["train", "test"], help="train, validation, test")
+
+
 class _Console(Console):
     """A console that lets `main` handle a closed pipe, where rich would exit with status 1."""
 

@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser
 
 from circuitkit.cli.arguments import (
     KIND_OF,
+    add_evaluation_options,
     add_run_options,
     current_folder_on_path,
     make_console,
@@ -118,6 +119,7 @@ def _add_options(parser: ArgumentParser) -> None:
         help="find the smallest circuit with this faithfulness on the validation split, at whatever size, threshold or "
         "target it takes",
     )
+    add_evaluation_options(parser, "by default the circuit's own, or 0.01, 0.05, 0.2 for a ranking; []: no evaluation")
     parser.add_argument("--seed", type=int, default=0, help="seed of the prompts, the strategy and the random control")
     add_run_options(parser, "runs/STRATEGY-TASK-TIME")
     parser.add_argument(

@@ -5,25 +5,19 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from circuitkit.cli.arguments import current_folder_on_path, make_console, parse, silence_libraries
+from circuitkit.cli.arguments import (
+    add_evaluation_options,
+    current_folder_on_path,
+    make_console,
+    parse,
+    silence_libraries,
+)
 
 
 def run(parser: ArgumentParser, arguments: list[str]) -> int:
     """Evaluate, print a table per circuit, and save `evaluation.json`."""
     parser.add_argument("run", type=str, help="a run folder")
-    parser.add_argument(
-        "--sizes",
-        type=list[float] | None,
-        default=None,
-        help="fractions of the edges to keep; by default MIB's; []: only the circuits' own edges",
-    )
-    parser.add_argument(
-        "--rankings",
-        type=list[str],
-        default=["signed", "absolute", "random"],
-        help="how edges of these sizes are chosen: signed, absolute, greedy, random",
-    )
-    parser.add_argument("--splits", type=list[str], default=["train", "test"], help="train, validation, test")
+    add_evaluation_options(parser, "by default MIB's; []: only the circuits' own edges")
     parser.add_argument(
         "--examples",
         type=int | list[int] | None,

@@ -17,6 +17,7 @@ The run folders are the truth: everything else is made from them again.
 
 import io
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -204,7 +205,7 @@ class ComparisonFolder:
         return folder.with_name(f"{folder.name}{_FAILURE}")
 
 
-def reproduce_command(folder: str | Path, memory_budget: int | str | None = None) -> str:
-    """Return the command that repeats the run of a folder."""
-    budget = f" --memory_budget {memory_budget}" if memory_budget else ""
-    return f"circuitkit discover --config {os.path.join(folder, CONFIG)}{budget} --out NEW"  # noqa: PTH118  text
+def reproduce_command(folder: str | Path) -> str:
+    """Return the command that repeats the run of a folder, with its evaluation and memory budget."""
+    config = shlex.quote(os.path.join(folder, CONFIG))  # noqa: PTH118  text
+    return f"circuitkit discover --config {config} --out NEW"

@@ -113,7 +113,7 @@ def check_curves(sizes: Sequence[float], rankings: Sequence[str] = CURVES) -> li
     Raises:
         UsageError: the sizes are not rising fractions, there is no such ranking, or one is named twice.
     """
-    if isinstance(rankings, str) or len(set(rankings)) != len(rankings):
+    if not isinstance(rankings, list | tuple) or len(set(rankings)) != len(rankings):
         problem = f"The rankings {rankings!r} are not a list of different rankings."
         raise UsageError(problem, "Give a list such as ['signed', 'random'].")
     for ranking in rankings:

@@ -32,7 +32,6 @@ from circuitkit.engine.processes import ALONE, Processes
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.chance import model_accuracy
 from circuitkit.evaluation.evaluation import CURVES, Ranking
-from circuitkit.evaluation.evaluator import check_curves
 from circuitkit.evaluation.prompts import prompt_notes
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import PrecisionPolicy
@@ -49,7 +48,7 @@ from circuitkit.run.earlier_run import (
     say_how_to_resume,
 )
 from circuitkit.run.environment import describe_environment
-from circuitkit.run.evaluating import EvaluationPlan
+from circuitkit.run.evaluating import evaluate_circuits
 from circuitkit.run.global_state import preserve_global_state
 from circuitkit.run.metrics_log import MetricsLog
 from circuitkit.run.prediction import predict
@@ -68,7 +67,7 @@ from circuitkit.run.run_config import (
     move_to,
     wrap_model,
 )
-from circuitkit.run.run_folder import RunFolder, finish_writing
+from circuitkit.run.run_folder import EVALUATED, RunFolder, finish_writing
 from circuitkit.run.searching import search
 from circuitkit.run.smallest import find_smallest, search_notes
 from circuitkit.strategies.base import Discovery
@@ -127,9 +126,6 @@ class Discoverer:
         task: TaskSpec,
         strategy: StrategySpec,
         *,
-        sizes: Sequence[float] | None = None,
-        splits: Sequence[Split] = SPLITS,
-        rankings: Sequence[Ranking] = CURVES,
         out: str | Path | None = None,
         overwrite: bool = False,
         resume: bool = False,
@@ -143,17 +139,15 @@ class Discoverer:
             task: a name, a class path, a mapping with `class_path` and `init_args`, a `Task`, or a `PromptBatch`, which
                 is used for finding and for evaluating (as the train split, the only one).
             strategy: a name, a class path, a mapping with `class_path` and `init_args`, or a `DiscoveryStrategy`.
-            sizes: fractions of the edges at which to evaluate; by default the circuit's own, or `RANKING_SIZES` for a
-                ranking. Empty: no evaluation.
-            splits: those to evaluate on; by default train, on which the circuits are found, and test.
-            rankings: how circuits of these sizes are chosen: any of `signed`, `absolute`, `greedy`, `random`.
             out: the run folder (see the module `result`); None writes nothing.
             overwrite: replace the results in `out`.
             resume: if `out` holds a finished run of the same configuration, read and return it; if it holds an
                 interrupted one, continue from its last saved state to the same result; otherwise start from scratch.
-                The prompts and the model must be the same too, by their content (see the module `content`). With
+                The prompts and the model must be the same too, by their content (see the module `content`); an
+                interrupted run may be evaluated at other sizes, splits and rankings than it was started with. With
                 `overwrite`, a finished run is not read, only an interrupted one continued.
-            options: `precision`, `objective`, `ablation`, `examples` and `faithfulness`; see `RunOptions`.
+            options: `precision`, `objective`, `ablation`, `examples`, `sizes`, `splits`, `rankings` and `faithfulness`;
+                see `RunOptions`.
 
         Returns:
             The circuits, their faithfulness, and their cost. Of several processes, all return the circuits, but only
@@ -168,13 +162,10 @@ class Discoverer:
         """
         model = wrap_model(model)
         run_config = self._make_config(model, task, strategy, options)
-        check_curves(() if sizes is None else sizes, rankings)
-        wanted = run_config.check_splits(splits) if sizes is None or len(sizes) else []
-        plan = EvaluationPlan(sizes, wanted, rankings)
         with launch.connect(self.device, self.devices) as processes:
             if processes.rank:  # process 0 looks after the folder
                 out, overwrite, resume = None, False, False
-            if finished := processes.broadcast(self._find_finished(run_config, model, wanted, out, overwrite, resume)):
+            if finished := processes.broadcast(self._find_finished(run_config, model, out, overwrite, resume)):
                 return finished
             folder = RunFolder(out, overwrite=overwrite) if out is not None else None
             if out is not None:
@@ -184,7 +175,7 @@ class Discoverer:
             fabric = launch.make_fabric(self.device, callbacks=callbacks, loggers=[log, *self._loggers])
             opened = folder.open() if folder is not None else nullcontext()
             with self._launch(fabric), say_how_to_resume(out), opened:
-                result = self._run(run_config, model, plan, fabric, log.rows, folder, resume, processes)
+                result = self._run(run_config, model, fabric, log.rows, folder, resume, processes)
                 if folder is not None:
                     result.save_or_rescue(folder)
         return result
@@ -193,7 +184,6 @@ class Discoverer:
         self,
         run_config: RunConfig,
         model: ModelSpec,
-        splits: Sequence[Split],
         out: str | Path | None,
         overwrite: bool,
         resume: bool,
@@ -208,7 +198,7 @@ class Discoverer:
             return None
         with self._launch(launch.make_fabric(self.device)):
             loaded = model if isinstance(model, CircuitModel) else load_model(model)
-            content = describe_content(loaded, run_config.make_prompts(loaded, splits))
+            content = describe_content(loaded, run_config.make_prompts(loaded, run_config.splits))
         check_same_content(str(out), finished.config, content)
         return finished
 
@@ -239,9 +229,8 @@ class Discoverer:
         with self._launch(fabric):
             fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
             loaded = model if isinstance(model, CircuitModel) else load_model(model)
-            splits = run_config.check_splits(SPLITS)
             loaded = move_to(self.device, loaded)
-            run, prompts = prepare(run_config, loaded, splits, fabric, ALONE, self.memory_budget)
+            run, prompts = prepare(run_config, loaded, fabric, ALONE, self.memory_budget)
             if resume and out is not None:
                 check_earlier_content(out, describe_content(loaded, prompts))
             notes += [*prompt_notes(prompts), *run.notes]
@@ -255,7 +244,8 @@ class Discoverer:
 
     def _make_config(self, model: ModelSpec, task: TaskSpec, strategy: StrategySpec, options: RunOptions) -> RunConfig:
         run_config = RunConfig.make(model, task, strategy, self.seed, **options)
-        run_config.config.update(accelerator=self.accelerator, devices=self.devices)
+        budget = {} if self.memory_budget is None else {"memory_budget": self.memory_budget}
+        run_config.config.update(accelerator=self.accelerator, devices=self.devices, **budget)
         return run_config
 
     @contextmanager
@@ -270,7 +260,6 @@ class Discoverer:
         self,
         run_config: RunConfig,
         model: ModelSpec,
-        plan: EvaluationPlan,
         fabric: Fabric,
         rows: list[dict[str, Any]],
         folder: RunFolder | None,
@@ -279,7 +268,7 @@ class Discoverer:
     ) -> Result:
         fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
         loaded = move_to(self.device, model if isinstance(model, CircuitModel) else load_model(model))
-        run, prompts = prepare(run_config, loaded, plan.splits, fabric, processes, self.memory_budget)
+        run, prompts = prepare(run_config, loaded, fabric, processes, self.memory_budget)
         fabric.call("on_load_end", run)
         if folder is not None:
             run.folder = folder.path
@@ -289,15 +278,17 @@ class Discoverer:
         searched = None if folder is None else folder.saved_search()
         if result := processes.broadcast(None if searched is None else Result.load(searched)):
             result.notes.append("The run was interrupted after its search, and resumed.")
+            now = run_config.config  # it may be evaluated otherwise than it was started
+            result.config.update({key: now[key] for key in (*EVALUATED, CONTENT) if key in now})
         else:
             circuits = self._search(run_config, run, prompts)
             notes = [*run.model.notes, *prompt_notes(prompts), *run.notes, *resumption_notes(run)]
             environment = describe_environment(self.device)
             result = Result(circuits, {}, run.metrics, run_config.config, environment, notes, rows)
-            if folder is not None and plan.splits:
+            if folder is not None and run_config.splits:
                 result.save_or_rescue(folder, unevaluated=True)
         if not processes.rank:
-            plan.evaluate(result, run_config, run, prompts, self.memory_budget)
+            evaluate_circuits(result, run_config, run, prompts, self.memory_budget)
         return result
 
     def _search(self, run_config: RunConfig, run: Discovery, prompts: Mapping[str, PromptBatch]) -> list[Circuit]:

@@ -1,6 +1,7 @@
 """What an earlier run left in a folder: a finished run to return, or an interrupted one to resume."""
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,15 @@ from typing import Any
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.run.content import check_same_content
 from circuitkit.run.result import Result
-from circuitkit.run.run_folder import CHECKPOINT, CONFIG, RESULT, RunFolder, can_resume, check_same_config
+from circuitkit.run.run_folder import (
+    CHECKPOINT,
+    CONFIG,
+    EVALUATED,
+    RESULT,
+    RunFolder,
+    can_resume,
+    check_same_config,
+)
 from circuitkit.storage.text import read_yaml
 from circuitkit.strategies.base import Discovery
 
@@ -18,7 +27,7 @@ def load_finished(out: str | Path | None, config: dict[str, Any]) -> Result | No
     """Load the finished run in a folder; None if there is none.
 
     Raises:
-        UsageError: there is no folder, or the run was made with another configuration.
+        UsageError: there is no folder, or the run was made with another configuration, or evaluated otherwise.
     """
     if out is None:
         raise UsageError(
@@ -28,7 +37,18 @@ def load_finished(out: str | Path | None, config: dict[str, Any]) -> Result | No
         return None
     finished = Result.load(out)
     check_same_config(out, finished.config, config)
+    _check_same_evaluation(out, finished.config, config)
     return finished
+
+
+def _check_same_evaluation(out: str | Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Check that a finished run was evaluated as wanted; one of an earlier version does not say, and is accepted."""
+    for key in (key for key in EVALUATED if key in made_with and made_with[key] != wanted[key]):
+        raise UsageError(
+            f"The run in {str(out)!r} is finished, and was evaluated with {key} {made_with[key]}, not {wanted[key]}.",
+            f"Evaluate its circuits again (circuitkit evaluate {shlex.quote(str(out))} --{key} ...), or give the {key} "
+            "that it was evaluated with.",
+        )
 
 
 def check_interrupted(out: str | Path, config: dict[str, Any], overwrite: bool, resume: bool) -> bool:

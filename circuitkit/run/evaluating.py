@@ -1,11 +1,9 @@
 """The evaluation at the end of a run: of every circuit, on every split that was asked for."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import CircuitKitError
-from circuitkit.evaluation.evaluation import Ranking
 from circuitkit.evaluation.evaluator import Evaluator
 from circuitkit.evaluation.generalization import generalization_notes
 from circuitkit.evaluation.sizes import own_sizes
@@ -13,59 +11,43 @@ from circuitkit.run.result import Result
 from circuitkit.run.run_config import RunConfig
 from circuitkit.run.smallest import reached_notes
 from circuitkit.strategies.base import Discovery
-from circuitkit.tasks.base import Split
 
 
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """What a run evaluates.
+def evaluate_circuits(
+    result: Result,
+    run_config: RunConfig,
+    run: Discovery,
+    prompts: Mapping[str, PromptBatch],
+    memory_budget: int | None,
+) -> None:
+    """Add the evaluations to the result; if one fails, the circuits are kept and a note says why.
 
-    Attributes:
-        sizes: fractions of the edges; None: each circuit's own, or `RANKING_SIZES` for a ranking.
-        splits: by name; none: nothing is evaluated.
-        rankings: how circuits of these sizes are chosen.
+    Args:
+        result: of the search.
+        run_config: of the run, with the sizes, splits and rankings to evaluate.
+        run: whose callbacks are told how far the evaluation is (`on_evaluation_progress`).
+        prompts: by split.
+        memory_budget: as given by the user.
     """
+    parts, seed = (run_config.objective, run_config.ablation), run_config.seed
+    count, before = len(run_config.splits) * len(result.circuits), 0
 
-    sizes: Sequence[float] | None
-    splits: Sequence[Split]
-    rankings: Sequence[Ranking]
+    def report(done: int, total: int) -> None:
+        run.fabric.call("on_evaluation_progress", run, before * total + done, count * total)
 
-    def evaluate(
-        self,
-        result: Result,
-        run_config: RunConfig,
-        run: Discovery,
-        prompts: Mapping[str, PromptBatch],
-        memory_budget: int | None,
-    ) -> None:
-        """Add the evaluations to the result; if one fails, the circuits are kept and a note says why.
-
-        Args:
-            result: of the search.
-            run_config: of the run.
-            run: whose callbacks are told how far the evaluation is (`on_evaluation_progress`).
-            prompts: by split.
-            memory_budget: as given by the user.
-        """
-        parts, seed = (run_config.objective, run_config.ablation), run_config.seed
-        count, before = len(self.splits) * len(result.circuits), 0
-
-        def report(done: int, total: int) -> None:
-            run.fabric.call("on_evaluation_progress", run, before * total + done, count * total)
-
-        try:
-            for split in self.splits:
-                batch = prompts[split]
-                evaluator = Evaluator.prepare(run.model, batch, *parts, split, seed, memory_budget=memory_budget)
-                found = []
-                for circuit in result.circuits:
-                    sizes = own_sizes(circuit) if self.sizes is None else self.sizes
-                    found.append(evaluator.evaluate(circuit, sizes, self.rankings, report=report))
-                    before += 1
-                result.evaluations[split] = found
-                del evaluator  # before the next split's captures
-        except CircuitKitError as error:
-            result.notes.append(f"The circuits could not be evaluated: {error}")
-        result.notes.extend(generalization_notes(result.evaluations))
-        if run_config.faithfulness is not None:
-            result.notes.extend(reached_notes(result.evaluations, run_config.faithfulness, result.metrics))
+    try:
+        for split in run_config.splits:
+            batch = prompts[split]
+            evaluator = Evaluator.prepare(run.model, batch, *parts, split, seed, memory_budget=memory_budget)
+            found = []
+            for circuit in result.circuits:
+                sizes = own_sizes(circuit) if run_config.sizes is None else run_config.sizes
+                found.append(evaluator.evaluate(circuit, sizes, run_config.rankings, report=report))
+                before += 1
+            result.evaluations[split] = found
+            del evaluator  # before the next split's captures
+    except CircuitKitError as error:
+        result.notes.append(f"The circuits could not be evaluated: {error}")
+    result.notes.extend(generalization_notes(result.evaluations))
+    if run_config.faithfulness is not None:
+        result.notes.extend(reached_notes(result.evaluations, run_config.faithfulness, result.metrics))

@@ -1,7 +1,5 @@
 """What a run prepares before it searches: prompts, the fitted ablation, and the `Discovery` for the strategy."""
 
-from collections.abc import Sequence
-
 import torch
 from lightning.fabric import Fabric
 
@@ -13,13 +11,11 @@ from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.run import launch
 from circuitkit.run.run_config import RunConfig
 from circuitkit.strategies.base import Discovery
-from circuitkit.tasks.base import Split
 
 
 def prepare(
     run_config: RunConfig,
     model: CircuitModel,
-    splits: Sequence[Split],
     fabric: Fabric,
     processes: Processes,
     memory_budget: int | None,
@@ -27,9 +23,8 @@ def prepare(
     """Make the `Discovery` that the strategy receives, and the prompts of train and the other splits.
 
     Args:
-        run_config: of the run.
+        run_config: of the run, with the splits to evaluate on.
         model: on the run's device.
-        splits: to evaluate on.
         fabric: launched.
         processes: of the run.
         memory_budget: as given by the user.
@@ -37,7 +32,7 @@ def prepare(
     Raises:
         UsageError: the prompts do not fit the model, the objective, the ablation or the processes.
     """
-    prompts = run_config.make_prompts(model, splits)
+    prompts = run_config.make_prompts(model, run_config.splits)
     train = prompts["train"]
     launch.check_prompts(len(train), processes)
     for batch in prompts.values():  # now, not only after the search

@@ -16,6 +16,8 @@ from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
 from circuitkit.errors import UsageError
+from circuitkit.evaluation.evaluation import CURVES, Ranking
+from circuitkit.evaluation.evaluator import check_curves
 from circuitkit.evaluation.prompts import make_prompts
 from circuitkit.models.brought import unwrap_model
 from circuitkit.models.circuit_model import CircuitModel
@@ -43,6 +45,11 @@ class RunOptions(TypedDict, total=False):
         ablation: likewise, or an `Ablation`; by default `resample`.
         examples: maximum number of prompts per split, one number for all or three, for train, validation and test; by
             default 32.
+        sizes: fractions of the edges at which to evaluate; by default the circuit's own, or `RANKING_SIZES` for a
+            ranking. Empty: no evaluation.
+        splits: those to evaluate on; by default train, on which the circuits are found, and test.
+        rankings: how circuits of these sizes are chosen: any of `signed`, `absolute`, `greedy`, `random`; by default
+            all but `greedy`.
         faithfulness: find the smallest circuit with this faithfulness on the validation split (see the module
             `smallest`), instead of the circuits at the strategy's operating points or a mere ranking.
     """
@@ -51,12 +58,18 @@ class RunOptions(TypedDict, total=False):
     objective: Objective | Spec
     ablation: Ablation | Spec
     examples: int | Sequence[int]
+    sizes: Sequence[float] | None
+    splits: Sequence[Split]
+    rankings: Sequence[Ranking]
     faithfulness: float | None
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The parts of a run, and the plain data (`config`) to make them from again."""
+    """The parts of a run, and the plain data (`config`) to make them from again.
+
+    `splits` are those that the run evaluates: none where there are no sizes, and of a `PromptBatch` its only one.
+    """
 
     strategy: DiscoveryStrategy
     task: Task | PromptBatch
@@ -65,6 +78,9 @@ class RunConfig:
     ablation: Ablation
     examples: Examples
     seed: int
+    sizes: list[float] | None
+    splits: list[Split]
+    rankings: list[Ranking]
     config: dict[str, Any]
     faithfulness: float | None = None
 
@@ -94,7 +110,8 @@ class RunConfig:
             parts[key] = specs.make(kind, spec)
             _check_kind(kind, key, parts[key])
             config[key] = specs.resolve(kind, spec) if isinstance(spec, str | Mapping) else specs.describe(spec)
-        config |= {"examples": examples.plain, "seed": seed}
+        evaluated = _check_evaluation(parts["task"], options)
+        config |= {"examples": examples.plain, "seed": seed, **evaluated}
         wanted = options.get("faithfulness")
         if wanted is not None:
             wanted = config["faithfulness"] = check_faithfulness(wanted, parts["strategy"])
@@ -103,16 +120,7 @@ class RunConfig:
                     f"faithfulness={wanted:g} is reached on the validation split, which a PromptBatch does not have.",
                     "Give a task, such as PromptFile, or choose a size yourself: `circuit.top(n)`.",
                 )
-        return cls(**parts, examples=examples, seed=seed, config=config, faithfulness=wanted)
-
-    def check_splits(self, splits: Sequence[Split]) -> list[Split]:
-        """Return the splits to evaluate on; a `PromptBatch` has only the train split.
-
-        Raises:
-            UsageError: as the function of this name.
-        """
-        check_splits(splits)
-        return ["train"] if splits and isinstance(self.task, PromptBatch) else list(splits)
+        return cls(**parts, **evaluated, examples=examples, seed=seed, config=config, faithfulness=wanted)
 
     def make_prompts(self, model: CircuitModel, splits: Sequence[Split]) -> dict[str, PromptBatch]:
         """Make the prompts of the train split and of others, with validation if the size is chosen there."""
@@ -123,13 +131,25 @@ class RunConfig:
         }
 
 
+def _check_evaluation(task: Task | PromptBatch, options: RunOptions) -> dict[str, Any]:
+    sizes, rankings = options.get("sizes"), options.get("rankings", CURVES)
+    plain = check_curves(() if sizes is None else sizes, rankings)
+    splits = options.get("splits", SPLITS)
+    check_splits(splits)
+    if sizes is not None and not plain:
+        splits = ()
+    elif splits and isinstance(task, PromptBatch):
+        splits = SPLITS[:1]
+    return {"sizes": None if sizes is None else plain, "splits": list(splits), "rankings": list(rankings)}
+
+
 def check_splits(splits: Sequence[str]) -> None:
     """Check the splits to evaluate on.
 
     Raises:
         UsageError: there is no such split, or one is named twice.
     """
-    if isinstance(splits, str) or len(set(splits)) != len(splits):
+    if not isinstance(splits, list | tuple) or len(set(splits)) != len(splits):
         raise UsageError(f"The splits {splits!r} are not a list of different splits.", "Give ['train', 'test'].")
     for split in splits:
         check_split(split)

@@ -18,8 +18,10 @@ RESULT, CONFIG, METRICS = "result.json", "config.yaml", "metrics.csv"
 CHECKPOINT, STATE, SEARCH = "checkpoint", "state.safetensors", "search"
 FINISHED = "finished.safetensors"
 """A finished search of several, in a folder of its own in the checkpoint."""
-_WHERE = ("accelerator", "devices", CONTENT)
-"""Parts of the configuration that do not change the result, or are compared in `content.py`."""
+EVALUATED = ("sizes", "splits", "rankings")
+"""Parts of the configuration that say what is evaluated; they do not change what is found."""
+_WHERE = ("accelerator", "devices", "memory_budget", *EVALUATED, CONTENT)
+"""Parts of the configuration that do not change what is found, or are compared in `content.py`."""
 _IN_CHECKPOINT = (
     CONFIG,
     STATE,
@@ -37,7 +39,7 @@ _ALWAYS_OURS = (CONFIG, METRICS, *_LATER, CHECKPOINT, RESULT)
 
 
 def check_same_config(where: str | Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Check that a run was made with the wanted configuration; the device may differ.
+    """Check that a run was made with the wanted configuration; device and evaluation may differ.
 
     Args:
         where: the run's folder, for the message.

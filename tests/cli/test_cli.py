@@ -78,6 +78,20 @@ def test_the_config_of_a_run_repeats_the_run() -> None:
     assert main(["discover", "--config", "a/config.yaml", "--out", "a", "--overwrite"]) == 0
 
 
+def test_the_printed_config_repeats_a_chosen_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--sizes", "[0.1, 1]", "--splits", "[validation]", "--rankings", "[greedy, random]"]
+    assert main([*DISCOVER, "--strategy", "eap", *chosen, "--memory_budget", "1GB", "--out", "a"]) == 0
+    config = yaml.safe_load(Path("a/config.yaml").read_text())
+    assert (config["sizes"], config["splits"], config["memory_budget"]) == ([0.1, 1.0], ["validation"], 2**30)
+    assert main(["discover", "--config", "a/config.yaml", "--out", "b"]) == 0
+    one, two = Result.load("a"), Result.load("b")
+    assert {point.ranking for point in one.evaluations["validation"][0].points} == {"greedy", "random"}
+    assert (one.evaluations, one.config) == (two.evaluations, two.config)
+    capsys.readouterr()
+    assert main(["discover", "--config", "a/config.yaml", "--sizes", "[0.2]", "--out", "a", "--resume"]) == 2
+    assert "evaluated with sizes [0.1, 1.0], not [0.2]" in capsys.readouterr().err
+
+
 def test_every_run_has_a_folder_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert main([*DISCOVER, "--strategy", "random_edges"]) == 0

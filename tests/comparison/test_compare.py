@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from collections import Counter
 from io import StringIO
 from pathlib import Path
@@ -18,7 +19,7 @@ import circuitkit
 from circuitkit.cli.main import main
 from circuitkit.comparison.comparison_folder import reproduce_command
 from circuitkit.comparison.grid import Grid
-from circuitkit.comparison.rows import COLUMNS
+from circuitkit.comparison.rows import COLUMNS, rows_of
 from circuitkit.comparison.runner import compare
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.sizes import SIZES
@@ -123,16 +124,21 @@ def test_the_config_of_a_comparison_repeats_it(tmp_path: Path) -> None:
     assert without_times(run(again, tmp_path / "b")) == without_times(first)
 
 
-def test_a_printed_command_repeats_the_run_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_printed_command_repeats_the_rows_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = run(make_grid(strategies={"acdc": ACDC}, seeds=[5], objectives={"kl": "kl"}), Path("out"))
-    command = reproduce_command(Path("out") / rows[0]["folder"])
-    assert main([part.replace("NEW", "again") for part in command.split()[1:]]) == 0
-    found, again = Result.load(Path("out") / rows[0]["folder"]), Result.load("again")
-    assert found.config == again.config | {"accelerator": "cpu"}
+    out = Path("it's out")
+    grid = make_grid(strategies={"acdc": ACDC}, seeds=[5], objectives={"kl": "kl"}, memory_budget="1GB")
+    rows = run(grid, out)
+    folder = out / rows[0]["folder"]
+    command = reproduce_command(folder)
+    assert main([part.replace("NEW", "again") for part in shlex.split(command)[1:]]) == 0
+    found, again = Result.load(folder), Result.load("again")
+    assert found.config == again.config
     for one, other in zip(found.circuits, again.circuits, strict=True):
         assert torch.equal(one.scores, other.scores)
         assert torch.equal(one.kept, other.kept)
+    of_cell = [row for row in rows if row["strategy"] == "acdc"]
+    assert without_times(rows_of(grid.cells[0], rows[0]["folder"], again)) == without_times(of_cell)
 
 
 FAILING = {

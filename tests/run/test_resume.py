@@ -244,7 +244,6 @@ def test_the_command_line_says_how_to_go_on(tmp_path, save_always, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("circuitkit.run.callbacks.RichProgress", lambda: Interrupt(9))
-        patch.setattr("circuitkit.run.discoverer.RichProgress", lambda: Interrupt(9))
         assert main(COMMAND) == 130
     (folder,) = Path("runs").iterdir()
     said = capsys.readouterr().err
@@ -259,7 +258,7 @@ def test_the_command_line_says_how_to_go_on(tmp_path, save_always, monkeypatch, 
 def test_the_command_line_names_the_interrupted_run_of_a_default_folder(tmp_path, save_always, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("circuitkit.run.discoverer.RichProgress", lambda: Interrupt(9))
+        patch.setattr("circuitkit.run.callbacks.RichProgress", lambda: Interrupt(9))
         assert main(COMMAND) == 130
     (folder,) = Path("runs").iterdir()
     capsys.readouterr()
@@ -282,6 +281,35 @@ def test_resume_needs_a_folder(tmp_path, monkeypatch, capsys):
     assert said.count("\n") == 1
     assert "--out" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_is_not_resumed_to_another_evaluation(tmp_path):
+    options = {"sizes": [0.1, 0.5], "splits": ["validation"], "rankings": ["signed"]}
+    made = run("toy", "ioi", tmp_path / "run", strategy="eap", **options)
+    assert run("toy", "ioi", tmp_path / "run", strategy="eap", resume=True, **options).evaluations == made.evaluations
+    for key, other in {"sizes": None, "splits": ["test"], "rankings": ["signed", "random"]}.items():
+        with pytest.raises(UsageError, match=rf"evaluated with {key} .*circuitkit evaluate .* --{key}"):
+            run("toy", "ioi", tmp_path / "run", strategy="eap", resume=True, **{**options, key: other})
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    for key in options:  # a folder of a version that did not record them
+        del config[key]
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert run("toy", "ioi", tmp_path / "run", strategy="eap", resume=True).evaluations == made.evaluations
+
+
+def test_a_search_whose_evaluation_was_interrupted_may_be_evaluated_otherwise(tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("circuitkit.evaluation.evaluator.Evaluator.evaluate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run("toy", "ioi", tmp_path / "run", strategy="eap", sizes=None)
+    other = {"sizes": [0.5], "splits": ["validation", "test"], "rankings": ["absolute"]}
+    resumed = run("toy", "ioi", tmp_path / "run", strategy="eap", resume=True, **other)
+    whole = run("toy", "ioi", tmp_path / "whole", strategy="eap", **other)
+    assert resumed.evaluations == whole.evaluations
+    assert Result.load(tmp_path / "run").config == whole.config
 
 
 # A resumed run covers all its legs
