@@ -28,20 +28,33 @@ _NARROWEST = 18
 """Minimum width of the column of names, in characters; names may wrap, figures may not."""
 NOTES = " | "
 """Separates the notes of a row."""
+_OF_PRECISION = (
+    "precision",
+    "edges_tested",
+    "forward_equivalents",
+    "wall_s",
+    "evaluation_s",
+    "peak_mb",
+    "notes",
+    "folder",
+)
+"""Columns that differ between precisions even where these change no figure."""
 CONTROL = "random control"
 """The strategy's label in the rows of a random control."""
 LEGEND = """\
 Faithfulness is 1 for the full model and 0 for the ablated one. Figures are means over the prompts of the test split,
 with 95% intervals over prompts in brackets and, after ±, the standard deviation over seeds.
-x%, n: the top n edges by |score|. CPR: area under the curve over all sizes, ranked by signed score (1 is good).
-CMD: area between the curve and 1, ranked by absolute score (0 is good). Time and peak MB: of the discovery.
+x%, n: the first n edges: those that the method kept, then the others, each by |score|.
+CPR: area under the curve over all sizes, with signed instead of absolute score (1 is good).
+CMD: area between the curve and 1, with absolute score (0 is good). Time and peak MB: of the discovery.
 """
 
 
 def comparison_tables(rows: Sequence[Row], width: int = 140) -> list[Group]:
     """Make the tables of each model, task and objective: faithfulness by size, and the circuits that methods chose.
 
-    There is a line per strategy, precision and operating point, averaged over seeds. `LEGEND` explains them.
+    There is a line per strategy, precision and operating point, averaged over seeds; precisions with the same figures
+    share a line. Below are notes, and a line per failed cell with its reason. `LEGEND` explains the figures.
 
     Args:
         rows: of `results.csv`.
@@ -51,9 +64,8 @@ def comparison_tables(rows: Sequence[Row], width: int = 140) -> list[Group]:
     def place(row: Row) -> tuple[str, str, str]:
         return row["model"], row["task"], row["objective"]
 
-    done = [row for row in rows if not row["error"]]
-    order = list(dict.fromkeys(map(place, done)))
-    grouped = groupby(sorted(done, key=lambda row: order.index(place(row))), place)
+    order = list(dict.fromkeys(map(place, rows)))
+    grouped = groupby(sorted(rows, key=lambda row: order.index(place(row))), place)
     return [
         _tables(f"{task} in {model}, {objective}", list(group), width) for (model, task, objective), group in grouped
     ]
@@ -75,14 +87,19 @@ def shown_sizes(rows: Sequence[Row], count: int = _COLUMNS) -> dict[float, int]:
     return {size: asked[size] for size in sizes}
 
 
-def _tables(name: str, rows: Sequence[Row], width: int) -> Group:
-    seeds, prompts = len({row["seed"] for row in rows}), max(row["prompts_test"] for row in rows)
+def _tables(name: str, all_rows: Sequence[Row], width: int) -> Group:
+    rows, failures = [row for row in all_rows if not row["error"]], map(escape, _failures(all_rows))
+    if not rows:
+        return Group(f"[bold]{escape(name)}: no cell is finished[/]", *failures)
+    seeds, prompts = _count_seeds(rows), max(row["prompts_test"] for row in rows)
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
     title = f"[bold]{escape(name)}: faithfulness on {prompts} test prompts{over}[/]"
     several = len({row["precision"] for row in rows if not _is_control(row)}) > 1
     own = [row for row in rows if row["ranking"] == "own"]
     chosen = [_own_table(own, several, width)] if own else []
-    return Group(title, _model_line(rows), _size_table(rows, several, width), *chosen, *map(escape, _notes(rows)))
+    return Group(
+        title, _model_line(rows), _size_table(rows, several, width), *chosen, *map(escape, _notes(rows)), *failures
+    )
 
 
 def _model_line(rows: Sequence[Row]) -> str:
@@ -101,8 +118,8 @@ def _size_table(rows: Sequence[Row], several: bool, width: int) -> Table:
     sizes = shown_sizes(rows, min(max(fitting, 1), _COLUMNS))
     heads = [f"{100 * size:.4g}%\n{edges:,}" for size, edges in sizes.items()]
     table = _start_table(several, *heads, "CPR", "CMD", "time", "peak\nMB")
-    for (strategy, precision), line in _group(rows, "strategy", "precision"):
-        of_points = _group(line, "operating_point")
+    for strategy, lines in _group_methods(rows):
+        of_points = _group(next(iter(lines.values())), "operating_point")
         for number, ((point,), found) in enumerate(of_points):
             signed, absolute = ([row for row in found if row["ranking"] == name] for name in ("signed", "absolute"))
             curve = ([row for row in absolute if row["fraction"] == size] for size in sizes)
@@ -110,9 +127,10 @@ def _size_table(rows: Sequence[Row], several: bool, width: int) -> Table:
             areas = [_over_seeds(signed, "cpr"), _over_seeds(absolute, "cmd")]
             cells += [_two_lines(one) if width >= _WIDE else format_figure(one.value) for one in areas]
             # One search, several operating points: its cost is on the first line
-            cells += _cost(found) if number == 0 else ["", ""]
-            label = f"{strategy}, {point}" if len(of_points) > 1 else strategy
-            table.add_row(escape(label), *([escape(precision)] if several else []), *cells)
+            costs = zip(*map(_cost, lines.values()), strict=True)
+            cells += map("\n".join, costs) if number == 0 else ["", ""]
+            label = (f"{strategy}, {point}" if len(of_points) > 1 else strategy) + _fewer_seeds(found, rows)
+            table.add_row(escape(label), *([escape("\n".join(lines))] if several else []), *cells)
     return table
 
 
@@ -128,11 +146,12 @@ def _own_table(rows: Sequence[Row], several: bool, width: int) -> Table:
     known = [head for head, name in names.items() if any(row[name] is not None for row in rows)]
     names = {head: names[head] for head in known[:fitting]}
     table = _start_table(several, "own\nedges", *names)
-    for (strategy, precision, point), line in _group(rows, "strategy", "precision", "operating_point"):
-        edges = f"{mean(row['edges'] for row in line):,.0f}"
-        cells = [_two_lines(_over_seeds(line, name)) for name in names.values()]
-        label = escape(f"{strategy}, {point}")
-        table.add_row(label, *([escape(precision)] if several else []), edges, *cells)
+    for strategy, lines in _group_methods(rows):
+        for (point,), line in _group(next(iter(lines.values())), "operating_point"):
+            edges = f"{mean(row['edges'] for row in line):,.0f}"
+            cells = [_two_lines(_over_seeds(line, name)) for name in names.values()]
+            label = escape(f"{strategy}, {point}{_fewer_seeds(line, rows)}")
+            table.add_row(label, *([escape("\n".join(lines))] if several else []), edges, *cells)
     return table
 
 
@@ -152,6 +171,25 @@ def _group(rows: Sequence[Row], *names: str) -> list[tuple[tuple[Any, ...], list
     for row in rows:
         groups.setdefault(tuple(row[name] for name in names), []).append(row)
     return sorted(groups.items(), key=lambda item: _is_control(item[1][0]))
+
+
+def _group_methods(rows: Sequence[Row]) -> list[tuple[str, dict[str, list[Row]]]]:
+    """Group rows by strategy, then by precision; precisions that change no figure, as of random edges, are together."""
+    found: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
+    for (strategy, precision), line in _group(rows, "strategy", "precision"):
+        figures = tuple(row[name] for row in line for name in row if name not in _OF_PRECISION)
+        found.setdefault((strategy, figures), {})[precision] = line
+    return [(strategy, lines) for (strategy, _), lines in found.items()]
+
+
+def _count_seeds(rows: Sequence[Row]) -> int:
+    return len({row["seed"] for row in rows})
+
+
+def _fewer_seeds(line: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Say in a line's name that it is of fewer seeds than its table."""
+    seeds, of_table = _count_seeds(line), _count_seeds(rows)
+    return "" if seeds == of_table else f", {seeds} of {of_table} seeds"
 
 
 class _OverSeeds(NamedTuple):
@@ -201,6 +239,13 @@ def _two_lines(figure: _OverSeeds) -> str:
 def _cost(rows: Sequence[Row]) -> list[str]:
     walls, peaks = ([row[name] for row in rows if row[name] is not None] for name in ("wall_s", "peak_mb"))
     return [format_seconds(mean(walls)) if walls else "", f"{mean(peaks):,.0f}" if peaks else ""]
+
+
+def _failures(rows: Sequence[Row]) -> list[str]:
+    """List the failed cells with their reasons."""
+    failed = [row for row in rows if row["error"]]
+    names = (row["strategy"] if _is_control(row) else f"{row['strategy']} ({row['precision']})" for row in failed)
+    return [f"Failed: {name}, seed {row['seed']}: {row['error']}" for name, row in zip(names, failed, strict=True)]
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
