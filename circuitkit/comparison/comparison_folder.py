@@ -8,8 +8,8 @@ It holds
   cell has failed, a file `NAME.failure.json` with the reason and the time;
 - `results.csv` and `results.parquet`: the rows of all cells that are finished or have failed (`rows.COLUMNS`),
   rewritten after every cell;
-- `conclusions.txt`: which of the best two methods is better at each size, in words; `agreement.csv`: how far each two
-  cells agree (`conclusions.AGREEMENT_COLUMNS`);
+- `conclusions.txt`: in words, which of the best two strategies is better at each size, and whether low precision
+  differs from full; `agreement.csv`: how far each two cells agree (`conclusions.AGREEMENT_COLUMNS`);
 - `errors.log`: tracebacks, and the output of processes that crashed.
 
 The run folders are the truth: everything else is made from them again.

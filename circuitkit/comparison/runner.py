@@ -4,6 +4,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from rich.console import Console
 
 from circuitkit.comparison.comparison_folder import ComparisonFolder
-from circuitkit.comparison.conclusions import conclude
+from circuitkit.comparison.conclusions import Finished, conclude
 from circuitkit.comparison.executors import Ended, Executor, Noted, ProcessExecutor
 from circuitkit.comparison.grid import Cell, Grid
 from circuitkit.comparison.job import Failure, Job
@@ -87,7 +88,7 @@ def compare(
         todo = run.load_finished()
         with _say_how_to_resume(folder.path):
             run.execute(todo, chosen, where, progress)
-            folder.write_conclusions(*conclude(grid.cells, folder.load))
+            folder.write_conclusions(*conclude(run.finished()))
     return run.rows()
 
 
@@ -103,6 +104,7 @@ class _Comparison:
         self._grid, self._folder = grid, folder
         self._distinct = {cell.key: cell for cell in reversed(grid.cells)}  # the first of identical cells
         self._rows: dict[str, list[Row]] = {}
+        self._finished: dict[str, Finished] = {}
         self._content: dict[str, dict[str, str]] = {}
 
     def load_finished(self) -> list[Cell]:
@@ -152,6 +154,11 @@ class _Comparison:
         """Return the rows of all cells that are finished or have failed, in the order of the grid."""
         return [row | cell.labels for cell in self._grid.cells for row in self._rows.get(cell.key, ())]
 
+    def finished(self) -> list[Finished]:
+        """Return what of the finished cells is compared, in the order of the grid."""
+        known = self._finished
+        return [replace(known[cell.key], cell=cell) for cell in self._grid.cells if cell.key in known]
+
     def _job(self, cell: Cell, where: dict[str, Any]) -> Job:
         folder, output = self._folder.folder_of(cell), self._folder.output_of(cell)
         content = {name: found for key in _contents(cell) for name, found in self._content.get(key, {}).items()}
@@ -176,6 +183,7 @@ class _Comparison:
     def _record(self, cell: Cell, result: Result) -> None:
         try:
             self._rows[cell.key] = rows_of(cell, self._folder.column(cell), result)
+            self._finished[cell.key] = Finished.of(cell, result)
         except CircuitKitError as error:
             self._fail(cell, " ".join(str(error).split()))
             return

@@ -27,7 +27,13 @@ def compute_jaccard(circuits: Sequence[Circuit]) -> Array:
     Raises:
         UsageError: the circuits are of different graphs, or one is a ranking, of which no edges are chosen.
     """
-    return np.array([[one.jaccard(other) for other in circuits] for one in circuits], dtype=np.float64)
+    if rankings := [circuit for circuit in circuits if circuit.is_ranking]:
+        rankings[0].jaccard(circuits[0])  # raises the error
+    kept = np.stack([_check_graph(circuit, circuits[0]).kept.numpy() for circuit in circuits]).astype(np.float32)
+    both = (kept @ kept.T).astype(np.float64)  # counts up to 2**24 are exact
+    sizes = np.diagonal(both)
+    either = sizes[:, None] + sizes - both
+    return np.where(either > 0, both / np.maximum(either, 1), 1.0)
 
 
 def compute_rank_correlation(circuits: Sequence[Circuit], absolute: bool = True) -> Array:

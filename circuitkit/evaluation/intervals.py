@@ -204,7 +204,12 @@ def difference_figure(a: PerPrompt, b: PerPrompt, seed: int = 0) -> Figure:
         a, b: `[prompts]` of the two circuits; each has its own full and ablated model.
         seed: of the resamples.
     """
-    return _bootstrap([a, b], lambda one, other: one - other, seed).figure()
+    return difference_figures(a, b, seed).figure()
+
+
+def difference_figures(a: PerPrompt, b: PerPrompt, seed: int = 0) -> Figures:
+    """Compute several differences as `difference_figure` does each; the circuits' values are `[..., prompts]`."""
+    return _bootstrap([a, b], lambda one, other: one - other, seed)
 
 
 def over_seeds(runs: Sequence[PerPrompt], *, same_prompts: bool, seed: int = 0) -> OverSeeds:
@@ -246,13 +251,21 @@ def compare_in_words(a: str, b: str, difference: Figure, prompts: int, *, lower_
         return f"{number} cannot tell {a} and {b} apart (difference {value:.2g}; {why})."
     if low == high == 0:
         return f"{a} and {b} do equally well on {number}."
-    places = max(2, 1 - math.floor(math.log10(high - low or abs(value))))
-    interval = f"difference {value:z.{places}f}, {low:z.{places}f} to {high:z.{places}f}"
+    interval = f"difference {describe_difference(difference)}"
     if low > 0 or high < 0:
         better, worse = (a, b) if (value > 0) != lower_is_better else (b, a)
         return f"{better} is better than {worse}, with {LEVEL:.0%} confidence ({interval})."
     enough = _count_enough(value, value - low if value > 0 else high - value, prompts)
     return f"{number} cannot tell {a} and {b} apart ({interval}); {enough} would, if the difference stays as it is."
+
+
+def describe_difference(difference: Figure) -> str:
+    """Write a difference and its interval with enough places to tell its ends apart."""
+    value, low, high = difference
+    if value is None or low is None or high is None:
+        return "not defined" if value is None else f"{value:.2g}"
+    places = max(2, 1 - math.floor(math.log10(high - low or abs(value) or 1)))
+    return f"{value:z.{places}f}, {low:z.{places}f} to {high:z.{places}f}"
 
 
 def _count_enough(value: float, reach: float, prompts: int) -> str:
