@@ -15,19 +15,42 @@ from rich.table import Column
 from circuitkit.comparison.grid import Cell
 from circuitkit.report.figures import format_seconds
 
-DELAY = 2.0
-"""Seconds from the start to the first display on a terminal."""
 PERIOD = 60.0
 """Seconds between two lines where nobody sees a display."""
+_LIKE = (
+    ("model", "task", "strategy", "precision"),
+    ("model", "task", "strategy"),
+    ("model", "task"),
+    ("strategy",),
+    (),
+)
+"""Labels that a cell shares with the finished cells that its time is estimated from: the first of these with any."""
 
 
 @dataclass
 class _Running:
+    """A running cell; its progress is of one stage, such as the search, since `first_done` at `first_at`."""
+
     cell: Cell
     started: float
     done: int = 0
     total: int = 0
     unit: str = ""
+    first_done: int = 0
+    first_at: float = 0.0
+    last_at: float = 0.0
+
+    def move(self, now: float, done: int, total: int, unit: str) -> None:
+        if unit != self.unit or done < self.done or not self.total:
+            self.first_done, self.first_at = done, now
+        self.done, self.total, self.unit, self.last_at = done, total, unit, now
+
+    def stage_left(self, now: float) -> float | None:
+        """Estimate the seconds left of this stage; None where there is no progress to tell from."""
+        if self.done <= self.first_done:
+            return None
+        per_unit = (self.last_at - self.first_at) / (self.done - self.first_done)
+        return max(0.0, per_unit * (self.total - self.done) - (now - self.last_at))
 
     def __str__(self) -> str:
         return f"{self.cell}: {self.done:,} of {self.total:,} {self.unit}" if self.total else str(self.cell)
@@ -48,30 +71,44 @@ class GridProgress:
         self._tasks: dict[str, TaskID] = {}
         self._running: dict[str, _Running] = {}
         self._waiting: dict[str, Cell] = {}
-        self._seconds: dict[str, list[float]] = {}
+        self._seconds: dict[tuple[str, ...], list[float]] = {}
         self._noted: set[str] = set()
         self._done = self._failed = self._total = 0
         self._slots = 1
-        self._begun = self._last = 0.0
+        self._last = 0.0
+        self._stage = ""
+
+    def open(self, total: int, resumed: bool) -> None:
+        """Show at once that something happens: finished cells of `total` are read, then the first ones are started."""
+        self._total, self._last = total, self._clock()
+        if self._console.is_terminal:
+            self._stage = "reading finished cells" if resumed else "starting"
+            self._draw()
+        elif resumed:
+            self._say(f"{total} cells; reading those that are finished.")
 
     def begin(self, total: int, waiting: Iterable[Cell], slots: int) -> None:
         """Start: the comparison has `total` cells, of which those that wait will run, `slots` at once."""
         self._waiting = {cell.key: cell for cell in waiting}
         self._total, self._slots = total, slots
         self._done = total - len(self._waiting)
-        self._begun = self._last = self._clock()
+        self._last = self._clock()
+        self._stage = "starting" if self._waiting else ""
         if self._done:
             self._say(f"{self._done} of {total} cells are finished already.")
+        elif not self._console.is_terminal:
+            self._say(f"{total} cell{'s' * (total != 1)} to run.")
+        self.tick()
 
     def start(self, cell: Cell) -> None:
         """A cell has been started."""
+        self._stage = ""
         self._waiting.pop(cell.key)
         self._running[cell.key] = _Running(cell, self._clock())
 
     def move(self, key: str, done: int, total: int, unit: str) -> None:
         """A running cell has come to `done` of `total` units."""
-        running = self._running[key]
-        running.done, running.total, running.unit = done, total, unit
+        self._running[key].move(self._clock(), done, total, unit)
 
     def note(self, key: str, text: str) -> None:
         """A running cell has told something before its search; it is said once for a model and task."""
@@ -87,7 +124,10 @@ class GridProgress:
         seconds = self._clock() - running.started
         self._done += 1
         if error is None:
-            self._seconds.setdefault(running.cell.strategy, []).append(seconds)
+            for labels in _LIKE:
+                found = self._seconds.setdefault(_key(running.cell, labels), [0.0, 0.0])
+                found[0] += seconds
+                found[1] += 1
         else:
             self._failed += 1
         outcome = f"{seconds:.1f} s" if error is None else f"failed: {error}"
@@ -97,8 +137,7 @@ class GridProgress:
         """Update the display, if it is time."""
         now = self._clock()
         if self._console.is_terminal:
-            if self._bar is not None or now - self._begun >= DELAY:
-                self._draw()
+            self._draw()
         elif now - self._last >= PERIOD:
             self._last = now
             self._say("; ".join([self.summary(), *map(str, self._running.values())]))
@@ -114,20 +153,35 @@ class GridProgress:
         failed = f", {self._failed} failed" if self._failed else ""
         left = self.seconds_left()
         rest = "" if left is None else f", about {format_seconds(left)} left"
-        return f"{self._done} of {self._total} cells done{failed}{rest}"
+        stage = f"; {self._stage}" if self._stage else ""
+        return f"{self._done} of {self._total} cells done{failed}{rest}{stage}"
 
     def seconds_left(self) -> float | None:
-        """Estimate the time left from the finished cells of the same strategies, or of any; None: none is finished."""
-        if not self._seconds:
-            return None
-        known = {strategy: mean(seconds) for strategy, seconds in self._seconds.items()}
-        any_strategy = mean(seconds for found in self._seconds.values() for seconds in found)
+        """Estimate the time left; None: nothing is known yet.
+
+        A cell takes as long as finished cells of its model, task, strategy and precision or, where none is finished, as
+        those most like it; a running one at least as long as its progress tells. Before any cell is finished, the
+        others are assumed to take as long as the running ones.
+        """
         now = self._clock()
-        waiting = sum(known.get(cell.strategy, any_strategy) for cell in self._waiting.values())
-        running = [
-            max(0.0, known.get(one.cell.strategy, any_strategy) - (now - one.started)) for one in self._running.values()
-        ]
-        return max((waiting + sum(running)) / self._slots, max(running, default=0.0))
+        left: list[float] = []
+        whole: list[float] = []
+        for one in self._running.values():
+            known, of_stage = self._expect(one.cell), one.stage_left(now)
+            if known is not None or of_stage is not None:
+                left.append(max(0.0, (known or 0.0) - (now - one.started), of_stage or 0.0))
+                whole.append(now - one.started + left[-1])
+        if not self._seconds and not left:
+            return None
+        otherwise = mean(whole) if whole else 0.0
+        expected = [self._expect(cell) for cell in self._waiting.values()]
+        waiting = sum(otherwise if seconds is None else seconds for seconds in expected)
+        return max((waiting + sum(left)) / self._slots, max(left, default=0.0))
+
+    def _expect(self, cell: Cell) -> float | None:
+        """Return the mean time of the finished cells most like this one."""
+        found = (self._seconds.get(_key(cell, labels)) for labels in _LIKE)
+        return next((seconds / count for seconds, count in filter(None, found)), None)
 
     def _draw(self) -> None:
         bar = self._bar
@@ -146,6 +200,7 @@ class GridProgress:
         if self._bar is None:
             bar.start()
             self._bar = bar
+        bar.refresh()
 
     def _say(self, line: str) -> None:
         line = " ".join(line.split())
@@ -154,3 +209,7 @@ class GridProgress:
                 self._bar.console.print(line, markup=False, soft_wrap=True)
             elif sys.stderr is not None:
                 print(line, file=self._console.file, flush=True)
+
+
+def _key(cell: Cell, labels: tuple[str, ...]) -> tuple[str, ...]:
+    return (*labels, *(getattr(cell, label) for label in labels))

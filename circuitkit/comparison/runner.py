@@ -85,9 +85,9 @@ def compare(
     how = "resume" if resume else "overwrite" if overwrite else None
     with closing(make(workers, grid, device, threads)) as chosen, folder.open(grid.to_dict(), environment, how):
         run = _Comparison(grid, folder)
-        todo = run.load_finished()
-        with _say_how_to_resume(folder.path):
-            run.execute(todo, chosen, where, progress)
+        with _say_how_to_resume(folder.path), closing(progress or GridProgress(Console(file=io.StringIO()))) as shown:
+            shown.open(run.count, resume)
+            run.execute(run.load_finished(), chosen, where, shown)
             folder.write_conclusions(*conclude(run.finished()))
     return run.rows()
 
@@ -107,6 +107,11 @@ class _Comparison:
         self._finished: dict[str, Finished] = {}
         self._content: dict[str, dict[str, str]] = {}
 
+    @property
+    def count(self) -> int:
+        """Return the number of different cells."""
+        return len(self._distinct)
+
     def load_finished(self) -> list[Cell]:
         """Read the finished cells; return the others, in the order of the grid."""
         todo = []
@@ -120,12 +125,9 @@ class _Comparison:
         self._folder.write_tables(self.rows())
         return todo
 
-    def execute(
-        self, todo: list[Cell], executor: Executor, where: dict[str, Any], progress: GridProgress | None
-    ) -> None:
+    def execute(self, todo: list[Cell], executor: Executor, where: dict[str, Any], shown: GridProgress) -> None:
         """Run cells, and rewrite the tables after each; at an interruption, those that run save their state."""
-        shown = progress or GridProgress(Console(file=io.StringIO()))
-        shown.begin(len(self._distinct), todo, executor.slots)
+        shown.begin(self.count, todo, executor.slots)
         waiting, running = deque(todo), 0
         try:
             while waiting or running:
@@ -147,8 +149,6 @@ class _Comparison:
                 for ended in executor.stop():
                     self._end(ended)
             raise
-        finally:
-            shown.close()
 
     def rows(self) -> list[Row]:
         """Return the rows of all cells that are finished or have failed, in the order of the grid."""
