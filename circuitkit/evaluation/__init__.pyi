@@ -7,7 +7,6 @@ from .evaluator import Evaluator as Evaluator
 from .evaluator import evaluate as evaluate
 from .intervals import Figure as Figure
 from .intervals import Figures as Figures
-from .intervals import OverSeeds as OverSeeds
 from .intervals import PerPrompt as PerPrompt
 from .intervals import area_figures as area_figures
 from .intervals import can_share_ranking as can_share_ranking
@@ -15,7 +14,6 @@ from .intervals import compare_in_words as compare_in_words
 from .intervals import difference_figure as difference_figure
 from .intervals import faithfulness_figures as faithfulness_figures
 from .intervals import mean_figures as mean_figures
-from .intervals import over_seeds as over_seeds
 from .intervals import proportion_figure as proportion_figure
 from .intervals import proportion_figures as proportion_figures
 from .minimality import EdgeEffect as EdgeEffect

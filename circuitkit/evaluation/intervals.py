@@ -74,18 +74,6 @@ class PerPrompt(NamedTuple):
     ablated: npt.ArrayLike | None = None
 
 
-class OverSeeds(NamedTuple):
-    """A figure over several seeds.
-
-    Attributes:
-        mean: over the seeds, with its interval over prompts.
-        spread: the standard deviation over the seeds (n - 1); None for one seed, or where the figure is not defined.
-    """
-
-    mean: Figure
-    spread: float | None
-
-
 def mean_figures(values: npt.ArrayLike, seed: int = 0) -> Figures:
     """Compute means over prompts.
 
@@ -212,24 +200,6 @@ def difference_figures(a: PerPrompt, b: PerPrompt, seed: int = 0) -> Figures:
     return _bootstrap([a, b], lambda one, other: one - other, seed)
 
 
-def over_seeds(runs: Sequence[PerPrompt], *, same_prompts: bool, seed: int = 0) -> OverSeeds:
-    """Compute the mean of a figure over seeds, its interval over prompts, and its spread over seeds.
-
-    The interval is for these seeds: how much their mean would change with other prompts.
-
-    Args:
-        runs: `[prompts]` of each seed.
-        same_prompts: whether all seeds were measured on the same prompts in the same order. Then these are resampled
-            once for all, since resampling each seed's own would make the interval too narrow.
-        seed: of the resamples.
-    """
-    if not runs:
-        raise UsageError("There are no seeds.", "Give at least one seed's values.")
-    found = _bootstrap(runs, lambda *each: np.stack([np.mean(each, axis=0), *each]), seed, same_prompts)
-    spread = float(np.std(found.value[1:], ddof=1)) if len(runs) > 1 else math.nan
-    return OverSeeds(found.figure(0), spread if math.isfinite(spread) else None)
-
-
 def compare_in_words(a: str, b: str, difference: Figure, prompts: int, *, lower_is_better: bool = False) -> str:
     """Say whether one method is better than another, or how many prompts could tell.
 
@@ -286,29 +256,25 @@ def _columns(*parts: npt.ArrayLike | None) -> list[Array]:
     return columns
 
 
-def _bootstrap(
-    runs: Sequence[PerPrompt], combine: Callable[..., Array], seed: int, same_prompts: bool = True
-) -> Figures:
+def _bootstrap(runs: Sequence[PerPrompt], combine: Callable[..., Array], seed: int) -> Figures:
     """Compute a figure and its interval.
 
     Args:
-        runs: whose figures are combined.
+        runs: whose figures are combined, on the same prompts.
         combine: from the runs' figures `[..., resamples]` to the figure, with the resamples last.
         seed: of the resamples.
-        same_prompts: whether the runs' prompts are resampled together, or each run's independently.
     """
     if any((run.full is None) != (run.ablated is None) for run in runs):
         raise UsageError("An end of the scale is missing.", "Give values of both the full and the ablated model.")
-    samples = [_columns(*chain(*runs))] if same_prompts else [_columns(*run) for run in runs]
 
     def figure(*means: Array) -> Array:
         left = iter(means)
         return combine(*(_scale(*(next(left) for part in run if part is not None)) for run in runs))
 
-    value, low, high = _resample(figure, samples, seed)
+    value, low, high = _resample(figure, _columns(*chain(*runs)), seed)
     for run in runs:
         if run.full is not None:
-            span = _resample(lambda full, ablated: full - ablated, [_columns(run.full, run.ablated)], seed)
+            span = _resample(lambda full, ablated: full - ablated, _columns(run.full, run.ablated), seed)
             known = span.low * span.high > 0
             low, high = np.where(known, low, np.nan), np.where(known, high, np.nan)
     return Figures(value, low, high)
@@ -323,31 +289,29 @@ def _scale(values: Array, full: Array | None = None, ablated: Array | None = Non
     return ratio
 
 
-def _resample(figure: Callable[..., Array], samples: Sequence[Sequence[Array]], seed: int) -> Figures:
+def _resample(figure: Callable[..., Array], columns: Sequence[Array], seed: int) -> Figures:
     """Compute a figure of the means `[..., resamples]` of all columns `[..., prompts]`, and its interval.
 
-    Columns of one sample are of the same prompts, which are resampled together; those of two samples independently.
+    The columns are of the same prompts, which are resampled together.
     """
 
-    def statistic(*drawn: npt.NDArray[np.int64], axis: int = -1) -> Array:
-        means = [mean for columns, prompts in zip(samples, drawn, strict=True) for mean in _means(columns, prompts)]
-        return figure(*means)
+    def statistic(drawn: npt.NDArray[np.int64], axis: int = -1) -> Array:
+        return figure(*_means(columns, drawn))
 
-    counts = [columns[0].shape[-1] for columns in samples]
-    prompts = [np.arange(count) for count in counts]
-    fewest = min(counts)
+    count = columns[0].shape[-1]
+    prompts = np.arange(count)
     with np.errstate(all="ignore"), warnings.catch_warnings():  # what is not finite becomes NaN, and is not known
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        value = statistic(*(every[None] for every in prompts))[..., 0]
-        if fewest < FEWEST:
+        value = statistic(prompts[None])[..., 0]
+        if count < FEWEST:
             return Figures(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
         found = stats.bootstrap(
-            prompts,
+            [prompts],
             statistic,
             n_resamples=RESAMPLES,
             batch=1000,  # bounds the memory
             vectorized=True,
-            confidence_level=_expand_level(fewest),
+            confidence_level=_expand_level(count),
             method="percentile",
             rng=np.random.default_rng(seed),
         )

@@ -11,7 +11,8 @@ Columns, or keys (others are ignored):
     2. `correct_idx`, `incorrect_idx` (as in EAP-IG): token ids of the model's tokenizer.
     3. `label` (as in EAP-IG's greater-than): a two-digit number. Answers are all larger two-digit numbers, wrong
        answers that number and all smaller ones; each must be one token of two digits without a space.
-- `split` (optional): `train`, `validation` or `test`.
+- `split` (optional): `train`, `validation` or `test`. The prompts are then in the file's order: every seed has the same
+  ones, unless fewer are asked for than there are.
 - `template` (optional): a label of what the prompt was made from, by which figures are grouped.
 
 In forms 1 and 2 an answer may be a set: a list in JSON; for ids, also a list in CSV (`"[262, 257]"`).
@@ -105,7 +106,9 @@ class PromptFile(Task):
         return len(self._of_split(split, seed))
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, examples: int, seed: int) -> PromptBatch:
-        """Make at most `examples` pairs of one split, ordered by the seed; see the module and `Task`.
+        """Make at most `examples` pairs of one split, chosen by the seed; see the module and `Task`.
+
+        They are in the order of the seed or, with a column `split`, of the file.
 
         Raises:
             UsageError: the split has no rows, a pair's lengths differ, or an answer is not one token.
@@ -117,6 +120,9 @@ class PromptFile(Task):
             raise self._no_rows(split)
         notes = check_supply(f"The prompt file {self._name}", split, examples, len(rows))
         rows = rows[:examples]
+        if self._has_splits:  # all seeds that take the same prompts take them in the same order
+            chosen = {id(row) for row in rows}
+            rows = [row for row in self._rows if id(row) in chosen]
         texts: list[list[str]] = [[row.values[name] for row in rows] for name in _PROMPTS]
         clean, corrupted = (encode(tokenizer, prompts) for prompts in texts)
         for row, one, other in zip(rows, clean, corrupted, strict=True):

@@ -53,16 +53,6 @@ def differences(random: np.random.Generator, n: int) -> Iterable[Figure]:
         yield intervals.difference_figure(PerPrompt(one, full, ablated), PerPrompt(other, full, ablated))
 
 
-def seeds(same_prompts: bool) -> Callable[..., Iterable[Figure]]:
-    def simulate(random: np.random.Generator, n: int) -> Iterable[Figure]:
-        for _ in range(DATA_SETS):
-            prompt = random.normal(2, 1, (1 if same_prompts else 3, n))
-            runs = [PerPrompt(values) for values in prompt + random.normal(0, 0.3, (3, n))]
-            yield intervals.over_seeds(runs, same_prompts=same_prompts).mean
-
-    return simulate
-
-
 def proportions(share: float) -> Callable[..., Iterable[Figure]]:
     return lambda random, n: [
         intervals.proportion_figure(row) for row in (random.random((DATA_SETS, n)) < share).astype(np.float64)
@@ -77,8 +67,6 @@ CASES = {
     "CPR": (areas(from_one=False), float(np.trapezoid(CURVE, FRACTIONS))),
     "CMD": (areas(from_one=True), float(np.trapezoid(np.abs(1 - CURVE), FRACTIONS))),
     "difference": (differences, 0.1),
-    "seeds on the same prompts": (seeds(same_prompts=True), 2.0),
-    "seeds on other prompts": (seeds(same_prompts=False), 2.0),
     "proportion 0.5": (proportions(0.5), 0.5),
     "proportion 0.9": (proportions(0.9), 0.9),
 }
@@ -105,17 +93,3 @@ def test_the_95_percent_interval_of_64_prompts_contains_the_true_figure_in_90_to
 def test_the_interval_of_fewer_prompts_is_nearly_as_good(case: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", 1999)
     assert 0.88 <= coverage(case, n) <= 0.99
-
-
-def test_seeds_on_the_same_prompts_are_not_independent() -> None:
-    """Resampling each seed's prompts on their own would cover the truth too seldom."""
-    random = np.random.default_rng(1)
-    prompt = random.normal(0, 1, 64)
-    runs = [PerPrompt(prompt + random.normal(0, 0.1, 64)) for _ in range(4)]
-    widths = []
-    for same_prompts in (True, False):
-        _, low, high = intervals.over_seeds(runs, same_prompts=same_prompts).mean
-        assert low is not None
-        assert high is not None
-        widths.append(high - low)
-    assert widths[0] == pytest.approx(2 * widths[1], rel=0.1)  # the square root of four seeds

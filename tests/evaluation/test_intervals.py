@@ -255,8 +255,6 @@ def test_one_size_has_no_area() -> None:
         (lambda: intervals.area_figures(np.zeros((3, 5)), np.zeros(5), np.ones(5), [0.1, 1]), "2 sizes .*(3, 5)"),
         (lambda: intervals.difference_figure(PerPrompt([1, 2]), PerPrompt([1, 2, 3])), r"shapes .*\(3,\)"),
         (lambda: intervals.difference_figure(PerPrompt([1], [2]), PerPrompt([1])), "An end of the scale is missing"),
-        (lambda: intervals.over_seeds([], same_prompts=True), "There are no seeds"),
-        (lambda: intervals.over_seeds([], same_prompts=False), "There are no seeds"),
     ],
 )
 def test_bad_input_is_refused(compute: Callable[[], object], message: str) -> None:
@@ -369,40 +367,3 @@ def test_the_number_of_prompts_that_would_tell_is_about_right() -> None:
     # The standard error is 1 / sqrt(n): it is half of 0.1 at 400 prompts
     words = intervals.compare_in_words("A", "B", difference, 64)
     assert 350 <= int(words.split("about ")[1].split()[0]) <= 450
-
-
-# Several seeds
-
-
-def test_the_mean_over_seeds_on_the_same_prompts() -> None:
-    values, full, ablated = draw(30, sizes=3)
-    runs = [PerPrompt(row, full, ablated) for row in values]
-    mean, spread = intervals.over_seeds(runs, same_prompts=True)
-    # The mean of three ratios of one denominator is the ratio of the mean
-    assert mean == pytest.approx(intervals.faithfulness_figures(values.mean(0), full, ablated).figure(), rel=1e-9)
-    each = [intervals.faithfulness_figures(*run).figure().value for run in runs]
-    assert spread == pytest.approx(statistics.stdev(each))
-
-
-def test_the_mean_over_seeds_on_other_prompts() -> None:
-    random = np.random.default_rng(0)
-    runs = [PerPrompt(random.normal(seed, 1, n)) for seed, n in enumerate((50, 80, 120))]
-    (mean, low, high), spread = intervals.over_seeds(runs, same_prompts=False)
-    assert mean == pytest.approx(statistics.mean(np.mean(run.values) for run in runs))
-    assert spread == pytest.approx(statistics.stdev(np.mean(run.values) for run in runs))
-    error = math.sqrt(sum(np.var(run.values) / len(run.values) for run in runs)) / 3
-    assert low is not None
-    assert high is not None
-    assert (high - low) / 2 == pytest.approx(2 * error, rel=0.05)
-
-
-def test_one_seed_has_no_spread() -> None:
-    values, full, ablated = draw(10)
-    found = intervals.over_seeds([PerPrompt(values[0], full, ablated)], same_prompts=False)
-    assert found == (intervals.faithfulness_figures(values[0], full, ablated).figure(), None)
-
-
-def test_a_seed_without_faithfulness_leaves_the_mean_undefined() -> None:
-    values, full, ablated = draw(10)
-    runs = [PerPrompt(values[0], full, ablated), PerPrompt(values[0], full, full)]
-    assert intervals.over_seeds(runs, same_prompts=True) == (Figure(None, None, None), None)

@@ -153,6 +153,19 @@ def test_the_column_split_is_kept(tokenizer: PreTrainedTokenizerBase, tmp_path: 
         task.prompts(tokenizer, "validation", 9, seed=0)
 
 
+def test_with_the_column_split_seeds_share_prompts_in_the_order_of_the_file(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    rows = [row(number, split=("test", "train")[number % 2]) for number in range(12)]
+    task = PromptFile(as_csv(tmp_path / "p.csv", rows))
+    whole, other = (task.prompts(tokenizer, "test", 6, seed) for seed in (0, 1))
+    assert torch.equal(whole.clean, other.clean)
+    parts = [task.prompts(tokenizer, "test", 3, seed).clean.tolist() for seed in range(4)]
+    assert len(set(map(str, parts))) > 1  # which of them, the seed decides
+    places = [[whole.clean.tolist().index(prompt) for prompt in part] for part in parts]
+    assert all(found == sorted(found) for found in places)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
