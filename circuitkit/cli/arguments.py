@@ -82,6 +82,16 @@ def add_evaluation_options(parser: ArgumentParser, sizes: str) -> None:
     parser.add_argument("--splits", type=list[str], default=["train", "test"], help="train, validation, test")
 
 
+def add_memory_option(parser: ArgumentParser) -> None:
+    """Add the option for the memory budget of a run or an evaluation."""
+    parser.add_argument(
+        "--memory_budget",
+        type=int | str | None,
+        default=None,
+        help="memory for the engine's largest buffers, in bytes or such as 2GB; by default half of the free memory",
+    )
+
+
 class _Console(Console):
     """A console that lets `main` handle a closed pipe, where rich would exit with status 1."""
 

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 from circuitkit.cli.arguments import (
     KIND_OF,
     add_evaluation_options,
+    add_memory_option,
     add_run_options,
     current_folder_on_path,
     make_console,
@@ -127,12 +128,7 @@ def _add_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="return the result of a finished run of this configuration in the folder, or continue an interrupted one",
     )
-    parser.add_argument(
-        "--memory_budget",
-        type=int | str | None,
-        default=None,
-        help="memory for the engine's largest buffers, in bytes or such as 2GB; by default half of the free memory",
-    )
+    add_memory_option(parser)
     parser.add_argument(
         "--dry_run", action="store_true", help="time a few steps, predict the run's memory and time, write nothing"
     )

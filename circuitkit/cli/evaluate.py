@@ -1,12 +1,16 @@
 """`circuitkit evaluate`: evaluate the circuits of a run folder again."""
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from circuitkit.cli.arguments import (
     add_evaluation_options,
+    add_memory_option,
     current_folder_on_path,
     make_console,
     parse,
@@ -41,6 +45,7 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
         help="a circuit to compare with: a run folder, a circuit's folder, or EAP-IG's .json or .pt file",
     )
     parser.add_argument("--accelerator", type=str, default="auto", help="cpu, cuda, or auto (cuda if available)")
+    add_memory_option(parser)
     parser.add_argument(
         "--allow_code",
         action="store_true",
@@ -55,8 +60,8 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
 
     folder, given = Path(values.pop("run")), values.pop("reference")
     agreements = [] if given is None else _compare(folder, given)
-    with current_folder_on_path() if values["allow_code"] else nullcontext():
-        circuits, evaluations = reevaluate(folder, **values)
+    with current_folder_on_path() if values["allow_code"] else nullcontext(), _show_progress() as report:
+        circuits, evaluations = reevaluate(folder, **values, report=report)
     console = make_console()
     for number, circuit in enumerate(circuits):
         of_circuit = [found[number] for found in evaluations.values()]
@@ -65,6 +70,20 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
             console.print(agreements[number], markup=False)
     print(f"Saved in {folder / 'evaluation.json'}")
     return 0
+
+
+@contextmanager
+def _show_progress() -> Iterator[Callable[[int, int], None]]:
+    """Draw a bar on stderr, if that is a terminal, and yield what moves it."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=None), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("loading", total=None)
+
+        def move(done: int, total: int) -> None:
+            bar.update(task, description=f"{done:,} of {total:,} evaluations", completed=done, total=total)
+
+        yield move
 
 
 def _compare(folder: Path, given: str) -> list[str]:

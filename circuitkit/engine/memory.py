@@ -1,6 +1,7 @@
 """Free memory, and the size of a batch that fits into it."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ FRACTION = 0.5
 """The fraction of the free memory that the engine's largest buffers may take together."""
 _WORTH_RELEASING = 1 << 18
 _LAYERS_BETWEEN_RELEASES = 3
+_NO_MEMORY = ("can't allocate memory", "not enough memory")
+"""What torch says where a CPU has no memory left, on Linux and elsewhere; it has no class for such errors."""
 _UNKNOWN = 4 << 30  # for systems that do not report free memory: that of a small machine
 
 
@@ -23,6 +26,25 @@ def budget(device: torch.device) -> int:
         return int(FRACTION * torch.cuda.mem_get_info(device)[0])
     free = free_bytes()
     return _UNKNOWN if free is None else int(FRACTION * free)
+
+
+@contextmanager
+def explain_out_of_memory() -> Iterator[None]:
+    """Turn an error of torch or Python that says that memory ran out into one that says what to do.
+
+    Raises:
+        CircuitKitError: memory ran out inside the `with`.
+    """
+    try:
+        yield
+    except Exception as error:
+        plain = isinstance(error, RuntimeError) and any(said in str(error) for said in _NO_MEMORY)
+        if not plain and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise
+        what = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CircuitKitError(
+            f"Memory ran out ({what.rstrip('.')}).", "Give a smaller memory budget, or fewer prompts (examples)."
+        ) from error
 
 
 def free_bytes(root: Path = Path("/")) -> int | None:

@@ -271,8 +271,6 @@ def compute_areas(points: Sequence[Point], values: np.ndarray) -> dict[str, Area
                 intervals.area_figures(values[rows], values[-2], values[-1], SIZES, from_one).figure()
                 for from_one in (False, True)
             )
-            if cpr.value is not None and cmd.value is not None:
-                assert intervals.can_share_ranking(cpr.value, cmd.value, SIZES), "CMD >= |1 - CPR| of one ranking"
             found[ranking] = Areas(cpr, cmd)
     return found
 

@@ -131,14 +131,17 @@ def make_evaluator(
     examples: int | Sequence[int],
     seed: int,
     split: Split = "test",
+    memory_budget: int | None = None,
 ) -> "Evaluator":
     """Make an evaluator for a model on one split of a task; the ablation is fitted on the train split."""
     numbers = check_examples(examples)
     train, held_out = (make_prompts(model, task, name, numbers.of(name), seed) for name in ("train", split))
     ablation.check(held_out)
-    ablation.fit(model, reference_batches(model, train))
+    ablation.fit(model, reference_batches(model, train, memory_budget))
     name = GIVEN if isinstance(task, PromptBatch) else split
-    return Evaluator.prepare(model, held_out, objective, ablation, name, seed, notes=held_out.notes)
+    return Evaluator.prepare(
+        model, held_out, objective, ablation, name, seed, memory_budget=memory_budget, notes=held_out.notes
+    )
 
 
 class _Part:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from circuitkit.data.prompt_batch import PromptBatch
+from circuitkit.engine.memory import explain_out_of_memory
 from circuitkit.errors import CircuitKitError
 from circuitkit.evaluation.evaluator import Evaluator
 from circuitkit.evaluation.generalization import generalization_notes
@@ -36,16 +37,17 @@ def evaluate_circuits(
         run.fabric.call("on_evaluation_progress", run, before * total + done, count * total)
 
     try:
-        for split in run_config.splits:
-            batch = prompts[split]
-            evaluator = Evaluator.prepare(run.model, batch, *parts, split, seed, memory_budget=memory_budget)
-            found = []
-            for circuit in result.circuits:
-                sizes = own_sizes(circuit) if run_config.sizes is None else run_config.sizes
-                found.append(evaluator.evaluate(circuit, sizes, run_config.rankings, report=report))
-                before += 1
-            result.evaluations[split] = found
-            del evaluator  # before the next split's captures
+        with explain_out_of_memory():
+            for split in run_config.splits:
+                batch = prompts[split]
+                evaluator = Evaluator.prepare(run.model, batch, *parts, split, seed, memory_budget=memory_budget)
+                found = []
+                for circuit in result.circuits:
+                    sizes = own_sizes(circuit) if run_config.sizes is None else run_config.sizes
+                    found.append(evaluator.evaluate(circuit, sizes, run_config.rankings, report=report))
+                    before += 1
+                result.evaluations[split] = found
+                del evaluator  # before the next split's captures
     except CircuitKitError as error:
         result.notes.append(f"The circuits could not be evaluated: {error}")
     result.notes.extend(generalization_notes(result.evaluations))

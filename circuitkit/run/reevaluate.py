@@ -1,6 +1,8 @@
 """Evaluation of a finished run's circuits, with other sizes, prompts or seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,10 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
 from circuitkit.config.checks import Examples, check_examples
 from circuitkit.data.prompt_batch import PromptBatch
+from circuitkit.engine.memory import explain_out_of_memory
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluation import CURVES, Evaluation, Ranking
-from circuitkit.evaluation.evaluator import check_curves, make_evaluator
+from circuitkit.evaluation.evaluator import Evaluator, check_curves, make_evaluator
 from circuitkit.evaluation.minimality import check_minimality
 from circuitkit.evaluation.prompt_table import write_prompt_table
 from circuitkit.evaluation.prompts import make_prompts
@@ -23,6 +26,7 @@ from circuitkit.run.result import Result
 from circuitkit.run.run_config import SPLITS, check_splits, load_model, move_to
 from circuitkit.run.run_folder import EVALUATION
 from circuitkit.storage.files import write_atomically
+from circuitkit.storage.owned_folder import lock_folder
 from circuitkit.storage.text import to_json
 from circuitkit.tasks.base import Split, Task
 from circuitkit.torch_state import usual_torch_state
@@ -42,7 +46,9 @@ def reevaluate(
     seed: int | None = None,
     minimality: int = 0,
     accelerator: str = "auto",
+    memory_budget: int | str | None = None,
     allow_code: bool = False,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Circuit], dict[str, list[Evaluation]]]:
     """Evaluate the circuits of a run folder with the run's own model, task, objective and ablation.
 
@@ -55,17 +61,20 @@ def reevaluate(
             default the run's.
         seed: likewise.
         minimality: how many edges to sample from each circuit, all if it has fewer; each is removed alone.
-        accelerator: as in `Discoverer`.
+        accelerator, memory_budget: as in `Discoverer`.
         allow_code: also import classes that no installed package registers, as the run's config names them. It may
             name any code: allow only what comes from people whom you trust.
+        report: called after each run of a circuit with the numbers of finished runs and of about all.
 
     Returns:
         The circuits, and by split one evaluation per circuit.
 
     Raises:
         UsageError: the folder is not a finished run, the run's task was a `PromptBatch`, its config names a class that
-            no installed package registers, or `minimality` is asked for and a circuit is a mere ranking.
-        CircuitKitError: a file is damaged, or the model cannot be loaded.
+            no installed package registers, `minimality` is asked for and a circuit is a mere ranking, or another
+            process is writing to the folder.
+        CircuitKitError: a file is damaged, the model cannot be loaded, memory runs out, or the folder cannot be
+            written.
     """
     sizes = SIZES if sizes is None else sizes
     check_curves(sizes, rankings)
@@ -85,22 +94,51 @@ def reevaluate(
         specs.make(kind, config[key] if allow_code else specs.restrict(kind, config[key]))
         for kind, key in (("tasks", "task"), ("objectives", "objective"), ("ablations", "ablation"))
     )
-    device = Discoverer(accelerator=accelerator, seed=seed).device
+    discoverer = Discoverer(accelerator=accelerator, seed=seed, memory_budget=memory_budget)
     model = load_model({"name": config["model"], "kv": config["kv"], "dtype": config["dtype"]})
     numbers = check_examples(config["examples"] if examples is None else examples)
-    model = move_to(device, model)
-    found: dict[str, list[Evaluation]] = {}
-    changes = _changes(config, model, task, numbers, seed)
-    for split in splits:
-        evaluator = make_evaluator(model, task, objective, ablation, examples=numbers, seed=seed, split=split)
-        found[split] = [evaluator.evaluate(circuit, sizes, rankings, minimality) for circuit in result.circuits]
-        for evaluation in found[split]:
+    model = move_to(discoverer.device, model)
+    make = partial(
+        make_evaluator,
+        model,
+        task,
+        objective,
+        ablation,
+        examples=numbers,
+        seed=seed,
+        memory_budget=discoverer.memory_budget,
+    )
+    with lock_folder(Path(run)), explain_out_of_memory():
+        changes = _changes(config, model, task, numbers, seed)
+        found = _evaluate(result.circuits, splits, make, (sizes, rankings, minimality), report)
+        for evaluation in chain.from_iterable(found.values()):
             evaluation.notes.extend(changes)
-        del evaluator  # before the next split's captures
-    described = {split: [evaluation.to_dict() for evaluation in of_split] for split, of_split in found.items()}
-    write_atomically(Path(run) / f"{EVALUATION}.parquet", write_prompt_table(found))
-    write_atomically(Path(run) / f"{EVALUATION}.json", to_json({"seed": seed, "evaluations": described}))
+        described = {split: [evaluation.to_dict() for evaluation in of_split] for split, of_split in found.items()}
+        write_atomically(Path(run) / f"{EVALUATION}.parquet", write_prompt_table(found))
+        write_atomically(Path(run) / f"{EVALUATION}.json", to_json({"seed": seed, "evaluations": described}))
     return result.circuits, found
+
+
+def _evaluate(
+    circuits: Sequence[Circuit],
+    splits: Sequence[Split],
+    make: Callable[..., Evaluator],
+    wanted: tuple[Sequence[float], Sequence[Ranking], int],
+    report: Callable[[int, int], None],
+) -> dict[str, list[Evaluation]]:
+    """Evaluate all circuits on all splits: sizes, rankings and minimality as `wanted`."""
+    found: dict[str, list[Evaluation]] = {split: [] for split in splits}
+    count = len(splits) * len(circuits)
+
+    def report_all(before: int, done: int, total: int) -> None:
+        report(before * total + done, count * total)
+
+    for number, split in enumerate(splits):
+        evaluator = make(split=split)
+        for before, circuit in enumerate(circuits, number * len(circuits)):
+            found[split].append(evaluator.evaluate(circuit, *wanted, partial(report_all, before)))
+        del evaluator  # before the next split's captures
+    return found
 
 
 def _changes(config: dict[str, Any], model: CircuitModel, task: Task, examples: Examples, seed: int) -> list[str]:

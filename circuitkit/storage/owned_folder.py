@@ -116,13 +116,7 @@ class OwnedFolder:
         created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         stack.callback(_remove_empty, created)
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise BusyError(
-                f"Another process is writing to the folder {str(self.path)!r}.", "Wait for it, or give another folder."
-            ) from error
+        lock = _acquire(self.path)
         stack.callback(self._release, lock)
         self.check()
         self.finish()
@@ -234,6 +228,38 @@ class OwnedFolder:
 
     def _manifest(self, files: list[str], **more: object) -> bytes:
         return to_json({"version": VERSION, "kind": self.kind, "files": files, **more})
+
+
+@contextmanager
+def lock_folder(path: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, whatever else is in it.
+
+    Raises:
+        BusyError: another process is writing to it.
+        CircuitKitError: it cannot be written.
+    """
+    try:
+        lock = _acquire(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield
+    finally:
+        with hold_signals():
+            with suppress(OSError):
+                (path / LOCK).unlink()
+            lock.release()
+
+
+def _acquire(folder: Path) -> FileLock:
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BusyError(
+            f"Another process is writing to the folder {str(folder)!r}.", "Wait for it, or give another folder."
+        ) from error
+    return lock
 
 
 def cannot_write(path: Path, error: Exception) -> CircuitKitError:

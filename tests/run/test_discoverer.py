@@ -341,17 +341,27 @@ def test_the_return_value_of_a_strategy_is_checked(model: CircuitModel, batch: P
             run(model, batch, strategy)
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (CircuitKitError("No room.", "Make some."), "No room. Make some."),
+        (MemoryError(), "Memory ran out (MemoryError). Give a smaller memory budget"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried\nand more"), "Memory ran out (CUDA out of memory. Tried)."),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), "Memory ran out (DefaultCPUAllocator: can't"),
+    ],
+)
 def test_a_failed_evaluation_does_not_lose_the_circuit(
-    model: CircuitModel, batch: PromptBatch, monkeypatch: pytest.MonkeyPatch
+    model: CircuitModel, batch: PromptBatch, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
 ) -> None:
     def refuse(*_: Any, **__: Any) -> Evaluation:
-        raise CircuitKitError("No room.", "Make some.")
+        raise error
 
     monkeypatch.setattr(Evaluator, "evaluate", refuse)
     result = run(model, batch)
     assert len(result.circuits) == 1
     assert result.evaluations == {}
-    assert result.notes == ["The circuits could not be evaluated: No room. Make some."]
+    (note,) = result.notes
+    assert note.startswith(f"The circuits could not be evaluated: {why}")
     assert "Note: The circuits could not be evaluated" in str(result)
 
 
