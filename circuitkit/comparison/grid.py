@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from circuitkit.comparison.rules import AXES, check_rule, fits, singular
+from circuitkit.comparison.rules import AXES, check_rule, fits, names_only_control, singular
 from circuitkit.config import registry, specs
 from circuitkit.config.checks import check_examples, check_seed
 from circuitkit.errors import UsageError, quote
@@ -74,7 +74,11 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """Return 8 hexadecimal digits, equal for cells whose results are the same."""
+        """Return 8 hexadecimal digits, equal for cells whose results are the same.
+
+        The device is not part of it: on a GPU, circuits and figures differ by rounding only. Times and memory do depend
+        on it; a comparison that is resumed on another device says so.
+        """
         options = {name: value for name, value in asdict(self.options).items() if name != "time_limit"}
         text = json.dumps(to_plain([self.config, options]), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -291,6 +295,8 @@ def _check_override(override: Any, known: Mapping[str, Sequence[Any]]) -> dict[s
     for name in changed:
         if name not in names:
             raise registry.unknown_name("option to override", name, names)
+    if "strategy_args" in changed and names_only_control(override["cells"]):
+        raise UsageError(f"An override sets strategy_args of the {CONTROL}, which has none.", "Remove this override.")
     return {"cells": override["cells"], "set": {name: _check_option(name, value) for name, value in changed.items()}}
 
 

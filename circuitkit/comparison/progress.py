@@ -118,6 +118,10 @@ class GridProgress:
             self._noted.add(line)
             self._say(line)
 
+    def tell(self, text: str) -> None:
+        """Say what is to be known about the whole comparison."""
+        self._say(text)
+
     def end(self, key: str, error: str | None) -> None:
         """A running cell has ended."""
         running = self._running.pop(key)

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from circuitkit.config import registry
 from circuitkit.errors import UsageError, quote
+from circuitkit.report.comparison_tables import CONTROL
 
 AXES = ("models", "tasks", "strategies", "precision", "objectives", "seeds")
 
@@ -44,7 +45,8 @@ def check_rule(rule: Any, where: str, known: Mapping[str, Sequence[Any]]) -> Non
         known: the labels of each axis.
 
     Raises:
-        UsageError: it is not a mapping, is empty, or names an axis or a label that the grid does not have.
+        UsageError: it is not a mapping, is empty, names an axis or a label that the grid does not have, or chooses the
+            random control by a precision.
     """
     if not isinstance(rule, Mapping):
         raise UsageError(f"The rule {quote(rule)} under {where} is not a mapping.", "Give {strategies: eap}, say.")
@@ -56,6 +58,16 @@ def check_rule(rule: Any, where: str, known: Mapping[str, Sequence[Any]]) -> Non
         for label in _as_list(labels):
             if label not in known[axis]:
                 raise registry.unknown_name(f"label under {axis}", label, list(map(str, known[axis])))
+    if "precision" in rule and names_only_control(rule):
+        raise UsageError(
+            f"A rule under {where} is about the precision of the {CONTROL}, which has none to choose it by.",
+            "Leave `precision` out of this rule.",
+        )
+
+
+def names_only_control(rule: Mapping[str, Any]) -> bool:
+    """Tell whether a rule names the random control, and no other strategy."""
+    return set(_as_list(rule.get("strategies", []))) == {CONTROL}
 
 
 def _as_list(labels: Any) -> list[Any]:

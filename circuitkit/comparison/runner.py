@@ -87,7 +87,11 @@ def compare(
         run = _Comparison(grid, folder)
         with _say_how_to_resume(folder.path), closing(progress or GridProgress(Console(file=io.StringIO()))) as shown:
             shown.open(run.count, resume)
-            run.execute(run.load_finished(), chosen, where, shown)
+            todo = run.load_finished()
+            if others := run.devices - {environment["machine"]["device"]}:
+                names = ", ".join(sorted(others))
+                shown.tell(f"Cells that are finished ran on another device ({names}): times and memory do not compare.")
+            run.execute(todo, chosen, where, shown)
             folder.write_conclusions(*conclude(run.finished()))
     return run.rows()
 
@@ -98,6 +102,9 @@ class _Comparison:
     Args:
         grid: the grid.
         folder: its folder, open.
+
+    Attributes:
+        devices: those that the finished cells ran on.
     """
 
     def __init__(self, grid: Grid, folder: ComparisonFolder) -> None:
@@ -105,6 +112,7 @@ class _Comparison:
         self._distinct = {cell.key: cell for cell in reversed(grid.cells)}  # the first of identical cells
         self._rows: dict[str, list[Row]] = {}
         self._finished: dict[str, Finished] = {}
+        self.devices: set[str] = set()
         self._content: dict[str, dict[str, str]] = {}
 
     @property
@@ -184,6 +192,7 @@ class _Comparison:
         try:
             self._rows[cell.key] = rows_of(cell, self._folder.column(cell), result)
             self._finished[cell.key] = Finished.of(cell, result)
+            self.devices.add(str(result.environment.get("machine", {}).get("device", "unknown")))
         except CircuitKitError as error:
             self._fail(cell, " ".join(str(error).split()))
             return

@@ -19,6 +19,7 @@ import circuitkit
 from circuitkit.cli.main import main
 from circuitkit.comparison.comparison_folder import reproduce_command
 from circuitkit.comparison.grid import Grid
+from circuitkit.comparison.progress import GridProgress
 from circuitkit.comparison.rows import COLUMNS, rows_of
 from circuitkit.comparison.runner import compare
 from circuitkit.errors import UsageError
@@ -234,6 +235,21 @@ def test_prompts_that_have_changed_are_not_mixed_with_finished_cells(
     assert {row["strategy"] for row in rows if not row["error"]} == {"eap", CONTROL}
     (failed,) = (row["error"] for row in rows if row["error"])
     assert failed.startswith("This cell has other prompts in the train split than cells that are finished.")
+
+
+def test_a_comparison_that_goes_on_elsewhere_says_that_times_do_not_compare(tmp_path: Path) -> None:
+    grid, out = make_grid(strategies={"random": "random_edges"}), tmp_path / "out"
+    run(grid, out)
+    (cell,) = (path for path in (out / "cells").iterdir() if path.is_dir())
+    said = []
+    for device in ("cpu", "NVIDIA H200"):
+        made = (cell / "result.json").read_text()
+        (cell / "result.json").write_text(made.replace('"device": "cpu"', f'"device": "{device}"'))
+        shown = StringIO()
+        run(grid, out, resume=True, progress=GridProgress(Console(file=shown)))
+        said.append(shown.getvalue())
+    assert "another device" not in said[0]
+    assert "Cells that are finished ran on another device (NVIDIA H200): times and memory do not compare." in said[1]
 
 
 def test_a_folder_with_results_is_refused_unless_asked(tmp_path: Path) -> None:

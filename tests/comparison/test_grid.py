@@ -174,6 +174,15 @@ def test_the_config_makes_the_same_grid_again() -> None:
         ({"seeds": [0, 1, 0]}, "The seed 0 is given twice"),
         ({"overrides": [{"cells": {"tasks": "ioi"}, "set": {"faithfulness": -0.5}}]}, "faithfulness=-0.5"),
         ({"overrides": [3]}, "`cells` and `set`"),
+        (
+            {"overrides": [{"cells": {"strategies": CONTROL, "precision": "full"}, "set": {"examples": 2}}]},
+            "about the precision of the random control",
+        ),
+        ({"exclude": [{"strategies": [CONTROL], "precision": "full"}]}, "about the precision of the random control"),
+        (
+            {"overrides": [{"cells": {"strategies": CONTROL}, "set": {"strategy_args": {"seed": 2}}}]},
+            "sets strategy_args of the random control",
+        ),
         ({"time_limit": 0}, "time_limit=0"),
         ({"time_limit": float("nan")}, "time_limit=nan"),
         ({"memory_budget": "much"}, "'much'"),
