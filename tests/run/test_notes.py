@@ -133,5 +133,6 @@ def test_a_comparison_says_before_the_first_search_that_the_model_is_near_chance
     )
     compare(grid, tmp_path / "out", progress=GridProgress(Console(file=shown, width=100)))
     lines = shown.getvalue().splitlines()
-    assert lines[0].startswith(f"no in toy: {CHANCE}")
-    assert [line[:5] for line in lines[1:]] == ["[1/3]", "[2/3]", "[3/3]"]
+    assert lines[0] == "3 cells to run."
+    assert lines[1].startswith(f"no in toy: {CHANCE}")
+    assert [line[:5] for line in lines[2:]] == ["[1/3]", "[2/3]", "[3/3]"]
