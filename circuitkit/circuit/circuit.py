@@ -1,21 +1,28 @@
 """A circuit: a score for every edge of a graph, and the choice of edges to keep."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, SupportsIndex
+from typing import TYPE_CHECKING, Self
 
 import networkx as nx
 import torch
 from torch import Tensor
 
 from circuitkit.circuit import eap_ig_files, files
+from circuitkit.circuit.drawing.draw import draw, notebook_html
 from circuitkit.circuit.files import Contents
-from circuitkit.circuit.graph import EdgeGraph, group_edges, same_edges
+from circuitkit.circuit.graph import EdgeGraph, same_edges
 from circuitkit.circuit.grow import grow
+from circuitkit.circuit.key_value_groups import join_groups, split_groups
 from circuitkit.circuit.networkx_view import to_networkx
+from circuitkit.circuit.pandas_view import to_pandas
 from circuitkit.circuit.score_source import ScoreSource
-from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.circuit.values import check_size, check_values, fill_score_sources
+from circuitkit.errors import CircuitKitError, UsageError, quote
+
+if TYPE_CHECKING:  # imported where a table is made, since it takes a while
+    import pandas
 
 _ALL, _PRUNED = "all edges", ", pruned"
 
@@ -45,23 +52,10 @@ class Circuit:
     tie: bool = False
 
     def __post_init__(self) -> None:
-        for name, wanted in (("scores", None), ("kept", torch.bool), ("score_sources", torch.int8)):
-            tensor = getattr(self, name)
-            right = isinstance(tensor, Tensor) and tensor.shape == (len(self.graph),)
-            if not right or not (tensor.is_floating_point() if wanted is None else tensor.dtype == wanted):
-                found = f"{tensor.dtype} {list(tensor.shape)}" if isinstance(tensor, Tensor) else repr(tensor)[:60]
-                kind = str(wanted or "floating-point").removeprefix("torch.")
-                raise UsageError(f"{name} is {found}.", f"Give a {kind} tensor with {len(self.graph)} edges.")
+        check_values(self.graph, self.scores, self.kept, self.score_sources)
+        for name in ("scores", "kept", "score_sources"):
             # A copy, since a search continues to use its buffers; on the CPU, where paths are followed
-            object.__setattr__(self, name, tensor.detach().to("cpu", copy=True))
-        if (missing := self.scores.isnan()).any():
-            first = self.graph.names[int(missing.nonzero()[0])]
-            raise UsageError(
-                f"The score of {first!r} is NaN ({int(missing.sum())} of {len(missing)} are).",
-                "Check the objective on every prompt: each must have a finite value.",
-            )
-        if not ((self.score_sources >= min(ScoreSource)) & (self.score_sources <= max(ScoreSource))).all():
-            raise UsageError(f"There is no score source {self.score_sources.max()}.", "Use the members of ScoreSource.")
+            object.__setattr__(self, name, getattr(self, name).detach().to("cpu", copy=True))
 
     @classmethod
     def from_scores(
@@ -74,7 +68,7 @@ class Circuit:
             score_sources: one for all scores, or int8 `[edges]`.
         """
         kept = torch.ones(len(graph), dtype=torch.bool)
-        return cls(graph, scores, kept, _fill_score_sources(graph, score_sources), _ALL)
+        return cls(graph, scores, kept, fill_score_sources(graph, score_sources), _ALL)
 
     @classmethod
     def from_names(cls, graph: EdgeGraph, names: Iterable[str]) -> Self:
@@ -86,7 +80,7 @@ class Circuit:
         kept = torch.zeros(len(graph), dtype=torch.bool)
         for name in names:
             kept[graph.parse(name)] = True
-        return cls(graph, kept.float(), kept, _fill_score_sources(graph, ScoreSource.GIVEN), "edges given by name")
+        return cls(graph, kept.float(), kept, fill_score_sources(graph, ScoreSource.GIVEN), "edges given by name")
 
     # Content
 
@@ -110,6 +104,20 @@ class Circuit:
         """List the names of the kept edges."""
         return [self.graph.names[edge] for edge in self.kept.nonzero()[:, 0].tolist()]
 
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the kept edges."""
+        return iter(self.names())
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether the edge of this name is kept.
+
+        Raises:
+            UsageError: the graph has no edge of that name.
+        """
+        if not isinstance(name, str):
+            raise UsageError(f"{quote(name)} is not the name of an edge.", "Edges are written 'a3.h5->m4'.")
+        return bool(self.kept[self.graph.parse(name)])
+
     def to_dict(self) -> dict[str, float]:
         """Return the scores of the kept edges by name; `graph.names` and `scores` are those of all edges."""
         scores = self.scores.tolist()
@@ -124,6 +132,32 @@ class Circuit:
         `k`, `v`, `mlp` or `logits`.
         """
         return to_networkx(self.graph, self.kept, self.scores, self.score_sources)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a table with a row per edge of the graph, in the graph's order.
+
+        Columns: `edge` (its name), `writer`, `reader`, `kind` of the reader (`q`, `k`, `v`, `mlp` or `logits`),
+        `layer_from` (-1 for `input`) and `layer_to` (the number of layers for the logits), `score`, `score_source` (the
+        name of a `ScoreSource`), `kept`, and `rank` (from 1, of `ranking()`).
+        """
+        return to_pandas(self.graph, self.kept, self.scores, self.score_sources, self.ranking())
+
+    def draw(self, path: str | Path) -> None:
+        """Draw the kept edges: layers as rows from `input` to the logits, edges by weight and sign.
+
+        Args:
+            path: `.svg` or `.png`, a picture of at most 3,000 edges; `.html`, a page with the interactive viewer, which
+                holds the scores of all edges; or `.dot`, all kept edges for Graphviz. Of a ranking, whose edges are not
+                chosen, pictures show the first 200.
+
+        Raises:
+            UsageError: another ending.
+            CircuitKitError: the file cannot be written.
+        """
+        draw(self, Path(path))
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self)
 
     def __repr__(self) -> str:
         return f"Circuit({len(self):,} of {len(self.graph):,} edges: {self.selection})"
@@ -160,7 +194,7 @@ class Circuit:
         Raises:
             UsageError: the graph has fewer edges.
         """
-        self._check_size(n)
+        check_size(n, len(self.graph))
         order, level = self._levels(absolute)
         kept = torch.zeros_like(self.kept)
         kept[order[:n]] = True
@@ -177,7 +211,7 @@ class Circuit:
         Raises:
             UsageError: the graph has fewer edges.
         """
-        self._check_size(n)
+        check_size(n, len(self.graph))
         kept, tie = grow(self.graph, self._levels(absolute)[1].tolist(), n)
         return self._select(kept, f"greedy {n} by {_measure(absolute)}{self._precedence()}", tie)
 
@@ -215,16 +249,6 @@ class Circuit:
 
     def _precedence(self) -> str:
         return "" if len(self) in (0, len(self.graph)) else ", kept edges first"
-
-    def _check_size(self, n: int) -> None:
-        edges = len(self.graph)
-        if isinstance(n, bool) or not isinstance(n, SupportsIndex):
-            advice = f"Give a whole number from 0 to {edges}"
-            if isinstance(n, float) and 0 < n < 1:
-                advice += f"; for this fraction of the edges {round(n * edges)}, that is round({n!r} * {edges})"
-            raise UsageError(f"{n!r} is not a number of edges.", f"{advice}.")
-        if not 0 <= n.__index__() <= edges:
-            raise UsageError(f"There is no circuit of {n} edges.", f"Choose from 0 to {edges}.")
 
     def _select(self, kept: Tensor, selection: str, tie: bool) -> Self:
         return replace(self, kept=kept, selection=selection, tie=tie)
@@ -281,15 +305,8 @@ class Circuit:
         graph = replace(self.graph, kv="head")
         if same_edges(graph, self.graph):
             return replace(self, graph=graph)
-        to = group_edges(graph, self.graph)
-        parts = torch.bincount(to, minlength=len(self.graph)).to(self.scores.dtype)
-        return replace(
-            self,
-            graph=graph,
-            scores=(self.scores / parts)[to],
-            kept=self.kept[to],
-            score_sources=self.score_sources[to],
-        )
+        scores, kept, sources = split_groups(graph, self.graph, self.scores, self.kept, self.score_sources)
+        return replace(self, graph=graph, scores=scores, kept=kept, score_sources=sources)
 
     def collapse_kv(self) -> Self:
         """Convert to a graph that reads keys and values once per group: the inverse of `expand_kv`.
@@ -300,18 +317,8 @@ class Circuit:
         graph = replace(self.graph, kv="group")
         if same_edges(graph, self.graph):
             return replace(self, graph=graph)
-        to = group_edges(self.graph, graph)
-        low, high = (
-            torch.zeros(len(graph), dtype=torch.int8).scatter_reduce(0, to, self.score_sources, how, include_self=False)
-            for how in ("amin", "amax")
-        )
-        return replace(
-            self,
-            graph=graph,
-            scores=self.scores.new_zeros(len(graph)).index_add(0, to, self.scores),
-            kept=torch.bincount(to[self.kept], minlength=len(graph)) > 0,
-            score_sources=low.where(low == high, int(ScoreSource.GIVEN)),
-        )
+        scores, kept, sources = join_groups(self.graph, graph, self.scores, self.kept, self.score_sources)
+        return replace(self, graph=graph, scores=scores, kept=kept, score_sources=sources)
 
     # Files
 
@@ -358,7 +365,7 @@ class Circuit:
         found, scores, kept = eap_ig_files.read_eap_ig(Path(path), scores_of, graph)
         rule = _ALL if kept.all() else f"as kept in {Path(path).name}"
         try:
-            circuit = cls(found, scores, kept, _fill_score_sources(found, ScoreSource.GIVEN), rule)
+            circuit = cls(found, scores, kept, fill_score_sources(found, ScoreSource.GIVEN), rule)
         except UsageError as error:
             raise _in_file(path, error) from error
         return circuit if graph is None or graph.kv == "head" else circuit.collapse_kv()
@@ -379,14 +386,6 @@ class Circuit:
         """
         by_head = self.expand_kv()
         eap_ig_files.write_eap_ig(Path(path), by_head.graph, by_head.scores, by_head.kept, d_model, scores_of)
-
-
-def _fill_score_sources(graph: EdgeGraph, score_sources: ScoreSource | Tensor) -> Tensor:
-    return (
-        score_sources
-        if isinstance(score_sources, Tensor)
-        else torch.full((len(graph),), int(score_sources), dtype=torch.int8)
-    )
 
 
 def _measure(absolute: bool) -> str:

@@ -1,8 +1,8 @@
 """Where the nodes and edges of a graph are drawn.
 
 A layer is a row, with `input` below the first and the logits above the last, so that every edge leads upwards. Heads
-are in the order of their numbers from left to right, MLPs in a column of their own to the right of them. `input` and the
-logits are bars as wide as the picture.
+are in the order of their numbers from left to right, MLPs in a column of their own to the right of them. `input` and
+the logits are bars as wide as the picture.
 
 A query edge ends at its head. Keys and values have ports below the head, or below the heads of the group that shares
 them: the key's to the left of the middle, the value's to the right.
@@ -10,6 +10,8 @@ them: the key's to the left of the middle, the value's to the right.
 Lengths are in columns (x) and rows (y).
 """
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from circuitkit.circuit.graph import EdgeGraph
@@ -22,8 +24,10 @@ MLP_RISE = 0.46
 """How far an MLP is above the heads of its layer, which it reads, in rows; 0 in a parallel block."""
 HALF_HEIGHT = 0.17
 """Half of the height of a node, in rows."""
-_SPREAD = 0.09
-"""By how much the arc between two MLPs is wider per layer between them, in columns."""
+_SPREAD = 0.12
+"""By how much the arc between two MLPs is wider per row that it rises, in columns."""
+_STRAIGHT = 2.0
+"""At most how far an edge leads straight up from its writer and into its reader, in rows."""
 
 
 class Point(NamedTuple):
@@ -50,19 +54,25 @@ class Layout(NamedTuple):
     """The logits' row; `input` is in row 0."""
 
 
-def node_positions(graph: EdgeGraph) -> Layout:
-    """Place the nodes of a graph."""
+def node_positions(graph: EdgeGraph, heights: Sequence[float] | None = None) -> Layout:
+    """Place the nodes of a graph.
+
+    Args:
+        graph: the graph.
+        heights: the height of each layer; 1 by default. A layer without nodes to show may be lower.
+    """
+    bottoms = [1.0, *(1.0 + height for height in accumulate(heights or [1.0] * graph.layers))]
     mlp_column = graph.heads + 0.6
     right = mlp_column + 0.5 if graph.mlps else graph.heads - 0.5
-    left, top = -0.5, graph.layers + 1.0
+    left, top = -0.5, bottoms[-1]
     middle = (left + right) / 2
     writers = [Point(middle, 0.0)]
     for layer in range(graph.layers):
-        writers += [Point(float(head), layer + 1.0) for head in range(graph.heads)]
+        writers += [Point(float(head), bottoms[layer]) for head in range(graph.heads)]
         if graph.mlps:
-            writers.append(Point(mlp_column, layer + 1.0 + (0.0 if graph.parallel else MLP_RISE)))
+            writers.append(Point(mlp_column, bottoms[layer] + (0.0 if graph.parallel else MLP_RISE)))
     readers = [_reader(graph, index, writers, Point(middle, top)) for index in range(graph.n_readers)]
-    arcs = right + 0.2 + _SPREAD * graph.layers * graph.mlps
+    arcs = right + _SPREAD * (top - 2) * graph.mlps
     return Layout(writers, readers, left, right, arcs, top)
 
 
@@ -112,9 +122,10 @@ def route_edge(graph: EdgeGraph, layout: Layout, writer: int, reader: int) -> Ro
         return Route(start, Point(start.x, start.y + 0.4 * bend), Point(end.x, start.y + 0.4 * bend), end)
     height = end.y - start.y
     if is_mlp and kind == "mlp":
-        far = start.x + 0.45 + 2 * _SPREAD * height
+        far = start.x + 0.5 + _SPREAD * height
         return Route(start, Point(far, start.y + 0.25 * height), Point(far, end.y - 0.25 * height), end)
     if abs(end.x - start.x) < 0.5 and height > 1:
         beside = start.x + (0.7 if kind == "v" else -0.7)
         return Route(start, Point(beside, start.y + 0.3 * height), Point(beside, end.y - 0.3 * height), end)
-    return Route(start, Point(start.x, start.y + 0.4 * height), Point(end.x, end.y - 0.4 * height), end)
+    bend = min(0.4 * height, _STRAIGHT)
+    return Route(start, Point(start.x, start.y + bend), Point(end.x, end.y - bend), end)

@@ -19,6 +19,7 @@ from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
 
 _SCRIPTS = ("cytoscape.min.js", "model.js", "drawing.js", "controls.js", "viewer.js")
+_Kind = Literal["uint8", "uint16", "uint32", "float32"]
 _SECURITY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
@@ -71,7 +72,7 @@ def viewer_data(
     if most is not None:
         order = order[: max(most, chosen)]
     scores = circuit.scores[order].float().numpy()
-    numbers = "uint32" if graph.n_readers > 0xFFFF else "uint16"
+    numbers: _Kind = "uint32" if graph.n_readers > 0xFFFF else "uint16"
     return {
         "name": name,
         "selection": circuit.selection,
@@ -90,7 +91,7 @@ def viewer_data(
     }
 
 
-def _pack(values: "np.ndarray[Any, Any]", kind: Literal["uint8", "uint16", "uint32", "float32"]) -> dict[str, str]:
+def _pack(values: "np.ndarray[Any, Any]", kind: _Kind) -> dict[str, str]:
     data = values.astype(np.dtype(kind).newbyteorder("<")).tobytes()
     return {"type": kind, "base64": base64.b64encode(data).decode()}
 

@@ -4,7 +4,8 @@
   const COLUMN = 76;
   const ROW = 58;
   const HALF_HEIGHT = 0.17; // as in layout.py, like the route of an edge below
-  const SPREAD = 0.09;
+  const SPREAD = 0.12;
+  const STRAIGHT = 2;
 
   // The curve of an edge, in columns and rows: start, two control points, end
   function route(model, writer, reader) {
@@ -26,14 +27,15 @@
     }
     const height = end[1] - start[1];
     if (isMlp && kind === "mlp") {
-      const far = start[0] + 0.45 + 2 * SPREAD * height;
+      const far = start[0] + 0.5 + SPREAD * height;
       return [start, [far, start[1] + 0.25 * height], [far, end[1] - 0.25 * height], end];
     }
     if (Math.abs(end[0] - start[0]) < 0.5 && height > 1) {
       const beside = start[0] + (kind === "v" ? 0.7 : -0.7);
       return [start, [beside, start[1] + 0.3 * height], [beside, end[1] - 0.3 * height], end];
     }
-    return [start, [start[0], start[1] + 0.4 * height], [end[0], end[1] - 0.4 * height], end];
+    const bend = Math.min(0.4 * height, STRAIGHT);
+    return [start, [start[0], start[1] + bend], [end[0], end[1] - bend], end];
   }
 
   // Cytoscape wants control points relative to the line between the ends, and the ends relative to their nodes
