@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several test processes
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from support.browser import launch_browser
 
 # A shell starts background commands with Ctrl-C ignored, which would be inherited
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -23,3 +25,10 @@ def nothing_leaks() -> Iterator[None]:
     before = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
     yield
     assert (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()) == before
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, shared by the tests of one process; tests that need it are skipped where there is none."""
+    with launch_browser() as launched:
+        yield launched

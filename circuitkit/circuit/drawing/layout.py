@@ -20,7 +20,7 @@ PORT = 0.3
 """The distance of the port of a key or value from the middle of its heads, in columns."""
 PORT_DROP = 0.34
 """How far the ports of keys and values are below the heads, in rows."""
-MLP_RISE = 0.46
+MLP_RISE = 0.4
 """How far an MLP is above the heads of its layer, which it reads, in rows; 0 in a parallel block."""
 HALF_HEIGHT = 0.17
 """Half of the height of a node, in rows."""
@@ -110,14 +110,13 @@ def route_edge(graph: EdgeGraph, layout: Layout, writer: int, reader: int) -> Ro
     start, end = layout.writers[writer], layout.readers[reader]
     is_mlp = graph.mlps and writer > 0 and (writer - 1) % graph.writers_per_layer == graph.heads
     start = Point(start.x, start.y + HALF_HEIGHT)
-    if kind != "logits":
-        end = Point(end.x, end.y - (HALF_HEIGHT if kind in ("q", "mlp") else 0.06))
+    end = Point(end.x, end.y - (0.06 if kind in ("k", "v") else HALF_HEIGHT))
     if writer == 0:
         start = Point(end.x + {"q": -0.5, "k": -0.2, "v": 0.2, "mlp": -0.65, "logits": 0.0}[kind], start.y)
         bend = min(1.0, end.y - start.y)
         return Route(start, Point(start.x, end.y - 0.4 * bend), Point(end.x, end.y - 0.4 * bend), end)
     if kind == "logits":
-        end = Point(start.x + (-0.45 if is_mlp else 0.5), layout.top - HALF_HEIGHT)
+        end = Point(start.x + (-0.45 if is_mlp else 0.5), end.y)
         bend = min(1.0, end.y - start.y)
         return Route(start, Point(start.x, start.y + 0.4 * bend), Point(end.x, start.y + 0.4 * bend), end)
     height = end.y - start.y

@@ -160,7 +160,7 @@ def viewer_html(circuits: Sequence[Mapping[str, Any]], title: str = "Circuit") -
 <script type="application/json" id="circuit-data">{data}</script>
 <script>{assets.js}</script>
 <script>
-circuitkitViewer.mount(
+const viewer = circuitkitViewer.mount(
   document.getElementById("circuit"), JSON.parse(document.getElementById("circuit-data").textContent)
 );
 </script>

@@ -62,7 +62,7 @@
       this.title = make("legend", {}, title);
       this.element = make("fieldset", { class: "ck-size" }, this.title,
         make("p", { class: "ck-field" }, make("label", { for: slider }, "Size"), this.slider,
-          make("label", { for: number, class: "ck-visually-hidden" }, "Number of edges"), this.number, " edges"),
+          make("label", { for: number, class: "ck-visually-hidden" }, "Number of edges"), this.number),
         this.measured, this.faithfulness);
     }
 

@@ -1,8 +1,8 @@
 "use strict";
 // One picture: a Cytoscape graph whose nodes have fixed places. Only the edges that are shown are elements of it.
 (function (viewer) {
-  const COLUMN = 76;
-  const ROW = 58;
+  const ROW = 44; // in Cytoscape's units; how wide a column is depends on the room there is
+  const [NARROWEST, WIDEST] = [62, 130];
   const HALF_HEIGHT = 0.17; // as in layout.py, like the route of an edge below
   const SPREAD = 0.12;
   const STRAIGHT = 2;
@@ -39,8 +39,8 @@
   }
 
   // Cytoscape wants control points relative to the line between the ends, and the ends relative to their nodes
-  function curve(model, writer, reader, places) {
-    const points = route(model, writer, reader).map(([x, y]) => [x * COLUMN, -y * ROW]);
+  function curve(model, writer, reader, places, column) {
+    const points = route(model, writer, reader).map(([x, y]) => [x * column, -y * ROW]);
     const [start, , , end] = points;
     const along = [end[0] - start[0], end[1] - start[1]];
     const length = Math.hypot(along[0], along[1]) || 1;
@@ -65,23 +65,24 @@
       {
         selector: "node",
         style: {
-          label: "data(label)", width: 54, height: 20, shape: "round-rectangle", "font-size": 11,
+          label: "data(label)", width: 54, height: 16, shape: "round-rectangle", "font-size": 11,
           "text-valign": "center", "text-halign": "center", color: colors.muted, "background-color": colors.surface,
           "border-width": 1, "border-color": colors.line, "font-family": "system-ui, sans-serif",
         },
       },
       { selector: "node.unused", style: { width: 7, height: 7, shape: "ellipse", label: "", "border-width": 0,
         "background-color": colors.line } },
-      { selector: "node.head, node.mlp", style: { color: colors.text, "border-color": colors.text } },
-      { selector: "node.mlp", style: { shape: "rectangle" } },
-      { selector: "node.bar", style: { width: "data(width)", height: 20, color: colors.text, "font-size": 12 } },
-      { selector: "node.port", style: { width: 11, height: 9, "font-size": 8, color: colors.text, "border-width": 0.5,
-        shape: "round-rectangle" } },
+      { selector: "edge.idle", style: { visibility: "hidden" } },
+      { selector: "node.used", style: { color: colors.text, "border-color": colors.text,
+        "background-color": "mapData(weight, 0, 1, " + colors.surface + ", " + colors.shade + ")" } },
+      { selector: "node.bar", style: { width: "data(width)", height: 16, color: colors.text, "font-size": 12 } },
+      { selector: "node.port", style: { width: 12, height: 10, "font-size": 9, color: colors.text, "border-width": 0.7,
+        "border-color": colors.muted, shape: "round-rectangle" } },
       { selector: "node.layer", style: { width: 1, height: 1, "border-width": 0, "background-opacity": 0,
         color: colors.muted, "text-halign": "left", "font-size": 11, events: "no" } },
       { selector: "node.faint", style: { opacity: 0.25 } },
       { selector: "node.focus", style: { "border-width": 3, "border-color": colors.focus } },
-      { selector: "edge.feed", style: { width: 1, "line-color": colors.line, "curve-style": "straight", events: "no" } },
+      { selector: "edge.feed", style: { width: 1, "line-color": colors.muted, "curve-style": "straight", events: "no" } },
       {
         selector: "edge.shown",
         style: {
@@ -111,6 +112,10 @@
         container: element, style: [], layout: { name: "preset" }, minZoom: 0.1, maxZoom: 6, autoungrabify: true,
         boxSelectionEnabled: false, autounselectify: true, pixelRatio: "auto",
       });
+      // The wheel alone scrolls the page
+      element.addEventListener("wheel", (event) => {
+        if (!event.ctrlKey && !event.metaKey) event.stopImmediatePropagation();
+      }, { capture: true });
       this.cy.on("mouseover", "edge.shown, node", (event) => onHover(this.describe(event.target)));
       this.cy.on("mouseout", "edge.shown, node", () => onHover(null));
       this.cy.on("tap", (event) => onFocus(event.target === this.cy ? null : this.describe(event.target)));
@@ -125,30 +130,38 @@
       this.cy.style(stylesheet(colors));
     }
 
+    // The width of a column that fills the room
+    bestColumn({ left, edge_of_arcs: right, top }) {
+      const { clientWidth, clientHeight } = this.element;
+      const wanted = (((top + 1) * ROW * clientWidth) / (clientHeight || 1) - 90) / (right - left);
+      return Math.max(NARROWEST, Math.min(WIDEST, wanted));
+    }
+
+    isMisplaced() {
+      return Math.abs(this.bestColumn(this.model.graph) / this.column - 1) > 0.1;
+    }
+
     // Nodes of a graph. Ports of keys and values are added with the first edge that needs them.
     setGraph(model) {
-      if (this.model && this.model.sameGraph(model)) {
-        this.model = model;
-        return;
-      }
       this.model = model;
+      const column = (this.column = this.bestColumn(model.graph));
       const { writers, readers, left, right, layers, top } = model.graph;
-      const width = (right - left) * COLUMN;
+      const width = (right - left) * column;
       const nodes = writers.name.map((name, writer) => ({
         group: "nodes",
         classes: writer === 0 ? "bar" : model.writerKind(writer) + " unused",
-        data: { id: "w" + writer, label: name, width },
-        position: { x: writers.x[writer] * COLUMN, y: -writers.y[writer] * ROW },
+        data: { id: "w" + writer, label: name, width, weight: 0 },
+        position: { x: writers.x[writer] * column, y: -writers.y[writer] * ROW },
       }));
       const logits = readers.name.length - 1;
       nodes.push({
         group: "nodes", classes: "bar", data: { id: "logits", label: "logits", width },
-        position: { x: readers.x[logits] * COLUMN, y: -top * ROW },
+        position: { x: readers.x[logits] * column, y: -top * ROW },
       });
       for (let layer = 0; layer < layers; layer++) {
         nodes.push({
           group: "nodes", classes: "layer", data: { id: "layer" + layer, label: "layer " + layer },
-          position: { x: (left - 0.1) * COLUMN, y: -(layer + 1) * ROW },
+          position: { x: (left - 0.1) * column, y: -(layer + 1) * ROW },
         });
       }
       this.shown = new Map();
@@ -162,11 +175,23 @@
 
     fit() {
       this.cy.resize();
-      this.cy.fit(this.cy.nodes(), 12);
+      const { left, edge_of_arcs: arcs, top } = this.model.graph;
+      const [x1, x2] = [left * this.column - 60, (arcs + 0.2) * this.column];
+      const [y1, y2] = [-(top + 0.4) * ROW, 0.4 * ROW];
+      const zoom = Math.min(this.cy.width() / (x2 - x1), this.cy.height() / (y2 - y1));
+      if (!(zoom > 0)) return; // not visible yet
+      this.cy.viewport({ zoom, pan: {
+        x: this.cy.width() / 2 - (zoom * (x1 + x2)) / 2, y: this.cy.height() / 2 - (zoom * (y1 + y2)) / 2 } });
+    }
+
+    zoom(factor) {
+      const { cy } = this;
+      cy.zoom({ level: cy.zoom() * factor, renderedPosition: { x: cy.width() / 2, y: cy.height() / 2 } });
     }
 
     // items: { key, of (a model), edge (its number there), classes, width, opacity, level }
-    show(items) {
+    // weights: per writer, from 0 to 1
+    show(items, weights) {
       const wanted = new Map(items.map((item) => [item.key, item]));
       const added = [];
       this.cy.batch(() => {
@@ -189,7 +214,7 @@
           else added.push(this.newEdge(item, data));
         }
         for (const element of this.cy.add(added)) this.shown.set(element.id(), element);
-        this.markUsed();
+        this.markUsed(weights);
       });
     }
 
@@ -200,7 +225,7 @@
       const places = [source, target].map((id) => this.cy.getElementById(id).position());
       return {
         group: "edges", classes: item.classes,
-        data: { id: item.key, source, target, ...data, ...curve(item.of, writer, reader, places) },
+        data: { id: item.key, source, target, ...data, ...curve(item.of, writer, reader, places, this.column) },
       };
     }
 
@@ -217,7 +242,7 @@
         const id = "r" + reader;
         const elements = [{
           group: "nodes", classes: "port", data: { id, label: readers.kind[reader] },
-          position: { x: readers.x[reader] * COLUMN, y: -readers.y[reader] * ROW },
+          position: { x: readers.x[reader] * this.column, y: -readers.y[reader] * ROW },
         }];
         const [start, stop] = readers.feeds[reader];
         for (let writer = start; writer < stop; writer++) {
@@ -228,8 +253,14 @@
       }
     }
 
-    markUsed() {
-      this.cy.nodes(".head, .mlp").forEach((node) => node.toggleClass("unused", node.degree(false) === 0));
+    markUsed(weights) {
+      const used = this.cy.edges(".shown").connectedNodes();
+      this.cy.nodes(".head, .mlp").forEach((node) => {
+        const inUse = used.has(node);
+        node.toggleClass("used", inUse).toggleClass("unused", !inUse);
+        node.data("weight", weights.get(Number(node.id().slice(1))) || 0);
+      });
+      this.cy.edges(".feed").forEach((edge) => edge.toggleClass("idle", edge.target().hasClass("unused")));
     }
 
     // The nodes of the circuit by row and column, for the arrow keys
@@ -245,7 +276,7 @@
         if (node.empty()) return;
         const own = node.union(id[0] === "w" ? node.incomers("node.port") : node.outgoers("node"));
         const near = wholePaths
-          ? own.union(own.successors()).union(own.predecessors())
+          ? own.union(node.successors()).union(own.predecessors())
           : own.union(own.connectedEdges()).union(own.connectedEdges().connectedNodes());
         this.cy.elements().not(near).not(".layer").addClass("faint");
         node.addClass("focus");

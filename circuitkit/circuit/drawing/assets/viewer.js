@@ -12,7 +12,7 @@
     dead: "untested: no path led from it to the logits",
     joint: "the effect of removing it together with others",
   };
-  const COLORS = ["text", "muted", "line", "surface", "focus", "positive", "negative", "both", "first", "second"];
+  const COLORS = ["text", "muted", "line", "surface", "shade", "focus", "positive", "negative", "both", "first", "second"];
 
   class Viewer {
     constructor(element, circuits) {
@@ -31,9 +31,9 @@
       this.recolor = () => this.drawings.forEach((drawing) => drawing.recolor(readColors(element)));
       this.dark.addEventListener("change", this.recolor);
       this.recolor();
-      this.sizer = new ResizeObserver(() => this.fit());
-      this.canvases.forEach((canvas) => this.sizer.observe(canvas));
+      this.sizer = new ResizeObserver(() => this.resize());
       this.setCircuits(this.first, null);
+      this.canvases.forEach((canvas) => this.sizer.observe(canvas));
     }
 
     // Building the page
@@ -104,15 +104,20 @@
       this.figures = [0, 1].map((index) => make("figure", {}, this.captions[index], this.canvases[index]));
       this.legend = make("p", { class: "ck-legend" });
       this.status = make("p", { class: "ck-status", role: "status", "aria-live": "polite" });
-      return make("div", { class: "ck-picture" }, this.status, this.legend,
-        make("div", { class: "ck-figures" }, ...this.figures));
+      const button = (label, text, act) => make("button", { type: "button", "aria-label": label, onclick: act }, text);
+      const zoom = (factor) => () => this.active.forEach((drawing) => drawing.zoom(factor));
+      const tools = make("p", { class: "ck-tools" }, button("Zoom in", "+", zoom(1.25)), " ",
+        button("Zoom out", "−", zoom(0.8)), " ", button("Show the whole picture", "fit", () => this.fit()),
+        make("span", {}, " or Ctrl and the wheel"));
+      this.details = make("div", { class: "ck-about", role: "status", "aria-live": "polite" });
+      return make("div", { class: "ck-picture" }, this.status, this.legend, tools,
+        make("div", { class: "ck-figures" }, ...this.figures), this.details);
     }
 
     makeDetails() {
-      this.details = make("div", { class: "ck-about", role: "status", "aria-live": "polite" });
       this.strongest = make("div", { class: "ck-strongest" });
       this.nodes = make("div", { class: "ck-nodes" });
-      return make("div", { class: "ck-details" }, this.details, this.nodes, this.strongest);
+      return make("div", { class: "ck-details" }, this.nodes, this.strongest);
     }
 
     // Choosing circuits
@@ -125,6 +130,7 @@
       } else this.problem = "";
       if (first !== this.sizeA.model) this.sizeA.setModel(first);
       if (possible && possible !== this.sizeB.model) this.sizeB.setModel(possible);
+      if (!first.sameGraph(this.first)) this.focused = null;
       [this.first, this.second] = [first, possible];
       this.sizeA.title.textContent = first.name;
       this.sizeB.title.textContent = possible ? possible.name : "";
@@ -139,18 +145,23 @@
     layOut() {
       this.both = this.sideBySide && this.second !== null;
       this.figures[1].hidden = !this.both;
-      this.drawings.forEach((drawing, index) => {
-        if (index === 0 || this.both) drawing.setGraph(this.first);
-      });
-      this.focused = null;
+      const narrow = window.matchMedia("(max-width: 48rem)").matches;
+      const height = Math.max(300, Math.min((this.first.graph.top + 1) * 36, narrow ? 0.75 * window.innerHeight : 1250));
+      this.canvases.forEach((canvas) => { canvas.style.height = height + "px"; });
+      this.active = this.both ? this.drawings : this.drawings.slice(0, 1);
+      this.active.forEach((drawing) => drawing.setGraph(this.first));
       this.update();
       this.fit();
     }
 
     fit() {
-      this.drawings.forEach((drawing, index) => {
-        if (drawing.model && (index === 0 || this.both)) drawing.fit();
-      });
+      this.active.forEach((drawing) => drawing.fit());
+    }
+
+    // The room has changed: columns may have to be wider
+    resize() {
+      if (this.active.some((drawing) => drawing.isMisplaced())) this.layOut();
+      else this.fit();
     }
 
     // Showing
@@ -170,7 +181,9 @@
       const pictures = this.both ? [this.items, this.itemsB] : [[...this.items, ...onlyB]];
       this.drawn = pictures.map((items) =>
         items.length > MOST_DRAWN ? [...items].sort((x, y) => y.level - x.level).slice(0, MOST_DRAWN) : items);
-      this.drawn.forEach((items, index) => this.drawings[index].show(items));
+      this.sums = this.sumScores(this.items);
+      const weights = pictures.map((items, index) => scale(index ? this.sumScores(items) : this.sums));
+      this.drawn.forEach((items, index) => this.drawings[index].show(items, weights[index]));
       this.tell(a, b, this.items.length - (this.items.length + this.itemsB.length - inA.size - onlyB.length), onlyB.length);
       this.list();
       this.highlight();
@@ -222,17 +235,22 @@
       this.strongest.replaceChildren(viewer.table("Strongest edges shown", ["edge", "score", "rank"],
         rows.map((item) => [this.first.edgeName(item.edge), figure(this.first.score[item.edge]), count(item.edge + 1)]),
         (index) => this.chooseEdge(this.first, rows[index].edge)));
-      const sums = new Map();
-      for (const item of this.items) {
-        const ends = [this.first.writer[item.edge]];
-        const [start, stop] = this.first.graph.readers.feeds[this.first.reader[item.edge]];
-        if (stop === start + 1) ends.push(start);
-        for (const writer of ends) if (writer) sums.set(writer, (sums.get(writer) || 0) + Math.abs(this.first.score[item.edge]));
-      }
-      const best = [...sums].sort((x, y) => y[1] - x[1]).slice(0, ROWS);
+      const best = [...this.sums].sort((x, y) => y[1] - x[1]).slice(0, ROWS);
       this.nodes.replaceChildren(viewer.table("Heads and MLPs with the strongest edges", ["node", "sum of |score|"],
         best.map(([writer, sum]) => [this.first.graph.writers.name[writer], figure(sum)]),
         (index) => this.focus("w" + best[index][0])));
+    }
+
+    // The sum of |score| per writer, over the edges that it writes and those that only it reads
+    sumScores(items) {
+      const sums = new Map();
+      for (const { of, edge } of items) {
+        const [start, stop] = of.graph.readers.feeds[of.reader[edge]];
+        for (const writer of stop === start + 1 ? [of.writer[edge], start] : [of.writer[edge]]) {
+          if (writer) sums.set(writer, (sums.get(writer) || 0) + Math.abs(of.score[edge]));
+        }
+      }
+      return sums;
     }
 
     // Nodes and edges under the pointer or the keyboard
@@ -278,7 +296,7 @@
     }
 
     chooseEdge(model, edge) {
-      this.drawings.forEach((drawing) => drawing.choose(model.writer[edge] + "-" + model.reader[edge]));
+      this.active.forEach((drawing) => drawing.choose(model.writer[edge] + "-" + model.reader[edge]));
       this.details.textContent = this.describeEdge(model, edge);
     }
 
@@ -289,7 +307,7 @@
     }
 
     highlight() {
-      this.drawings.forEach((drawing) => drawing.model && drawing.highlight(this.focused, this.wholePaths));
+      this.active.forEach((drawing) => drawing.highlight(this.focused, this.wholePaths));
     }
 
     find(name) {
@@ -305,16 +323,14 @@
 
     press(event, index) {
       const steps = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] };
-      const { cy } = this.drawings[index];
       if (event.key in steps) this.step(this.drawings[index], ...steps[event.key]);
       else if (event.key === "Escape") this.focus(null);
-      else if (event.key === "+" || event.key === "-") {
-        cy.zoom({ level: cy.zoom() * (event.key === "+" ? 1.25 : 0.8), renderedPosition: { x: cy.width() / 2, y: cy.height() / 2 } });
-      } else return;
+      else if (event.key === "+" || event.key === "-") this.drawings[index].zoom(event.key === "+" ? 1.25 : 0.8);
+      else return;
       event.preventDefault();
     }
 
-    // Go to the nearest node of the circuit in a direction
+    // Go to the next node of the circuit in the row, or to the nearest one of the next row
     step(drawing, right, down) {
       const nodes = drawing.usedNodes();
       const here = nodes.find((node) => node.id() === this.focused);
@@ -328,8 +344,8 @@
         const place = node.position();
         const [dx, dy] = [place.x - from.x, place.y - from.y];
         const ahead = dx * right + dy * down;
-        const aside = Math.abs(dx * down) + Math.abs(dy * right);
-        if (ahead > 4 && (!best || ahead + 3 * aside < best.cost)) best = { id: node.id(), cost: ahead + 3 * aside };
+        const cost = right ? ahead + (Math.abs(dy) < 4 ? 0 : Infinity) : 1000 * ahead + Math.abs(dx);
+        if (ahead > 4 && cost < (best ? best.cost : Infinity)) best = { id: node.id(), cost };
       }
       if (best) this.focus(best.id);
     }
@@ -350,6 +366,11 @@
     text += ".";
     if (model.known < model.total) text += " This page knows the best " + count(model.known) + ".";
     return text;
+  }
+
+  function scale(sums) {
+    const largest = Math.max(...sums.values());
+    return new Map([...sums].map(([writer, sum]) => [writer, largest > 0 ? Math.min(1, Math.sqrt(sum / largest)) : 0]));
   }
 
   function readColors(element) {
