@@ -68,9 +68,9 @@ def viewer_data(
     """
     graph = circuit.graph
     order = circuit.ranking(absolute)
-    chosen = 0 if circuit.is_ranking else int(circuit.kept.sum())
+    chosen = None if circuit.is_ranking else int(circuit.kept.sum())
     if most is not None:
-        order = order[: max(most, chosen)]
+        order = order[: max(most, chosen or 0)]
     scores = circuit.scores[order].float().numpy()
     numbers: _Kind = "uint32" if graph.n_readers > 0xFFFF else "uint16"
     return {

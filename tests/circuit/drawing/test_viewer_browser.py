@@ -212,6 +212,14 @@ def test_no_more_edges_are_drawn_than_can_be_read(browser: Any, tmp_path: Path) 
     opened.page.close()
 
 
+def test_an_empty_circuit_is_shown_as_one(browser: Any, tmp_path: Path) -> None:
+    opened = show(browser, tmp_path, viewer_data(ranking().top(0)))
+    assert status(opened).startswith(f"0 of {len(GROUPED)} edges chosen (top 0 by |score|)")
+    assert drawn(opened) == 0
+    assert opened.complaints == []
+    opened.page.close()
+
+
 def test_no_circuit_is_said(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "none.html"
     path.write_text(viewer_html([]), encoding="utf-8")

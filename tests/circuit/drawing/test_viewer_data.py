@@ -72,7 +72,8 @@ def test_data_may_be_cut_but_not_below_the_circuit(most: int | None, known: int)
 
 
 def test_a_ranking_has_no_size_of_its_own() -> None:
-    assert viewer_data(eap())["edges"]["kept"] == 0
+    assert viewer_data(eap())["edges"]["kept"] is None
+    assert viewer_data(eap().top(0))["edges"]["kept"] == 0
     assert len(edges_of(viewer_data(eap(), most=7))) == 7
 
 

@@ -70,7 +70,7 @@
       this.model = model;
       this.number.max = model.known;
       const sizes = [...new Set(model.sizes.map((point) => point.edges))].filter((size) => size <= model.known);
-      if (model.kept && !sizes.includes(model.kept)) sizes.push(model.kept);
+      if (model.kept !== null && !sizes.includes(model.kept)) sizes.push(model.kept);
       sizes.sort((a, b) => a - b);
       this.measured.replaceChildren(sizes.length ? "Go to " : "");
       for (const size of sizes) {

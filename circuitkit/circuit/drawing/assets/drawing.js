@@ -130,6 +130,11 @@
       this.cy.style(stylesheet(colors));
     }
 
+    // The height at which the picture is as wide as the room, its columns as narrow as they can be
+    static tallest({ left, edge_of_arcs: right, top }, width) {
+      return ((top + 1) * ROW * width) / ((right - left) * NARROWEST + 90);
+    }
+
     // The width of a column that fills the room
     bestColumn({ left, edge_of_arcs: right, top }) {
       const { clientWidth, clientHeight } = this.element;

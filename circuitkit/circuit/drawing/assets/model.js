@@ -18,7 +18,7 @@ const circuitkitViewer = {};
       this.rankedBy = data.ranked_by;
       this.graph = data.graph;
       this.total = data.edges.total;
-      this.kept = data.edges.kept;
+      this.kept = data.edges.kept; // null for a ranking, of which no edges are chosen
       this.writer = unpack(data.edges.writer);
       this.reader = unpack(data.edges.reader);
       this.score = unpack(data.edges.score);
@@ -109,7 +109,7 @@ const circuitkitViewer = {};
     }
 
     initialSize() {
-      if (this.kept > 0) return this.kept;
+      if (this.kept !== null) return this.kept;
       const wanted = Math.min(200, this.known);
       const measured = this.sizes.map((size) => size.edges).filter((edges) => edges > 0 && edges <= this.known);
       if (!measured.length) return wanted;

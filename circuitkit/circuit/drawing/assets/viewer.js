@@ -146,7 +146,10 @@
       this.both = this.sideBySide && this.second !== null;
       this.figures[1].hidden = !this.both;
       const narrow = window.matchMedia("(max-width: 48rem)").matches;
-      const height = Math.max(300, Math.min((this.first.graph.top + 1) * 36, narrow ? 0.75 * window.innerHeight : 1250));
+      const { graph } = this.first;
+      const room = this.canvases[0].clientWidth || Infinity;
+      const most = Math.min(narrow ? 0.75 * window.innerHeight : 1250, Drawing.tallest(graph, room));
+      const height = Math.max(300, Math.min((graph.top + 1) * 36, most));
       this.canvases.forEach((canvas) => { canvas.style.height = height + "px"; });
       this.active = this.both ? this.drawings : this.drawings.slice(0, 1);
       this.active.forEach((drawing) => drawing.setGraph(this.first));
@@ -232,11 +235,12 @@
 
     list() {
       const rows = this.items.slice(0, ROWS);
-      this.strongest.replaceChildren(viewer.table("Strongest edges shown", ["edge", "score", "rank"],
+      const where = this.second ? " of " + this.first.name : "";
+      this.strongest.replaceChildren(viewer.table("Strongest edges shown" + where, ["edge", "score", "rank"],
         rows.map((item) => [this.first.edgeName(item.edge), figure(this.first.score[item.edge]), count(item.edge + 1)]),
         (index) => this.chooseEdge(this.first, rows[index].edge)));
       const best = [...this.sums].sort((x, y) => y[1] - x[1]).slice(0, ROWS);
-      this.nodes.replaceChildren(viewer.table("Heads and MLPs with the strongest edges", ["node", "sum of |score|"],
+      this.nodes.replaceChildren(viewer.table("Heads and MLPs with the strongest edges" + where, ["node", "sum of |score|"],
         best.map(([writer, sum]) => [this.first.graph.writers.name[writer], figure(sum)]),
         (index) => this.focus("w" + best[index][0])));
     }
