@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.path import Path
 from PIL import Image
-from PIL.Image import Dither
+from PIL.Image import Dither, Quantize
 
 from circuitkit.circuit.drawing.layout import HALF_HEIGHT, Layout, Point, Route, node_positions, route_edge
 from circuitkit.circuit.drawing.panels import draw_layers, draw_strongest
@@ -29,10 +29,11 @@ POSITIVE, NEGATIVE = "#0072b2", "#d55e00"
 """The colors of edges that help and that hinder; colour-blind people can tell them apart."""
 _TEXT, _MUTED, _FAINT = "#1b1f24", "#59636e", "#c3cad2"
 _COLUMN_INCHES, _ROW_INCHES = 0.54, 0.36
+_ROOMY_ROW_INCHES = 0.56  # for models of few layers
 _LABELS = 0.9  # the width of the layers' names, in columns
 _TITLE_INCHES, _LEGEND_INCHES, _PANEL_INCHES = 0.4, 0.4, 3.6
 _CROWDED = 100  # from so many edges on, two charts sum them up
-_EMPTY_ROW = 0.4  # the height of a layer without nodes of the circuit, in rows
+_EMPTY_ROW = 0.3  # the height of a layer without nodes of the circuit, in rows
 _HALF_WIDTH = 0.4  # of a head or MLP, in columns
 _DASHES: dict[str, tuple[float, tuple[float, ...]]] = {"k": (0, (3.5, 1.5)), "v": (0, (1, 1))}
 _DPI = 200
@@ -58,8 +59,12 @@ def render_picture(circuit: Subject, kind: Literal["svg", "png"]) -> bytes:
             figure.set_dpi(_DPI)
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
-            # 256 colors are enough, and the file a fifth of the size
-            picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256, dither=Dither.NONE)
+            # 256 colors are enough, if rare ones are among them, and the file is a fifth of the size
+            picture = (
+                Image.fromarray(np.asarray(canvas.buffer_rgba()))
+                .convert("RGB")
+                .quantize(256, Quantize.MAXCOVERAGE, dither=Dither.NONE)
+            )
             picture.save(buffer, "png", optimize=True, dpi=(_DPI, _DPI))
     return buffer.getvalue()
 
@@ -68,12 +73,14 @@ def _draw(circuit: Subject) -> Figure:
     graph, shown = circuit.graph, choose_shown(circuit)
     importance = _sum_strengths(circuit, shown)
     used_layers = {(writer - 1) // graph.writers_per_layer for writer in importance if writer}
+    used_layers |= {graph.reader(int(graph.reader_of[edge])).layer for edge in shown.edges}
     layout = node_positions(graph, [1.0 if layer in used_layers else _EMPTY_ROW for layer in range(graph.layers)])
     routes = [route_edge(graph, layout, *_ends(graph, edge)) for edge in shown.edges]
     left = min([layout.left, *((route.first.x + route.second.x) / 2 for route in routes)]) - 0.2
     right = max([layout.right, *((route.first.x + route.second.x) / 2 for route in routes)]) + 0.2
     columns = max(right - left + _LABELS, 7.0)
-    width, height = columns * _COLUMN_INCHES, (layout.top + 0.8) * _ROW_INCHES
+    row = max(_ROW_INCHES, min(_ROOMY_ROW_INCHES, 4.5 / layout.top))
+    width, height = columns * _COLUMN_INCHES, (layout.top + 0.8) * row
     with_panels = len(shown.edges) >= _CROWDED
     figure = Figure((width + _PANEL_INCHES * with_panels, height + _TITLE_INCHES + _LEGEND_INCHES))
     total_width, total_height = figure.get_size_inches()

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 from support.graphs import GROUPED, TINY, eap, random_circuit
 
 from circuitkit.circuit.circuit import Circuit
@@ -61,6 +61,14 @@ def test_a_png_can_be_read() -> None:
     image = Image.open(io.BytesIO(render_picture(random_circuit(GROUPED), "png")))
     assert image.format == "PNG"
     assert min(image.size) > 300
+
+
+def test_a_png_has_the_colors_of_the_legend_whatever_the_edges() -> None:
+    circuit = dataclasses.replace(random_circuit(LARGE), scores=torch.ones(len(LARGE)))
+    image = Image.open(io.BytesIO(render_picture(circuit, "png"))).convert("RGB")
+    wanted = torch.tensor([ImageColor.getrgb(picture.NEGATIVE), ImageColor.getrgb(picture.POSITIVE)])
+    found = torch.tensor([color for _, color in image.getcolors(image.width * image.height)])
+    assert (found[:, None] - wanted).abs().amax(-1).amin(0).max() <= 12
 
 
 def test_color_is_the_sign_and_strength_the_width() -> None:
