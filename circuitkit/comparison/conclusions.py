@@ -228,17 +228,17 @@ def _compare_precision(low: Sequence[Finished], full: Sequence[Finished]) -> str
             curves[fraction] = low_pool, full_pool
     if not curves:
         return f"{one} and {other} have no size in common at which faithfulness is defined."
-    stacked = [
+    low_curve, full_curve = (
         PerPrompt(
             np.stack([np.asarray(pair[which].values) for pair in curves.values()]),
             *next(iter(curves.values()))[which][1:],
         )
         for which in (0, 1)
-    ]
-    prompts = f"{np.shape(stacked[0].values)[-1]:,} prompts"
-    if np.array_equal(*(np.asarray(each.values) for each in stacked)):
+    )
+    prompts = f"{np.shape(low_curve.values)[-1]:,} prompts"
+    if np.array_equal(np.asarray(low_curve.values), np.asarray(full_curve.values)):
         return f"{one} does as well as {other} at every size, on each of {prompts}."
-    figures = difference_figures(*stacked)
+    figures = difference_figures(low_curve, full_curve)
     differs = [number for number in range(len(curves)) if figures.low[number] > 0 or figures.high[number] < 0]
     sizes = [_name_size(fraction) for fraction in curves]
     shown = {
