@@ -11,6 +11,7 @@ from . import strategies as strategies
 from . import tasks as tasks
 from .circuit.circuit import Circuit as Circuit
 from .circuit.graph import EdgeGraph as EdgeGraph
+from .comparison.comparison import Comparison as Comparison
 from .comparison.runner import compare as compare
 from .data.objectives import Objective as Objective
 from .data.prompt_batch import PromptBatch as PromptBatch

@@ -15,6 +15,7 @@ PUBLIC = {
     "Circuit",
     "CircuitKitError",
     "CircuitModel",
+    "Comparison",
     "Discoverer",
     "Discovery",
     "DiscoveryStrategy",

@@ -3,13 +3,11 @@
 jsonargparse accepts class paths only. So short names, on the command line and in config files, are replaced first.
 """
 
-import itertools
 import json
 import sys
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from rich.console import Console
 from circuitkit.config import specs
 from circuitkit.config.parse_errors import to_usage_error
 from circuitkit.errors import UsageError
-from circuitkit.storage.owned_folder import cannot_write
 from circuitkit.storage.text import parse_yaml, read_yaml
 
 KIND_OF = {
@@ -101,8 +98,8 @@ class _Console(Console):
 
 def make_console() -> Console:
     """Make a console on stdout; if stdout is a file or a pipe, tables may be 140 characters wide."""
-    console = _Console(highlight=False)
-    return console if console.is_terminal else _Console(highlight=False, width=140)
+    console = _Console(highlight=False, emoji=False)
+    return console if console.is_terminal else _Console(highlight=False, emoji=False, width=140)
 
 
 def say(message: str) -> None:
@@ -133,43 +130,6 @@ def current_folder_on_path() -> Iterator[None]:
         yield
     finally:
         sys.path[:] = before
-
-
-@contextmanager
-def output_folder(given: str | None, name: str) -> Iterator[Path]:
-    """Return the folder that was given, or create `runs/NAME-DATE-TIME`, with a number appended if that one exists.
-
-    Two commands never get the same new folder. At the end it is removed if nothing is in it.
-
-    Raises:
-        CircuitKitError: it cannot be created.
-    """
-    if given:
-        yield Path(given)
-        return
-    runs = Path("runs")
-    existed = runs.exists()
-    try:
-        folder = _create(runs, f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
-    except OSError as error:
-        raise cannot_write(runs, error) from error
-    try:
-        yield folder
-    finally:
-        with suppress(OSError):  # not empty
-            folder.rmdir()
-            if not existed:
-                runs.rmdir()
-
-
-def _create(parent: Path, name: str) -> Path:
-    parent.mkdir(exist_ok=True)
-    for number in itertools.count(1):
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        with suppress(FileExistsError):
-            folder.mkdir()
-            return folder
-    raise AssertionError
 
 
 def _rewrite(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:

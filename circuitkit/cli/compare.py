@@ -10,7 +10,6 @@ from circuitkit.cli.arguments import (
     add_run_options,
     current_folder_on_path,
     make_console,
-    output_folder,
     parse,
     say,
     silence_libraries,
@@ -20,8 +19,8 @@ from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.storage.text import read_yaml
 
 if TYPE_CHECKING:
+    from circuitkit.comparison.comparison import Comparison
     from circuitkit.comparison.grid import Grid
-    from circuitkit.comparison.rows import Row
 
 
 def run(parser: ArgumentParser, arguments: list[str]) -> int:
@@ -86,9 +85,7 @@ def _compare(values: dict[str, Any]) -> int:
     if values.pop("dry_run"):
         return _dry_run(Grid(**values), how["accelerator"], how["devices"])
     grid = Grid(**values)
-    with output_folder(out, "compare") as folder:
-        rows = compare(grid, folder, **how, progress=GridProgress())
-    return _show(rows, len(grid.cells), folder)
+    return _show(compare(grid, out, **how, progress=GridProgress()), len(grid.cells))
 
 
 def _dry_run(grid: "Grid", accelerator: str, devices: int) -> int:
@@ -101,18 +98,13 @@ def _dry_run(grid: "Grid", accelerator: str, devices: int) -> int:
     return 0
 
 
-def _show(rows: "list[Row]", cells: int, folder: Path) -> int:
+def _show(comparison: "Comparison", cells: int) -> int:
     """Print the tables, and what to know about them; return the exit status."""
-    from circuitkit.comparison.comparison_folder import AGREEMENT, CONCLUSIONS, CSV, PARQUET, reproduce_command
-    from circuitkit.report.comparison_tables import LEGEND, comparison_tables
+    from circuitkit.comparison.comparison_folder import AGREEMENT, CSV, PARQUET, reproduce_command
 
-    console = make_console()
-    for table in comparison_tables(rows, console.width):
-        console.print(table)
-    console.print(LEGEND, markup=False)
-    console.print((folder / CONCLUSIONS).read_text(encoding="utf-8"), markup=False)
-    failed = sum(bool(row["error"]) for row in rows)
-    if failed:
+    folder = comparison.folder
+    make_console().print(comparison)
+    if failed := sum(bool(row["error"]) for row in comparison):
         say(f"circuitkit: {failed} of {cells} cells failed; their errors are in the results.")
     print(f"Each row has its folder; repeat its run with: {reproduce_command(folder / 'FOLDER')}")
     print(f"Saved in {folder / CSV} and {PARQUET}; how far methods agree: {AGREEMENT}")

@@ -12,13 +12,13 @@ from circuitkit.cli.arguments import (
     add_run_options,
     current_folder_on_path,
     make_console,
-    output_folder,
     parse,
     say,
     silence_libraries,
 )
 from circuitkit.config import specs
 from circuitkit.errors import UsageError
+from circuitkit.storage.new_folder import output_folder
 
 if TYPE_CHECKING:
     from circuitkit.strategies.base import Discovery

@@ -27,20 +27,20 @@ from typing import Any
 
 from circuitkit.comparison.conclusions import AGREEMENT_COLUMNS
 from circuitkit.comparison.grid import Cell
-from circuitkit.comparison.rows import Row, to_frame
+from circuitkit.comparison.rows import Row, from_parquet, to_csv_text, to_frame
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.run.result import Result
 from circuitkit.run.run_folder import CONFIG, RESULT, RunFolder, check_same_config, finish_writing
-from circuitkit.storage.files import read_json, write_atomically
+from circuitkit.storage.files import read_bytes, read_json, write_atomically
 from circuitkit.storage.owned_folder import OwnedFolder, cannot_write
 from circuitkit.storage.text import to_csv, to_json, to_yaml
 
 VERSION = 2
 """Of the files of a comparison; version 1 had numbered cells and no version in its files."""
 CELLS, CSV, PARQUET = "cells", "results.csv", "results.parquet"
-_ENVIRONMENT, _ERRORS, _FAILURE, _OUTPUT = "environment.json", "errors.log", ".failure.json", ".output"
+ENVIRONMENT, _ERRORS, _FAILURE, _OUTPUT = "environment.json", "errors.log", ".failure.json", ".output"
 CONCLUSIONS, AGREEMENT = "conclusions.txt", "agreement.csv"
-_OURS = (CONFIG, _ENVIRONMENT, CSV, PARQUET, CONCLUSIONS, AGREEMENT, _ERRORS, CELLS)
+_OURS = (CONFIG, ENVIRONMENT, CSV, PARQUET, CONCLUSIONS, AGREEMENT, _ERRORS, CELLS)
 _MOST_OUTPUT = 20_000
 """How many bytes of a crashed process's output are kept."""
 
@@ -84,7 +84,7 @@ class ComparisonFolder:
                     file.unlink()  # of a process that was killed
             except OSError as error:
                 raise cannot_write(self.path, error) from error
-            write_atomically(self.path / _ENVIRONMENT, to_json({"version": VERSION, **environment}))
+            write_atomically(self.path / ENVIRONMENT, to_json({"version": VERSION, **environment}))
             write_atomically(self.path / CONFIG, to_yaml(config).encode())
             self._known = {folder.name[-8:]: folder.name for folder in self._run_folders()}
             yield
@@ -100,13 +100,7 @@ class ComparisonFolder:
                 "Continue that comparison with --resume (resume=True), replace it with --overwrite (overwrite=True), "
                 "or give another folder.",
             )
-        environment = self.path / _ENVIRONMENT
-        version = read_json(environment).get("version") if environment.exists() else None
-        if version != VERSION:
-            raise UsageError(
-                f"The folder {where} holds a comparison in files of version {version or 1}, not {VERSION}.",
-                "Give another folder, or replace the comparison with --overwrite.",
-            )
+        _check_version(self.path)
 
     def _run_folders(self) -> list[Path]:
         return sorted(path for path in (self.path / CELLS).glob("*") if path.is_dir())
@@ -192,7 +186,7 @@ class ComparisonFolder:
         """Rewrite `results.csv` and `results.parquet`."""
         frame, parquet = to_frame(rows), io.BytesIO()
         frame.to_parquet(parquet, index=False)
-        write_atomically(self.path / CSV, frame.to_csv(index=False).encode())
+        write_atomically(self.path / CSV, to_csv_text(frame).encode())
         write_atomically(self.path / PARQUET, parquet.getvalue())
 
     def write_conclusions(self, sentences: Sequence[str], agreement: Sequence[Mapping[str, Any]]) -> None:
@@ -203,6 +197,41 @@ class ComparisonFolder:
     def _failure_of(self, cell: Cell) -> Path:
         folder = self.folder_of(cell)
         return folder.with_name(f"{folder.name}{_FAILURE}")
+
+
+def read_comparison(folder: Path) -> tuple[list[Row], list[str]]:
+    """Read the rows of a comparison, finished or not, and the lines of its conclusions; other files are let be.
+
+    Raises:
+        UsageError: the folder holds no comparison, or one of another version.
+        CircuitKitError: a file cannot be read.
+    """
+    if not (folder / ENVIRONMENT).exists() or not (folder / CELLS).is_dir():
+        if (folder / RESULT).exists():
+            raise UsageError(f"{str(folder)!r} holds a run, not a comparison.", "Read it with `Result.load`.")
+        missing = "it does not exist" if not folder.exists() else f"it has no {ENVIRONMENT} and {CELLS}"
+        problem = f"{str(folder)!r} is not a comparison: {missing}."
+        raise UsageError(problem, "Give a folder that `circuitkit compare --out` wrote.")
+    _check_version(folder)
+    conclusions = folder / CONCLUSIONS
+    lines = read_bytes(conclusions).decode(errors="replace").splitlines() if conclusions.exists() else []
+    if not (folder / PARQUET).exists():
+        return [], lines
+    try:
+        return from_parquet(read_bytes(folder / PARQUET)), lines
+    except ValueError as error:
+        problem = f"{folder / PARQUET} is damaged: {error}."
+        raise CircuitKitError(problem, "Continue the comparison with --resume, which writes it again.") from error
+
+
+def _check_version(path: Path) -> None:
+    environment = path / ENVIRONMENT
+    version = read_json(environment).get("version") if environment.exists() else None
+    if version != VERSION:
+        raise UsageError(
+            f"The folder {str(path)!r} holds a comparison in files of version {version or 1}, not {VERSION}.",
+            "Give another folder, or replace the comparison with --overwrite.",
+        )
 
 
 def reproduce_command(folder: str | Path) -> str:

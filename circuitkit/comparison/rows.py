@@ -10,7 +10,7 @@ from circuitkit.evaluation.intervals import Figure
 from circuitkit.evaluation.measures import ACCURACY
 from circuitkit.report.comparison_tables import NOTES
 from circuitkit.run.content import CONTENT
-from circuitkit.storage.text import to_finite
+from circuitkit.storage.text import as_cell, to_finite
 
 if TYPE_CHECKING:  # the constructor of a grid needs no pandas, and `--help` no second to import it
     from pandas import DataFrame
@@ -69,6 +69,9 @@ ends of the 95% interval of `X` over prompts; empty where it is not known.
 - `notes`: caveats of the discovery and of its evaluations, separated by ` | `.
 - `error`: why the cell has no result; empty otherwise.
 - `folder`: the cell's run folder, relative to the comparison's.
+
+In `results.csv`, a text that begins with `=`, `+`, `-` or `@` has a `'` before it: labels, notes and errors come from
+outside, and a spreadsheet would compute such a text. `results.parquet` has every text as it is.
 """
 _RANKINGS: tuple[Ranking, ...] = ("signed", "absolute", "own", "complement")
 
@@ -111,6 +114,31 @@ def to_frame(rows: Iterable[Row]) -> "DataFrame":
 
     found = list(rows)
     return DataFrame({name: [row[name] for row in found] for name in COLUMNS}).astype(dict(COLUMNS))
+
+
+def from_parquet(data: bytes) -> list[Row]:
+    """Read the rows of `results.parquet`.
+
+    Raises:
+        ValueError: it is no Parquet file, or has other columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {_TEXT: pa.string(), _INTEGER: pa.int64(), _NUMBER: pa.float64()}
+    schema = pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
+    try:
+        rows: list[Row] = pq.read_table(pa.BufferReader(data)).cast(schema).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        why = str(error).partition("\n")[0][:200].rstrip(".")
+        raise ValueError(f"it is no table of a comparison ({why})") from error
+    return rows
+
+
+def to_csv_text(frame: "DataFrame") -> str:
+    """Write a table of rows as CSV, with texts that no spreadsheet takes for a formula (`storage.text.as_cell`)."""
+    texts = {name: frame[name].map(as_cell) for name, kind in COLUMNS.items() if kind == _TEXT}
+    return frame.assign(**texts).to_csv(index=False, lineterminator="\n")
 
 
 def _complete(cell: Cell, folder: str, row: Row) -> Row:

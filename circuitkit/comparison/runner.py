@@ -2,7 +2,7 @@
 
 import io
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from circuitkit.comparison.comparison import Comparison
 from circuitkit.comparison.comparison_folder import ComparisonFolder
 from circuitkit.comparison.conclusions import Finished, conclude
 from circuitkit.comparison.executors import Ended, Executor, Noted, ProcessExecutor
 from circuitkit.comparison.grid import Cell, Grid
+from circuitkit.comparison.grid_arguments import to_grid
 from circuitkit.comparison.job import Failure, Job
 from circuitkit.comparison.progress import GridProgress
 from circuitkit.comparison.ray_executor import RayExecutor
@@ -26,14 +28,15 @@ from circuitkit.run.content import CONTENT
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.environment import describe_environment
 from circuitkit.run.result import Result
+from circuitkit.storage.new_folder import output_folder
 
 _TICK = 0.5
 """Seconds between two looks at the clock, for the progress display."""
 
 
 def compare(
-    grid: Grid,
-    out: str | Path,
+    grid: Grid | str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -42,15 +45,15 @@ def compare(
     accelerator: str = "auto",
     devices: int = 1,
     progress: GridProgress | None = None,
-) -> list[Row]:
+) -> Comparison:
     """Run all cells of a grid, each in a process of its own.
 
     A cell that fails, crashes, is killed, or takes longer than its time limit becomes a row with its reason; the others
     still run. Identical cells are computed once, and have rows under all their labels.
 
     Args:
-        grid: the grid.
-        out: the folder for the results; see `comparison_folder`.
+        grid: the grid, the path of a YAML file with its arguments, or a mapping of them.
+        out: the folder for the results; see `comparison_folder`. By default a new one, `runs/compare-TIME`.
         resume: continue the comparison that the folder holds: finished cells are read, interrupted ones are continued,
             and those that have failed are tried again. The grid may have changed.
         overwrite: replace the comparison that the folder holds.
@@ -60,10 +63,10 @@ def compare(
         progress: shows the progress; None shows nothing.
 
     Returns:
-        The rows of `results.csv`, in the order of the grid.
+        The comparison, with the rows of `results.csv` in the order of the grid.
 
     Raises:
-        UsageError: an argument does not fit, or the folder holds results.
+        UsageError: an argument does not fit, there is nothing to resume, or the folder holds results.
         CircuitKitError: the folder cannot be written.
     """
     if resume and overwrite:
@@ -77,23 +80,33 @@ def compare(
     if executor not in _EXECUTORS:
         raise registry.unknown_name("executor", executor, list(_EXECUTORS))
     make = _EXECUTORS[executor]
+    if resume and not out:
+        raise UsageError("There is no folder to resume from.", "Give the comparison's folder as `out`.")
+    grid = to_grid(grid)
     device = Discoverer(accelerator, devices, callbacks=[]).device
     threads = max(1, torch.get_num_threads() // workers)
     where = {"accelerator": accelerator, "devices": devices, "threads": threads}
-    folder = ComparisonFolder(out)
     environment = {"workers": workers, "executor": executor, **describe_environment(device)}
     how = "resume" if resume else "overwrite" if overwrite else None
-    with closing(make(workers, grid, device, threads)) as chosen, folder.open(grid.to_dict(), environment, how):
-        run = _Comparison(grid, folder)
-        with _say_how_to_resume(folder.path), closing(progress or GridProgress(Console(file=io.StringIO()))) as shown:
-            shown.open(run.count, resume)
-            todo = run.load_finished()
-            if others := run.devices - {environment["machine"]["device"]}:
-                names = ", ".join(sorted(others))
-                shown.tell(f"Cells that are finished ran on another device ({names}): times and memory do not compare.")
-            run.execute(todo, chosen, where, shown)
-            folder.write_conclusions(*conclude(run.finished()))
-    return run.rows()
+    with output_folder(out, "compare") as path:
+        folder = ComparisonFolder(path)
+        with closing(make(workers, grid, device, threads)) as chosen, folder.open(grid.to_dict(), environment, how):
+            run = _Comparison(grid, folder)
+            silent = GridProgress(Console(file=io.StringIO(), force_jupyter=False))
+            with _say_how_to_resume(folder.path), closing(progress or silent) as shown:
+                shown.open(run.count, resume)
+                todo = run.load_finished()
+                if todo:
+                    folder.forget_conclusions()
+                if others := run.devices - {environment["machine"]["device"]}:
+                    names = ", ".join(sorted(others))
+                    shown.tell(
+                        f"Cells that are finished ran on another device ({names}): times and memory do not compare."
+                    )
+                run.execute(todo, chosen, where, shown)
+                sentences, agreement = conclude(run.finished())
+                folder.write_conclusions(sentences, agreement)
+    return Comparison(folder.path, run.rows(), sentences)
 
 
 class _Comparison:

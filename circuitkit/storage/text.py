@@ -13,6 +13,8 @@ import yaml
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.storage.shapes import check_plain
 
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
 
 def to_plain(value: Any) -> Any:
     """Convert to lists, dicts, strings and numbers, which YAML and JSON can hold; anything else becomes text."""
@@ -83,9 +85,29 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(to_finite(value), indent=2, allow_nan=False, default=str) + "\n").encode()
 
 
+def as_cell(text: str) -> str:
+    """Return a text for a CSV file: where a spreadsheet would compute it as a formula, with a `'` before it.
+
+    Formulas begin with `=`, `+`, `-` or `@`, also in full width and after white space. A number is left as it is.
+    """
+    if not text.lstrip().startswith(_FORMULA):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
 def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
-    """Write rows as CSV; unless given, columns are in the order in which they first appear."""
+    """Write rows as CSV, texts as `as_cell` returns them.
+
+    Args:
+        rows: the rows.
+        columns: by default in the order in which they first appear.
+    """
     columns = columns or list(dict.fromkeys(column for row in rows for column in row))
+    rows = [{name: as_cell(one) if isinstance(one, str) else one for name, one in row.items()} for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

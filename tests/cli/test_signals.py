@@ -89,7 +89,7 @@ Discoverer("cpu", callbacks=[Terminate()]).run(
 
 
 def test_commands_started_together_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from circuitkit.cli.arguments import output_folder
+    from circuitkit.storage.new_folder import output_folder
 
     monkeypatch.chdir(tmp_path)
     barrier, found = threading.Barrier(8), []

@@ -32,7 +32,7 @@ TIMES = ("wall_s", "peak_mb", "evaluation_s")
 
 
 def run(grid: Grid, out: Path, **options: Any) -> list[dict[str, Any]]:
-    return compare(grid, out, accelerator="cpu", **options)
+    return compare(grid, out, accelerator="cpu", **options).rows
 
 
 def read(out: Path) -> list[dict[str, str]]:

@@ -60,7 +60,7 @@ def test_a_threshold_that_the_precision_cannot_decide_is_noted(
 def test_notes_are_in_the_table_and_the_rows_of_a_comparison(tmp_path: Path) -> None:
     strategies = {"eap": "eap", "noting": {"class_path": f"{__name__}.Noting"}}
     grid = Grid({"toy": "toy"}, {"swapped": {"class_path": f"{__name__}.Swapped"}}, strategies, examples=4)
-    rows = compare(grid, tmp_path / "out", accelerator="cpu")
+    rows = compare(grid, tmp_path / "out", accelerator="cpu").rows
     with (tmp_path / "out" / "results.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert {row["strategy"] for row in written if "Beware of the dog." in row["notes"]} == {"noting"}

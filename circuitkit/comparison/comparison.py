@@ -1,0 +1,124 @@
+"""A comparison as an object: its rows, its results, and how it shows itself."""
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console, ConsoleOptions, RenderResult
+
+from circuitkit.comparison.comparison_folder import read_comparison
+from circuitkit.comparison.rows import COLUMNS, Row, to_frame
+from circuitkit.errors import UsageError, quote
+from circuitkit.report.comparison_text import comparison_text
+from circuitkit.run.result import Result
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_WIDTH = 140
+"""Characters of a line of text, outside of a terminal."""
+_LABELS = list(COLUMNS)[: list(COLUMNS).index("seed") + 1]
+
+
+class UnknownCellError(UsageError, KeyError):
+    """A comparison has no result under this key."""
+
+    __str__ = Exception.__str__  # that of a KeyError adds quotes
+
+
+class Results(Mapping[str, Result]):
+    """The results of finished cells by `folder`, as the rows name it. Each is read from its folder when asked for.
+
+    Args:
+        path: the comparison's folder.
+        folders: the cells' folders in it.
+    """
+
+    def __init__(self, path: Path, folders: Iterable[str]) -> None:
+        self._path, self._folders = path, dict.fromkeys(folders)
+
+    def __getitem__(self, folder: str) -> Result:
+        if folder not in self._folders:
+            raise UnknownCellError(
+                f"The comparison has no result {quote(folder)}.", "Give a row's `folder`; failed cells are in `errors`."
+            )
+        return Result.load(self._path / folder)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+    def __repr__(self) -> str:
+        return f"Results({quote(list(self._folders))})"
+
+
+class Comparison:
+    """The rows of a comparison, and the results that they are about. `print` shows the tables.
+
+    Iteration yields the rows, and `len` counts them. `circuitkit.compare` returns a comparison, and `load` reads one.
+
+    Args:
+        folder: the comparison's folder.
+        rows: those of `results.csv`; numbers that are not known are None.
+        conclusions: lines that say at each size which of the best two methods is better; empty until all cells have
+            ended.
+    """
+
+    def __init__(self, folder: str | Path, rows: Sequence[Row], conclusions: Sequence[str] = ()) -> None:
+        self.folder = Path(folder)
+        self.rows = list(rows)
+        self.conclusions = list(conclusions)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read the folder of a comparison. It may be unfinished, or be running: then the cells so far are read.
+
+        Raises:
+            UsageError: the folder holds no comparison, or one of another version.
+            CircuitKitError: a file is damaged or cannot be read.
+        """
+        return cls(folder, *read_comparison(Path(folder)))
+
+    @property
+    def results(self) -> Results:
+        """The results of the finished cells by the column `folder`: `comparison.results[row["folder"]]`."""
+        return Results(self.folder, (row["folder"] for row in self.rows if not row["error"]))
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Why cells have failed, by the column `folder`."""
+        return {row["folder"]: row["error"] for row in self.rows if row["error"]}
+
+    def to_pandas(self) -> "DataFrame":
+        """Return the rows as a table, with the columns and types of `circuitkit.comparison.COLUMNS`."""
+        return to_frame(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __bool__(self) -> bool:
+        return True  # also before the first cell has ended
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __repr__(self) -> str:
+        cells = len({tuple(row[name] for name in _LABELS) for row in self.rows})
+        failed = f", {len(self.errors):,} failed" if self.errors else ""
+        return f"Comparison({_count(cells, 'cell')}, {_count(len(self), 'row')}{failed}, in {str(self.folder)!r})"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from comparison_text(self.rows, self.conclusions, options.max_width)
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=_WIDTH, highlight=False, emoji=False, color_system=None)
+        with console.capture() as found:
+            console.print(self)
+        return found.get().rstrip()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
