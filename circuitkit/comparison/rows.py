@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from circuitkit.comparison.grid import Cell
 from circuitkit.errors import CircuitKitError
-from circuitkit.evaluation.evaluation import Evaluation, Point, Ranking
-from circuitkit.evaluation.intervals import Figure
-from circuitkit.evaluation.measures import ACCURACY
+from circuitkit.evaluation.columns import INTEGER, NUMBER, TEXT, figure_columns, make_frame
+from circuitkit.evaluation.evaluation import Ranking
 from circuitkit.report.comparison_tables import NOTES
 from circuitkit.run.content import CONTENT
 from circuitkit.storage.text import as_cell, to_finite
@@ -17,12 +16,9 @@ if TYPE_CHECKING:  # the constructor of a grid needs no pandas, and `--help` no 
 
     from circuitkit.run.result import Result
 
-_TEXT, _INTEGER, _NUMBER = "string", "Int64", "float64"
 _SPLITS = ("train", "test")
-
-
-def _figure_columns(*names: str) -> dict[str, str]:
-    return {f"{name}{end}": _NUMBER for name in names for end in ("", "_low", "_high")}
+_MEASURES, _ENDS = ("", "logit_difference_", "kl_"), ("", "_low", "_high")
+_ACCURACIES = ("accuracy_circuit", "accuracy_model")
 
 
 def _faithfulness(measure: str, split: str) -> str:
@@ -30,21 +26,19 @@ def _faithfulness(measure: str, split: str) -> str:
 
 
 COLUMNS: Mapping[str, str] = {
-    **dict.fromkeys(("model", "task", "strategy", "precision", "objective"), _TEXT),
-    "seed": _INTEGER,
-    **dict.fromkeys(("operating_point", "ranking"), _TEXT),
-    "fraction": _NUMBER,
-    **dict.fromkeys(("edges_asked", "edges"), _INTEGER),
-    **_figure_columns(
-        *(_faithfulness(measure, split) for measure in ("", "logit_difference_", "kl_") for split in _SPLITS)
-    ),
-    **_figure_columns("accuracy_circuit", "accuracy_model", "logit_difference", "logit_difference_model", "kl"),
-    **_figure_columns("accuracy_circuit_train", "accuracy_model_train"),
-    **_figure_columns("cpr", "cmd"),
-    **dict.fromkeys(("value", "full", "ablated"), _NUMBER),
-    **dict.fromkeys(("prompts_train", "prompts_test", "edges_tested"), _INTEGER),
-    **dict.fromkeys(("forward_equivalents", "wall_s", "evaluation_s", "peak_mb"), _NUMBER),
-    **dict.fromkeys(("prompts_test_hash", "notes", "error", "folder"), _TEXT),
+    **dict.fromkeys(("model", "task", "strategy", "precision", "objective"), TEXT),
+    "seed": INTEGER,
+    **dict.fromkeys(("operating_point", "ranking"), TEXT),
+    "fraction": NUMBER,
+    **dict.fromkeys(("edges_asked", "edges"), INTEGER),
+    **figure_columns(*(_faithfulness(measure, split) for measure in _MEASURES for split in _SPLITS)),
+    **figure_columns("accuracy_circuit", "accuracy_model", "logit_difference", "logit_difference_model", "kl"),
+    **figure_columns("accuracy_circuit_train", "accuracy_model_train"),
+    **figure_columns("cpr", "cmd"),
+    **dict.fromkeys(("value", "full", "ablated"), NUMBER),
+    **dict.fromkeys(("prompts_train", "prompts_test", "edges_tested"), INTEGER),
+    **dict.fromkeys(("forward_equivalents", "wall_s", "evaluation_s", "peak_mb"), NUMBER),
+    **dict.fromkeys(("prompts_test_hash", "notes", "error", "folder"), TEXT),
 }
 """Columns and their types, as pandas names them; all are always there, and in this order. `X_low` and `X_high` are the
 ends of the 95% interval of `X` over prompts; empty where it is not known.
@@ -110,10 +104,7 @@ def failure_row(cell: Cell, folder: str, error: str) -> Row:
 
 def to_frame(rows: Iterable[Row]) -> "DataFrame":
     """Make a table of rows, with the types of `COLUMNS`."""
-    from pandas import DataFrame
-
-    found = list(rows)
-    return DataFrame({name: [row[name] for row in found] for name in COLUMNS}).astype(dict(COLUMNS))
+    return make_frame(rows, COLUMNS)
 
 
 def from_parquet(data: bytes) -> list[Row]:
@@ -125,7 +116,7 @@ def from_parquet(data: bytes) -> list[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {_TEXT: pa.string(), _INTEGER: pa.int64(), _NUMBER: pa.float64()}
+    types = {TEXT: pa.string(), INTEGER: pa.int64(), NUMBER: pa.float64()}
     schema = pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
     try:
         rows: list[Row] = pq.read_table(pa.BufferReader(data)).cast(schema).to_pylist()
@@ -137,12 +128,12 @@ def from_parquet(data: bytes) -> list[Row]:
 
 def to_csv_text(frame: "DataFrame") -> str:
     """Write a table of rows as CSV, with texts that no spreadsheet takes for a formula (`storage.text.as_cell`)."""
-    texts = {name: frame[name].map(as_cell) for name, kind in COLUMNS.items() if kind == _TEXT}
+    texts = {name: frame[name].map(as_cell) for name, kind in COLUMNS.items() if kind == TEXT}
     return frame.assign(**texts).to_csv(index=False, lineterminator="\n")
 
 
 def _complete(cell: Cell, folder: str, row: Row) -> Row:
-    empty: Row = {name: "" if kind == _TEXT else None for name, kind in COLUMNS.items()}
+    empty: Row = {name: "" if kind == TEXT else None for name, kind in COLUMNS.items()}
     finite: Row = to_finite(row)
     return empty | cell.labels | {"folder": folder} | finite
 
@@ -158,47 +149,19 @@ def _figures(result: "Result") -> Iterator[Row]:
             "prompts_test": test.prompts,
         }
         shared["notes"] = NOTES.join(dict.fromkeys([*result.notes, *train.notes, *test.notes]))
-        for number, point in enumerate(test.points):
-            if point.ranking in _RANKINGS:
-                yield shared | _point(point, test) | _of_splits({"train": train, "test": test}, number)
+        for of_train, of_test in zip(train.to_rows(), test.to_rows(), strict=True):
+            if of_test["ranking"] in _RANKINGS:
+                yield shared | _join_splits(of_train, of_test)
 
 
-def _point(point: Point, test: Evaluation) -> Row:
-    """Return what a row has of the test split alone."""
-    names = ("ranking", "fraction", "edges_asked", "edges", "value")
-    row: Row = {name: getattr(point, name) for name in names}
-    row |= {end: getattr(test, end)[test.objective].value for end in ("full", "ablated")}
-    if areas := test.areas.get(point.ranking):
-        row |= _spread("cpr", areas.cpr) | _spread("cmd", areas.cmd)
-    if (name := "logit_difference") in point.measures:
-        row |= _spread(name, _negate(point.measures[name].value)) | _spread(f"{name}_model", _negate(test.full[name]))
-    if "kl" in point.measures:
-        row |= _spread("kl", point.measures["kl"].value)
-    return row
-
-
-def _of_splits(evaluations: Mapping[str, Evaluation], number: int) -> Row:
-    """Return what a row has of each split: faithfulness and accuracy of point `number`."""
-    row: Row = {}
-    for split, evaluation in evaluations.items():
-        point = evaluation.points[number]
-        row |= _spread(_faithfulness("", split), point.searched.faithfulness)
-        for name in ("logit_difference", "kl"):
-            if name in point.measures:
-                row |= _spread(_faithfulness(f"{name}_", split), point.measures[name].faithfulness)
-        if ACCURACY in point.measures:
-            end = "_train" if split == "train" else ""
-            row |= _spread(f"accuracy_circuit{end}", point.measures[ACCURACY].value)
-            row |= _spread(f"accuracy_model{end}", evaluation.full[ACCURACY])
-    return row
-
-
-def _spread(name: str, figure: Figure | None) -> Row:
-    value, low, high = figure or (None, None, None)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
-
-
-def _negate(figure: Figure) -> Figure:
-    """Turn the objective, which is lower for a better circuit, into the logit difference."""
-    value, high, low = (None if one is None else -one for one in figure)
-    return Figure(value, low, high)
+def _join_splits(train: Row, test: Row) -> Row:
+    """Join a point's rows (`POINT_COLUMNS`) of both splits: what test has, and what there are columns of train for."""
+    own = COLUMNS.keys() - {"objective"}  # of the evaluation; a comparison's is a label
+    row = {name: value for name, value in test.items() if name in own}
+    for split, found in (("train", train), ("test", test)):
+        row |= {
+            _faithfulness(measure, split) + end: found[f"{measure}faithfulness{end}"]
+            for measure in _MEASURES
+            for end in _ENDS
+        }
+    return row | {f"{name}_train{end}": train[name + end] for name in _ACCURACIES for end in _ENDS}

@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from circuitkit.errors import UsageError
 from circuitkit.evaluation import intervals
+from circuitkit.evaluation.columns import POINT_COLUMNS, figure_cells, make_frame, negate
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.evaluation.measures import ACCURACY, Values
 from circuitkit.evaluation.minimality import EdgeEffect
 from circuitkit.evaluation.sizes import SIZES
 from circuitkit.storage.shapes import check_shape
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Ranking = Literal["signed", "absolute", "greedy", "random", "own", "complement"]
 CURVES: tuple[Ranking, ...] = ("signed", "absolute", "random")
@@ -182,6 +186,39 @@ class Evaluation:
             template: measure_rows(name, *(part[of_prompts == template] for part in parts))[0]
             for template in sorted(set(self.templates))
         }
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return a row per point, with the columns `POINT_COLUMNS`; None where a figure is not known."""
+        return [self._row(point) for point in self.points]
+
+    def to_pandas(self) -> "DataFrame":
+        """Return a table with a row per point (`evaluation.POINT_COLUMNS`).
+
+        `X_low` and `X_high` are the ends of the 95% interval of `X` over prompts. Columns are those of a comparison's
+        `results.csv` without the name of the split, which is a column here.
+        """
+        return make_frame(self.to_rows(), POINT_COLUMNS)
+
+    def _row(self, point: Point) -> dict[str, Any]:
+        row: dict[str, Any] = dict.fromkeys(POINT_COLUMNS)
+        row |= {name: getattr(self, name) for name in ("split", "objective", "prompts")}
+        row |= {name: getattr(point, name) for name in ("ranking", "fraction", "edges_asked", "edges", "value")}
+        row |= {"full": self.full[self.objective].value, "ablated": self.ablated[self.objective].value}
+        row |= figure_cells("faithfulness", point.searched.faithfulness)
+        if areas := self.areas.get(point.ranking):
+            row |= figure_cells("cpr", areas.cpr) | figure_cells("cmd", areas.cmd)
+        for name in ("logit_difference", "kl"):
+            if name in point.measures:
+                row |= figure_cells(f"{name}_faithfulness", point.measures[name].faithfulness)
+        if (name := "logit_difference") in point.measures:  # the objective is lower for a better circuit
+            row |= figure_cells(name, negate(point.measures[name].value))
+            row |= figure_cells(f"{name}_model", negate(self.full[name]))
+        if "kl" in point.measures:
+            row |= figure_cells("kl", point.measures["kl"].value)
+        if ACCURACY in point.measures:
+            row |= figure_cells("accuracy_circuit", point.measures[ACCURACY].value)
+            row |= figure_cells("accuracy_model", self.full[ACCURACY])
+        return row
 
     def __repr__(self) -> str:
         parts = [f"{self.prompts} prompts, {self.split}"]
