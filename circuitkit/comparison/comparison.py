@@ -1,7 +1,9 @@
 """A comparison as an object: its rows, its results, and how it shows itself."""
 
 import io
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -11,6 +13,7 @@ from circuitkit.comparison.comparison_folder import read_comparison
 from circuitkit.comparison.rows import COLUMNS, Row, to_frame
 from circuitkit.errors import UsageError, quote
 from circuitkit.report.comparison_text import comparison_text
+from circuitkit.report.notebook import display, image_html
 from circuitkit.run.result import Result
 
 if TYPE_CHECKING:
@@ -110,11 +113,31 @@ class Comparison:
         failed = f", {len(self.errors):,} failed" if self.errors else ""
         return f"Comparison({_count(cells, 'cell')}, {_count(len(self), 'row')}{failed}, in {str(self.folder)!r})"
 
+    def show(self) -> None:
+        """Show the comparison: in a notebook the curves and the tables; elsewhere print the tables."""
+        if not display(self):
+            print(self)
+            print(f"Saved in {self.folder}; `circuitkit report {shlex.quote(str(self.folder))}` makes a page of it.")
+
+    def _repr_html_(self) -> str:
+        from circuitkit.report.comparison_picture import comparison_picture  # imports matplotlib, which takes a second
+
+        picture = ""
+        if any(not row["error"] for row in self.rows):
+            picture = image_html(comparison_picture(self.rows), "Faithfulness on held-out prompts over circuit size")
+        return (
+            f'<div>{picture}<pre style="overflow: auto; max-height: 40rem">{escape(self._to_text(_WIDTH))}</pre></div>'
+        )
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from comparison_text(self.rows, self.conclusions, options.max_width)
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=_WIDTH, highlight=False, emoji=False, color_system=None)
+        terminal = Console()
+        return self._to_text(terminal.width if terminal.is_terminal else _WIDTH)
+
+    def _to_text(self, width: int) -> str:
+        console = Console(file=io.StringIO(), width=width, highlight=False, emoji=False, color_system=None)
         with console.capture() as found:
             console.print(self)
         return found.get().rstrip()

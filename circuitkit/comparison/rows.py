@@ -8,6 +8,7 @@ from circuitkit.errors import CircuitKitError
 from circuitkit.evaluation.columns import INTEGER, NUMBER, TEXT, figure_columns, make_frame
 from circuitkit.evaluation.evaluation import Ranking
 from circuitkit.report.comparison_tables import NOTES
+from circuitkit.report.result_table import operating_point
 from circuitkit.run.content import CONTENT
 from circuitkit.storage.text import as_cell, to_finite
 
@@ -139,11 +140,10 @@ def _complete(cell: Cell, folder: str, row: Row) -> Row:
 
 
 def _figures(result: "Result") -> Iterator[Row]:
-    wanted = result.config.get("faithfulness")
     for circuit, *found in zip(result.circuits, *(result.evaluations[split] for split in _SPLITS), strict=True):
         train, test = found
         shared: Row = {
-            "operating_point": circuit.selection if wanted is None else f"faithfulness {wanted:g}",
+            "operating_point": operating_point(circuit, result.config),
             "prompts_test_hash": str(result.config.get(CONTENT, {}).get("test", ""))[:12],
             "prompts_train": train.prompts,
             "prompts_test": test.prompts,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
@@ -23,11 +23,18 @@ from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.evaluation import Evaluation
 from circuitkit.evaluation.prompt_table import PromptValues, write_prompt_table
 from circuitkit.interrupts import hold_signals
+from circuitkit.report.estimate import Estimate
+from circuitkit.report.notebook import show
+from circuitkit.report.result_table import own_faithfulness, result_table
+from circuitkit.report.result_view import result_html
 from circuitkit.report.summary import SHOWN, summarize
 from circuitkit.run.run_folder import CONFIG, METRICS, RESULT, RunFolder, finish_writing
 from circuitkit.storage.files import read_bytes, read_json, write_atomically
 from circuitkit.storage.shapes import check_shape
 from circuitkit.storage.text import read_csv, read_yaml, to_csv, to_json, to_yaml
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 VERSION = 2
 PROMPTS = "prompts.parquet"
@@ -81,6 +88,40 @@ class Result:
     def circuit(self) -> Circuit:
         """The first circuit."""
         return self.circuits[0]
+
+    @property
+    def faithfulness(self) -> Estimate:
+        """The faithfulness of the first circuit on the held-out prompts (test), in the searched objective.
+
+        It is 1 for the full model and 0 for the ablated one, and NaN where these do equally well. It prints with its
+        95% interval over prompts (`low`, `high`), and computes and compares as a float.
+
+        Raises:
+            UsageError: the result is a mere ranking, whose sizes are in `to_pandas()`, or was not evaluated.
+        """
+        return own_faithfulness(self.circuits, self.evaluations)
+
+    def to_pandas(self) -> "DataFrame":
+        """Return a table with a row per circuit, split and point of its evaluation.
+
+        `circuit` is the circuit's number, from 1, and `operating_point` says how it was selected. The other columns are
+        those of `Evaluation.to_pandas`. Without evaluations the table has no rows.
+        """
+        return result_table(self.circuits, self.evaluations, self.config)
+
+    def show(self) -> None:
+        """Show the circuits.
+
+        In a notebook they are displayed. Elsewhere the summary is printed, and the circuits are drawn on a page in a
+        temporary folder, which the browser opens if there is a display.
+
+        Raises:
+            CircuitKitError: the page cannot be written.
+        """
+        show(self, repr(self), self._repr_html_)
+
+    def _repr_html_(self) -> str:
+        return result_html(self.circuits, self.evaluations, _label(self.config, "strategy", "strategies"), str(self))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write a run folder, completely or not at all.
@@ -184,14 +225,16 @@ class Result:
         }
 
     def __repr__(self) -> str:
-        what, task = (
-            specs.label(kind, self.config.get(key, {})) for kind, key in (("strategies", "strategy"), ("tasks", "task"))
-        )
+        what, task = _label(self.config, "strategy", "strategies"), _label(self.config, "task", "tasks")
         found = ", ".join(f"{len(circuit):,} of {len(circuit.graph):,} edges" for circuit in self.circuits)
         return f"Result({what} on {task}, in {self.config.get('model')}: {found})"
 
     def __str__(self) -> str:
         return summarize(self.circuits, self.evaluations, self.metrics, self.config, self.notes)
+
+
+def _label(config: Mapping[str, Any], key: str, kind: str) -> str:
+    return specs.label(kind, config.get(key, {}))
 
 
 def _circuit_names(count: int) -> list[str]:

@@ -5,13 +5,16 @@ import json
 import math
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas
 import pytest
 import yaml
 from support.cells import make_grid, scripted
+from support.html import Page
 
 import circuitkit
 from circuitkit.cli.main import main
@@ -90,7 +93,7 @@ def test_a_comparison_prints_what_the_command_prints(hostile: Comparison, capsys
     assert capsys.readouterr().out.startswith(printed)
     for label in ("<script>alert(1)</script>", "[red]loud[/red] :smile:, threshold 0.1, signed"):
         assert f" {label} " in printed
-    assert "Failed: +1 (full) on ioi, toy, logit_difference, seed 0: There is no luck. Try again." in printed
+    assert "Failed: +1 (full), seed 0: There is no luck. Try again." in printed
     words = " ".join(printed.split())
     assert all(" ".join(line.split()) in words for line in hostile.conclusions)
 
@@ -107,6 +110,33 @@ def test_texts_are_no_formulas_for_a_spreadsheet_and_numbers_stay_numbers(hostil
                 assert cells[name].removeprefix("'") == row[name]
     assert {cells["strategy"][0] for cells in written} == {"<", "[", "'", "+"}
     assert any(float(cells["cpr"] or cells["value"] or 0) < 0 for cells in written)
+
+
+def test_a_notebook_shows_the_curves_and_the_tables(hostile: Comparison, tmp_path: Path) -> None:
+    page = Page(hostile._repr_html_())
+    assert page.tags == ["div", "img", "pre"]
+    assert page.text == str(hostile)
+    assert str(page.find("img")["src"]).startswith("data:image/png;base64,")
+    assert page.find("img")["alt"]
+    failed = Comparison(tmp_path, [row for row in hostile if row["error"]])
+    for empty in (failed, Comparison(tmp_path, [])):
+        page = Page(empty._repr_html_())
+        assert (page.tags, page.text) == (["div", "pre"], str(empty))
+
+
+def test_a_terminal_shows_the_tables(
+    hostile: Comparison, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile.show()
+    folder = str(hostile.folder)
+    said = f"Saved in {folder}; `circuitkit report {folder}` makes a page of it."
+    assert capsys.readouterr().out == f"{hostile}\n{said}\n"
+    displayed: list[object] = []
+    shell = SimpleNamespace(kernel=1, display=SimpleNamespace(display=displayed.append))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell, display=shell.display))
+    hostile.show()
+    assert displayed == [hostile]
+    assert capsys.readouterr().out == ""
 
 
 def test_agreement_has_no_formulas_either(tmp_path: Path) -> None:

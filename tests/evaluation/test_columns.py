@@ -10,7 +10,7 @@ from circuitkit.evaluation import POINT_COLUMNS, Evaluation
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
     model = circuitkit.CircuitModel.from_pretrained("toy")
-    circuit = circuitkit.discover(model, "ioi", "eap", examples=8, objective="kl").circuit.top(40)
+    circuit = circuitkit.discover(model, "ioi", "eap", examples=8).circuit.top(40)
     return circuitkit.evaluate(model, circuit, "ioi", examples=8, objective="kl")
 
 
