@@ -137,10 +137,11 @@ class Comparison:
         return self._to_text(terminal.width if terminal.is_terminal else _WIDTH)
 
     def _to_text(self, width: int) -> str:
-        console = Console(file=io.StringIO(), width=width, highlight=False, emoji=False, color_system=None)
-        with console.capture() as found:
-            console.print(self)
-        return found.get().rstrip()
+        file = io.StringIO()
+        # In a notebook, rich would display a second time
+        console = Console(file=file, width=width, highlight=False, emoji=False, color_system=None, force_jupyter=False)
+        console.print(self)
+        return file.getvalue().rstrip()
 
 
 def _count(number: int, what: str) -> str:

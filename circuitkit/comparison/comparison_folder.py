@@ -194,6 +194,11 @@ class ComparisonFolder:
         write_atomically(self.path / CONCLUSIONS, "".join(f"{said}\n" for said in sentences).encode())
         write_atomically(self.path / AGREEMENT, to_csv(agreement, AGREEMENT_COLUMNS).encode())
 
+    def forget_conclusions(self) -> None:
+        """Remove the conclusions of an earlier process, since cells that they do not know are about to run."""
+        for name in (CONCLUSIONS, AGREEMENT):
+            (self.path / name).unlink(missing_ok=True)
+
     def _failure_of(self, cell: Cell) -> Path:
         folder = self.folder_of(cell)
         return folder.with_name(f"{folder.name}{_FAILURE}")

@@ -18,7 +18,7 @@ from circuitkit.report.over_seeds import average_over_seeds
 from circuitkit.report.palette import color_methods
 
 Row = Mapping[str, Any]
-_MOST_PANELS, _ACROSS = 6, 2
+_MOST_PANELS, _ACROSS = 4, 2
 _MOST_METHODS = 6
 """More curves in one panel are hard to tell apart."""
 _DASHES = ("solid", (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1.5, 1)))
@@ -67,6 +67,8 @@ def draw_comparison(rows: Sequence[Row]) -> Figure:
         axes = figure.add_subplot(down, across, number + 1)
         _draw_panel(axes, found, *chosen[number], colors)
         axes.set_title(tidy(f"{task} in {model}, {objective}"), fontsize=9, parse_math=False)
+    if len(panels) > len(shown):
+        figure.supxlabel(f"{len(shown)} of {len(panels)} combinations of task, model and objective", fontsize=8)
     return figure
 
 

@@ -19,6 +19,7 @@ from support.html import Page
 import circuitkit
 from circuitkit.cli.main import main
 from circuitkit.comparison.comparison import Comparison
+from circuitkit.comparison.executors import ProcessExecutor
 from circuitkit.comparison.grid import Grid
 from circuitkit.comparison.grid_arguments import to_grid
 from circuitkit.comparison.rows import COLUMNS
@@ -124,6 +125,17 @@ def test_a_notebook_shows_the_curves_and_the_tables(hostile: Comparison, tmp_pat
         assert (page.tags, page.text) == (["div", "pre"], str(empty))
 
 
+def test_in_a_notebook_its_text_displays_nothing(hostile: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = str(hostile)
+    displayed: list[object] = []
+    ipython = SimpleNamespace(display=lambda *things, **_: displayed.extend(things))
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=ipython))
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython)
+    assert str(hostile) == expected
+    assert displayed == []
+
+
 def test_a_terminal_shows_the_tables(
     hostile: Comparison, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +173,21 @@ def test_a_comparison_in_the_making_is_read_as_far_as_it_is(hostile: Comparison,
     assert list(empty.to_pandas().columns) == list(COLUMNS)
     assert repr(empty).startswith("Comparison(0 cells, 0 rows, in ")
     assert str(empty) == "No cell has ended yet."
+
+
+def test_conclusions_are_about_the_cells_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a comparison goes on with more cells, and after it was interrupted, there are none of earlier cells."""
+    out = tmp_path / "out"
+    first = compare(make_grid(strategies={"eap": "eap", "hisp": "hisp"}), out, accelerator="cpu")
+    again = compare(make_grid(strategies={"eap": "eap", "hisp": "hisp"}), out, accelerator="cpu", resume=True)
+    assert again.conclusions == first.conclusions != []
+    monkeypatch.setattr(ProcessExecutor, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        compare(make_grid(strategies={"eap": "eap", "gim": "gim"}), out, accelerator="cpu", resume=True)
+    read = Comparison.load(out)
+    assert {row["strategy"] for row in read} == {"eap", CONTROL}
+    assert read.conclusions == []
+    assert not (out / "agreement.csv").exists()
 
 
 def break_version(out: Path) -> None:

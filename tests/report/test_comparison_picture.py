@@ -85,9 +85,10 @@ def test_far_values_are_cut_off_and_the_axis_says_so() -> None:
 def test_objectives_have_panels_of_their_own_and_failed_cells_have_none() -> None:
     rows = [row for number in range(9) for row in rows_of("eap", [0.2, 0.6, 1.0], objective=f"o{number}")]
     rows.append({**rows[0], "error": "No luck.", "objective": "failed", "faithfulness_test": None})
-    assert [axes.get_title() for axes in draw_comparison(rows).axes] == [
-        f"ioi in toy, o{number}" for number in range(6)
-    ]
+    figure = draw_comparison(rows)
+    assert [axes.get_title() for axes in figure.axes] == [f"ioi in toy, o{number}" for number in range(4)]
+    assert figure.get_supxlabel() == "4 of 9 combinations of task, model and objective"
+    assert draw_comparison(rows[:3]).get_supxlabel() == ""
 
 
 def test_a_comparison_without_defined_faithfulness_has_no_curves() -> None:
