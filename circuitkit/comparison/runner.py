@@ -69,20 +69,12 @@ def compare(
         UsageError: an argument does not fit, there is nothing to resume, or the folder holds results.
         CircuitKitError: the folder cannot be written.
     """
+    _check_options(devices, workers, executor)
     if resume and overwrite:
         raise UsageError("resume and overwrite exclude each other.", "Continue the comparison, or replace it.")
-    if devices != 1:
-        raise UsageError(
-            f"devices={devices!r}, but a cell runs on one device.", "Run single discoveries on several (see torchrun)."
-        )
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise UsageError(f"workers={workers!r} is not a positive integer.", "Give the number of cells to run at once.")
-    if executor not in _EXECUTORS:
-        raise registry.unknown_name("executor", executor, list(_EXECUTORS))
-    make = _EXECUTORS[executor]
     if resume and not out:
         raise UsageError("There is no folder to resume from.", "Give the comparison's folder as `out`.")
-    grid = to_grid(grid)
+    grid, make = to_grid(grid), _EXECUTORS[executor]
     device = Discoverer(accelerator, devices, callbacks=[]).device
     threads = max(1, torch.get_num_threads() // workers)
     where = {"accelerator": accelerator, "devices": devices, "threads": threads}
@@ -107,6 +99,17 @@ def compare(
                 sentences, agreement = conclude(run.finished())
                 folder.write_conclusions(sentences, agreement)
     return Comparison(folder.path, run.rows(), sentences)
+
+
+def _check_options(devices: int, workers: int, executor: str) -> None:
+    if devices != 1:
+        raise UsageError(
+            f"devices={devices!r}, but a cell runs on one device.", "Run single discoveries on several (see torchrun)."
+        )
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise UsageError(f"workers={workers!r} is not a positive integer.", "Give the number of cells to run at once.")
+    if executor not in _EXECUTORS:
+        raise registry.unknown_name("executor", executor, list(_EXECUTORS))
 
 
 class _Comparison:
