@@ -42,16 +42,16 @@ def own_faithfulness(circuits: Sequence[Circuit], evaluations: Mapping[str, Sequ
     Raises:
         UsageError: the circuit is a mere ranking, or was not evaluated on test.
     """
-    if "test" not in evaluations:
-        raise UsageError(
-            "This result has no evaluation on held-out prompts.",
-            "Make one: circuitkit.evaluate(model, result.circuit, task).",
-        )
-    own = evaluations["test"][0].curve("own")
-    if not own:
+    if circuits[0].is_ranking:
         raise UsageError(
             f"{circuits[0]} is a ranking: no edges are chosen yet, and every size has a faithfulness of its own.",
             "See result.to_pandas(); or ask for a circuit: discover(..., faithfulness=0.9), or "
             "circuitkit.evaluate(model, result.circuit.top(100), task).",
+        )
+    own = evaluations["test"][0].curve("own") if "test" in evaluations else []
+    if not own:
+        raise UsageError(
+            "This result has no evaluation on held-out prompts.",
+            "Make one: circuitkit.evaluate(model, result.circuit, task); result.notes may say why there is none.",
         )
     return Estimate(own[0].searched.faithfulness or Figure(None, None, None))

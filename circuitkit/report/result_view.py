@@ -58,7 +58,7 @@ def _describe(circuit: Circuit, test: Evaluation | None) -> str:
     size = f"{len(circuit):,} of {len(circuit.graph):,} edges ({circuit.selection})"
     if circuit.is_ranking:
         return f"A score for each of {len(circuit.graph):,} edges; choose a size with .top(n)"
-    own = None if test is None else test.curve("own")[0].searched.faithfulness
+    own = next((point.searched.faithfulness for point in test.curve("own")), None) if test else None
     return f"{size}: faithfulness {format_interval(own)} on held-out prompts" if own else size
 
 

@@ -56,11 +56,11 @@ def test_faithfulness_is_that_of_the_first_circuit_on_held_out_prompts(found: Re
     assert str(found.faithfulness) in str(found)
 
 
-def test_a_ranking_has_no_faithfulness(ranking: Result) -> None:
+def test_a_ranking_has_no_faithfulness(ranking: Result, found: Result) -> None:
     with pytest.raises(UsageError, match=r"is a ranking: no edges are chosen yet.*to_pandas\(\)"):
         _ = ranking.faithfulness
     with pytest.raises(UsageError, match=r"no evaluation on held-out prompts.*circuitkit\.evaluate\("):
-        _ = replace(ranking, evaluations={}).faithfulness
+        _ = replace(found, evaluations={"train": found.evaluations["train"]}).faithfulness
 
 
 def test_the_table_has_a_row_per_circuit_split_and_point(found: Result) -> None:
