@@ -1,7 +1,7 @@
 """Comparisons: a grid of models, tasks, strategies, precisions, objectives and seeds, run cell by cell into one table.
 
-Read `grid` first (the cells), then `runner` (the loop over them), `executors` (where they run) and `comparison_folder`
-(the files).
+Read `grid` first (the cells), then `runner` (the loop over them), `executors` (where they run), `comparison_folder`
+(the files) and `comparison` (what a user gets).
 """
 
 import lazy_loader

@@ -15,7 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitkit.errors import UsageError
-from circuitkit.storage.text import parse_yaml, read_csv, read_yaml, to_csv, to_finite, to_json, to_plain, to_yaml
+from circuitkit.storage.text import (
+    as_cell,
+    parse_yaml,
+    read_csv,
+    read_yaml,
+    to_csv,
+    to_finite,
+    to_json,
+    to_plain,
+    to_yaml,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85"))
 """Any text but surrogates, which UTF-8 does not have, and the line break U+0085, which PyYAML reads as a space."""
@@ -116,6 +126,32 @@ def test_a_csv_file_without_rows_or_that_is_not_there(tmp_path: Path) -> None:
     assert read_csv(tmp_path / "missing.csv") == []
     (tmp_path / "empty.csv").write_text(to_csv([]))
     assert read_csv(tmp_path / "empty.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+SUM(A1)", "'+SUM(A1)"),
+        ("-cmd|' /C calc'!A0", "'-cmd|' /C calc'!A0"),
+        ("@SUM(1)", "'@SUM(1)"),
+        ("\t=1+1", "'\t=1+1"),
+        (" \r\n=1+1", "' \r\n=1+1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("-", "'-"),
+        ("-0.5", "-0.5"),  # a number that was read as text
+        ("+1e-05", "+1e-05"),
+        ("-inf", "-inf"),
+        ("a=1", "a=1"),
+        ("'=1", "'=1"),
+        ("", ""),
+    ],
+)
+def test_a_text_that_a_spreadsheet_would_compute_is_quoted(text: str, cell: str, tmp_path: Path) -> None:
+    assert as_cell(text) == as_cell(as_cell(text)) == cell
+    path = tmp_path / "file.csv"
+    path.write_text(to_csv([{"x": text, "y": -1.5}]), encoding="utf-8", newline="")
+    assert read_csv(path) == [{"x": cell, "y": "-1.5"}]
 
 
 def test_files_are_utf_8_in_every_locale(tmp_path: Path) -> None:
