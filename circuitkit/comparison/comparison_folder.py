@@ -38,9 +38,9 @@ from circuitkit.storage.text import to_csv, to_json, to_yaml
 VERSION = 2
 """Of the files of a comparison; version 1 had numbered cells and no version in its files."""
 CELLS, CSV, PARQUET = "cells", "results.csv", "results.parquet"
-_ENVIRONMENT, _ERRORS, _FAILURE, _OUTPUT = "environment.json", "errors.log", ".failure.json", ".output"
+ENVIRONMENT, _ERRORS, _FAILURE, _OUTPUT = "environment.json", "errors.log", ".failure.json", ".output"
 CONCLUSIONS, AGREEMENT = "conclusions.txt", "agreement.csv"
-_OURS = (CONFIG, _ENVIRONMENT, CSV, PARQUET, CONCLUSIONS, AGREEMENT, _ERRORS, CELLS)
+_OURS = (CONFIG, ENVIRONMENT, CSV, PARQUET, CONCLUSIONS, AGREEMENT, _ERRORS, CELLS)
 _MOST_OUTPUT = 20_000
 """How many bytes of a crashed process's output are kept."""
 
@@ -84,7 +84,7 @@ class ComparisonFolder:
                     file.unlink()  # of a process that was killed
             except OSError as error:
                 raise cannot_write(self.path, error) from error
-            write_atomically(self.path / _ENVIRONMENT, to_json({"version": VERSION, **environment}))
+            write_atomically(self.path / ENVIRONMENT, to_json({"version": VERSION, **environment}))
             write_atomically(self.path / CONFIG, to_yaml(config).encode())
             self._known = {folder.name[-8:]: folder.name for folder in self._run_folders()}
             yield
@@ -100,7 +100,7 @@ class ComparisonFolder:
                 "Continue that comparison with --resume (resume=True), replace it with --overwrite (overwrite=True), "
                 "or give another folder.",
             )
-        environment = self.path / _ENVIRONMENT
+        environment = self.path / ENVIRONMENT
         version = read_json(environment).get("version") if environment.exists() else None
         if version != VERSION:
             raise UsageError(

@@ -1,0 +1,2 @@
+from .content import Content as Content
+from .content import PageCell as PageCell
