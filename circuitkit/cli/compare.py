@@ -16,6 +16,7 @@ from circuitkit.cli.arguments import (
     silence_libraries,
     to_config_text,
 )
+from circuitkit.cli.report import add_option, offer_page
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.storage.text import read_yaml
 
@@ -46,6 +47,7 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     parser.add_argument(
         "--executor", type=str, default="process", help="process, or ray: tasks of a Ray cluster (extra `ray`)"
     )
+    add_option(parser)
     if not _has(arguments, "--config") and (earlier := _config_to_resume(arguments)):
         arguments = ["--config", earlier, *arguments]
     if not _has(arguments, "--config"):
@@ -79,7 +81,7 @@ def _compare(values: dict[str, Any]) -> int:
     from circuitkit.comparison.progress import GridProgress
     from circuitkit.comparison.runner import compare
 
-    out = values.pop("out")
+    out, report = values.pop("out"), values.pop("report")
     how = {name: values.pop(name) for name in ("accelerator", "devices", "resume", "overwrite", "workers", "executor")}
     if (seed := values.pop("seed")) is not None:
         values["seeds"] = [seed]
@@ -88,7 +90,9 @@ def _compare(values: dict[str, Any]) -> int:
     grid = Grid(**values)
     with output_folder(out, "compare") as folder:
         rows = compare(grid, folder, **how, progress=GridProgress())
-    return _show(rows, len(grid.cells), folder)
+    status = _show(rows, len(grid.cells), folder)
+    offer_page(folder, report)
+    return status
 
 
 def _dry_run(grid: "Grid", accelerator: str, devices: int) -> int:

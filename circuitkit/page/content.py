@@ -28,7 +28,8 @@ from circuitkit.comparison.rows import COLUMNS, is_evaluated, rows_of, to_frame
 from circuitkit.config import specs
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.sizes import SIZES
-from circuitkit.page.grid_labels import LABELS, list_labels
+from circuitkit.page.grid_labels import LABELS, RANDOM, list_controls, list_labels
+from circuitkit.report.comparison_tables import CONTROL
 from circuitkit.run.result import Result
 from circuitkit.run.run_folder import CONFIG, RESULT
 from circuitkit.storage.files import read_bytes, read_json
@@ -75,6 +76,7 @@ class Content:
         results: by `folder`, of the cells whose circuits and prompts are shown: the first seed of each model, task,
             objective, strategy and precision, the best first and in turn from each model, task and objective; at most
             `MOST_RESULTS`.
+        controls: the labels of strategies that choose edges at random.
         notes: what could not be read, or is not there.
     """
 
@@ -88,6 +90,7 @@ class Content:
     config: str
     environment: Mapping[str, Any]
     results: Mapping[str, Result]
+    controls: frozenset[str] = frozenset({CONTROL})
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -149,12 +152,14 @@ def _tell_kind(folder: Path) -> Literal["comparison", "run"]:
 
 def _read_comparison(folder: Path) -> dict[str, Any]:
     notes: list[str] = []
+    controls = frozenset({CONTROL})
     frame = read_frame(folder / PARQUET) if (folder / PARQUET).exists() else to_frame([])
     config, cells = "", list(_known_cells(folder, frame).values())
     if (folder / CONFIG).exists():
         parsed = read_yaml(folder / CONFIG)
         config = read_bytes(folder / CONFIG).decode()
         cells = _all_cells(folder, frame, parsed)
+        controls |= list_controls(parsed)
     else:
         notes.append(f"{CONFIG} is missing: cells without a result are not listed.")
     conclusions = folder / CONCLUSIONS
@@ -167,7 +172,8 @@ def _read_comparison(folder: Path) -> dict[str, Any]:
         "conclusions": read_bytes(conclusions).decode(errors="replace").splitlines() if conclusions.exists() else [],
         "config": config,
         "environment": read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else {},
-        "results": _load_results(folder, frame, notes),
+        "results": _load_results(folder, frame[frame["folder"].isin({cell.folder for cell in cells})], notes),
+        "controls": controls,
         "notes": notes,
     }
 
@@ -200,6 +206,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
         "cells": [cell],
         "environment": result.environment,
         "results": {".": result},
+        "controls": frozenset({labels["strategy"]} if result.config["strategy"]["class_path"].endswith(RANDOM) else ()),
         "notes": notes,
     }
 

@@ -9,6 +9,8 @@ from circuitkit.comparison.rules import fits
 from circuitkit.report.comparison_tables import CONTROL
 
 LABELS = ("model", "task", "strategy", "precision", "objective", "seed")
+RANDOM = ".RandomEdges"
+"""The end of the class path of the strategy that chooses at random."""
 _UNKNOWN = "its own"
 """The label of a strategy's own precision, which only its class knows."""
 
@@ -42,9 +44,14 @@ def list_labels(config: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -
     return listed + [dict(row) for row in known if tuple(row.values()) not in there]
 
 
+def list_controls(config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the labels of the strategies that choose edges at random."""
+    strategies = config["strategies"].items()
+    return frozenset(str(label) for label, spec in strategies if str(spec["class_path"]).endswith(RANDOM))
+
+
 def _all(config: Mapping[str, Any], own: Mapping[str, str]) -> Iterator[_Labelled]:
-    strategies = {str(label): spec["class_path"] for label, spec in config["strategies"].items()}
-    has_random = any(path.endswith(".RandomEdges") for path in strategies.values())
+    strategies, has_random = list(map(str, config["strategies"])), bool(list_controls(config))
     for model, task, objective, seed in product(*(config[axis] for axis in ("models", "tasks", "objectives", "seeds"))):
         place = {"model": str(model), "task": str(task), "objective": str(objective), "seed": int(seed)}
         for strategy in strategies:

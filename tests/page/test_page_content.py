@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from circuitkit.comparison.grid import Grid
-from circuitkit.comparison.runner import compare
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.page.content import Content, choose_shown, to_records
 from circuitkit.page.grid_labels import list_labels
@@ -19,21 +18,7 @@ GRID = {
     "tasks": {"ioi": "ioi"},
     "strategies": {"eap": "eap", "acdc": "acdc"},
     "seeds": [0, 1],
-    "examples": 8,
-    "sizes": [0.05, 0.2, 1.0],
 }
-
-
-@pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("comparison") / "out"
-    compare(Grid(**GRID), out)
-    return out
-
-
-@pytest.fixture
-def copied(compared: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(compared, tmp_path / "copied"))
 
 
 @pytest.mark.parametrize(
