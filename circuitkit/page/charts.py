@@ -1,0 +1,97 @@
+"""The charts of the page, as Vega-Lite specifications: plain values, for which nothing but a browser is needed.
+
+Read `make_charts` first, then `method_charts`, `agreement_chart` and `run_charts`, which make the kinds of charts.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+from circuitkit.page.agreement_chart import agreement_charts
+from circuitkit.page.chart_tables import (
+    Look,
+    Panel,
+    choose_looks,
+    group_rows,
+    make_panels,
+    name_methods,
+    several_precisions,
+)
+from circuitkit.page.chart_theme import Chart as Chart
+from circuitkit.page.chart_theme import chart_config as chart_config
+from circuitkit.page.content import Content
+from circuitkit.page.method_charts import COSTS, cost_chart, curves_chart
+from circuitkit.page.run_charts import Run, history_charts, template_chart
+from circuitkit.report.comparison_tables import CONTROL
+from circuitkit.storage.text import parse_yaml
+
+_MOST = 12
+"""Charts of one kind."""
+_PLACE = ("model", "task", "objective")
+
+
+def make_charts(content: Content) -> list[Chart]:
+    """Make all charts for which a comparison or a run has data.
+
+    Args:
+        content: of a folder.
+    """
+    controls, looks = find_controls(content), find_looks(content)
+    panels = make_panels(content.frame, looks, controls)
+    places = make_panels(content.frame, looks, controls, split=False)
+    charts = _limit(curves_chart(f"curves-{number}", panel) for number, panel in enumerate(panels, 1))
+    for cost, (name, _) in COSTS.items():
+        charts += _limit(cost_chart(f"{name}-{number}", panel, cost) for number, panel in enumerate(places, 1))
+    charts += _limit(agreement_charts(content.agreement, controls))
+    return charts + _charts_of_runs(content, looks, controls)
+
+
+def _limit(charts: Iterable[Chart | None]) -> list[Chart]:
+    """Leave out charts of one kind when there are too many, and say so below the last."""
+    found = [chart for chart in charts if chart is not None]
+    kept, left = found[:_MOST], len(found) - _MOST
+    if left > 0:
+        said = f"{kept[-1].caption} {left} more charts of this kind are left out; results.csv has the figures."
+        kept[-1] = replace(kept[-1], caption=said)
+    return kept
+
+
+def _charts_of_runs(content: Content, looks: Mapping[str, Look], controls: Collection[str]) -> list[Chart]:
+    found = [(content.cell_of(folder).labels, result) for folder, result in content.results.items()]
+    charts: list[Chart] = []
+    for number, (place, group) in enumerate(group_rows([dict(labels) for labels, _ in found], *_PLACE), 1):
+        names = name_methods((labels["strategy"], labels["precision"]) for labels in group)
+        runs = [
+            Run(names[labels["strategy"], labels["precision"]], labels["strategy"], labels["precision"], result)
+            for labels, result in found
+            if labels in group and labels["strategy"] not in controls
+        ]
+        model, task, objective = place
+        panel = Panel(
+            title=f"{task} in {model}, {objective}",
+            rows=[],
+            strategies={strategy: looks[strategy] for strategy in dict.fromkeys(run.strategy for run in runs)},
+            controls=[],
+            precisions=several_precisions((run.strategy, run.precision) for run in runs),
+        )
+        charts += history_charts(number, panel, runs)
+        evaluated = [run for run in runs if run.result.evaluations]
+        charts += _limit([template_chart(f"templates-{number}", panel, evaluated)])
+    return charts
+
+
+def find_looks(content: Content) -> Mapping[str, Look]:
+    """Return how each strategy of the grid looks, finished or not."""
+    strategies = [str(cell.labels["strategy"]) for cell in content.cells if cell.labels]
+    return choose_looks(list(dict.fromkeys(strategies)), find_controls(content))
+
+
+def find_controls(content: Content) -> set[str]:
+    """Return the labels of the strategies that choose edges at random."""
+    if not content.cells or not content.config:
+        return {CONTROL}
+    found = parse_yaml(content.config, "config.yaml")
+    specs = found.get("strategies") or {cell.labels.get("strategy"): found.get("strategy") for cell in content.cells}
+    if not isinstance(specs, Mapping):
+        return {CONTROL}
+    paths = {label: spec.get("class_path") for label, spec in specs.items() if isinstance(spec, Mapping)}
+    return {CONTROL} | {str(label) for label, path in paths.items() if str(path).endswith(".RandomEdges")}
