@@ -149,7 +149,7 @@ def _heat_map(alternative: str, names: Sequence[str], items: Sequence[Row]) -> S
                 "mark": {"type": "text", "fontSize": 11, "opacity": {"expr": fits}, "tooltip": None},
                 "encoding": {
                     "text": {"field": "jaccard", "type": "quantitative", "format": ".2f"},
-                    "color": {"condition": {"test": "datum.jaccard > 0.6", "value": "#000"}, "value": "#fff"},
+                    "color": {"condition": {"test": "datum.jaccard > 0.5", "value": "#000"}, "value": "#fff"},
                 },
             },
         ],

@@ -103,7 +103,7 @@ def make_panels(
         if split and len(precisions) > 1 and len(list(group_rows(searched, "strategy", "precision"))) > _TOGETHER:
             for precision in precisions:
                 of_one = [row for row in of_place if row["precision"] == precision or row["strategy"] in controls]
-                panels.append(_make_panel(f"{title}, {precision}", of_one, controls, looks, _MOST))
+                panels.append(_make_panel(f"{title}, precision {precision}", of_one, controls, looks, _MOST))
         else:
             panels.append(_make_panel(title, of_place, controls, looks, _MOST if split else _MOST_COSTS))
     return panels

@@ -16,7 +16,7 @@ _FILLS = {"filled": 0.9, "hollow": 0.0, "half-filled": 0.45, "pale": 0.2}
 _LEGEND: Spec = {"title": None, "symbolOpacity": 1, "columns": 3}
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _DECADES = 9
-LIMITS = -1.0, 2.5
+LIMITS = -0.5, 1.5
 """Of axes of faithfulness."""
 
 
@@ -145,10 +145,15 @@ def size_axis(most: float, title: str, field: str = "edges") -> Spec:
         title: of the axis.
         field: that holds the number.
     """
-    ticks = [0] + [10**power for power in range(_DECADES) if 10**power <= most]
+    ticks = size_ticks(most)
     scale = {"type": "symlog", "constant": 1, "domain": [0, most], "nice": False}
     axis = {"values": ticks, "format": ",d", "grid": False}
     return {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": axis}
+
+
+def size_ticks(most: float) -> list[int]:
+    """Return 0 and the powers of 10 up to a number."""
+    return [0] + [10**power for power in range(_DECADES) if 10**power <= most]
 
 
 def cost_axis(values: Sequence[float], field: str, title: str) -> Spec:
@@ -158,12 +163,12 @@ def cost_axis(values: Sequence[float], field: str, title: str) -> Spec:
         scale, ticks = {"domain": [0, round(1.08 * max(values), 3)], "nice": False}, {}
     else:
         scale = {"type": "log", "domain": [round_figure(low), round_figure(high)], "nice": False}
-        ticks = {"values": _log_ticks(low, high)}
+        ticks = {"values": log_ticks(low, high)}
     axis = {"format": ",~r", "grid": False, "tickCount": 5, **ticks}
     return {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": axis}
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Return the powers of 10 between two positive numbers or, if these are few, 2 and 5 times them too."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [[float(f"{step}e{power}") for power in powers for step in steps] for steps in ((1,), (1, 2, 5))]
@@ -171,13 +176,13 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return inside[0] if len(inside[0]) > 2 else inside[1]
 
 
-def faithfulness_axis(values: Sequence[float], title: str = "faithfulness (held-out)") -> Spec:
+def faithfulness_axis(values: Sequence[float], title: str = "held-out faithfulness") -> Spec:
     """Return the encoding of a faithfulness: from 0 to 1, and as far beyond as the values go, within `LIMITS`.
 
     What lies beyond is drawn at the edge.
     """
     low, high = max(min([-0.05, *values]), LIMITS[0]), min(max([1.1, *values]), LIMITS[1])
-    scale = {"domain": [round(low - 0.03, 2), round(high + 0.03, 2)], "nice": False, "clamp": True}
+    scale = {"domain": [round(low - 0.05, 2), round(high + 0.05, 2)], "nice": False, "clamp": True}
     axis = {"tickCount": 6, "format": ".1f"}
     return {"field": "test", "type": "quantitative", "title": title, "scale": scale, "axis": axis}
 

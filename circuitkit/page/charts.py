@@ -36,13 +36,17 @@ def make_charts(content: Content) -> list[Chart]:
         content: of a folder.
     """
     controls, looks = find_controls(content), find_looks(content)
-    panels = make_panels(content.frame, looks, controls)
-    places = make_panels(content.frame, looks, controls, split=False)
+    panels, places = make_panels_of(content), make_panels_of(content, split=False)
     charts = _limit(curves_chart(f"curves-{number}", panel) for number, panel in enumerate(panels, 1))
     for cost, (name, _) in COSTS.items():
         charts += _limit(cost_chart(f"{name}-{number}", panel, cost) for number, panel in enumerate(places, 1))
     charts += _limit(agreement_charts(content.agreement, controls))
     return charts + _charts_of_runs(content, looks, controls)
+
+
+def make_panels_of(content: Content, split: bool = True) -> list[Panel]:
+    """Divide what a folder holds into charts; see `make_panels`."""
+    return make_panels(content.frame, find_looks(content), find_controls(content), split)
 
 
 def _limit(charts: Iterable[Chart | None]) -> list[Chart]:

@@ -146,7 +146,7 @@ def _cost_layers(panel: Panel, x: Spec, y: Spec, most: float) -> list[Spec]:
             "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}, "color": shape["color"]},
         },
         {
-            "mark": {"type": "point", "strokeWidth": 2, "clip": True},
+            "mark": {"type": "point", "strokeWidth": 2, "opacity": 1, "clip": True},
             "encoding": {"x": x, "y": y, "stroke": shape["color"], "fill": shape["color"], "shape": shape["shape"]}
             | size
             | fill_channel(panel)

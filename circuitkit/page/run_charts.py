@@ -172,8 +172,8 @@ def _history_chart(name: str, panel: Panel, runs: Sequence[Run], about: _History
     ]
     last = items[-1] if len(runs) == 1 else max(items, key=lambda item: item[about.x])
     alternative = (
-        f"The {'search' if about.x == 'tested' else 'training'} of {last['method']} ends with {about.y_title} "
-        f"{last[about.y]:,.4g} after {last[about.x]:,.0f} {about.x_title}."
+        f"The {'search' if about.x == 'tested' else 'training'} of {last['method']} ends after "
+        f"{last[about.x]:,.0f} {about.x_title}; {about.y_title}: {last[about.y]:,.4g}."
     )
     said = [about.caption, *say_same(items, about.x, about.y, slack=0)]
     if found > len(runs):
@@ -230,7 +230,7 @@ def template_chart(name: str, panel: Panel, runs: Sequence[Run]) -> Chart | None
             "encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}, "y": y, "color": shape["color"]} | offset,
         },
         {
-            "mark": {"type": "point", "filled": True, "size": 55, "clip": True},
+            "mark": {"type": "point", "filled": True, "size": 55, "opacity": 0.9, "clip": True},
             "encoding": {"x": x, "y": y} | offset | shape | hover,
         },
     ]

@@ -127,7 +127,7 @@ def test_many_methods_have_a_chart_per_precision() -> None:
     rows = [row for name in strategies for one in precisions for row in make_curve(name, RISING, precision=one)]
     charts = make_charts(make_content(rows))
     curves = [chart for chart in charts if chart.id.startswith("curves")]
-    assert [chart.title.rpartition(", ")[2] for chart in curves] == precisions
+    assert [chart.title.rpartition(", precision ")[2] for chart in curves] == precisions
     assert {item["method"] for item in data_of(curves, "curves-1", "curves")} == set(strategies)
     assert {item["method"] for item in data_of(charts, "time", "items")} == {
         f"{name} ({one})" for name in strategies for one in precisions
