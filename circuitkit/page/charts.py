@@ -3,7 +3,7 @@
 Read `make_charts` first, then `method_charts`, `agreement_chart` and `run_charts`, which make the kinds of charts.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from circuitkit.page.agreement_chart import agreement_charts
@@ -21,8 +21,6 @@ from circuitkit.page.chart_theme import chart_config as chart_config
 from circuitkit.page.content import Content
 from circuitkit.page.method_charts import COSTS, cost_chart, curves_chart
 from circuitkit.page.run_charts import Run, history_charts, template_chart
-from circuitkit.report.comparison_tables import CONTROL
-from circuitkit.storage.text import parse_yaml
 
 _MOST = 12
 """Charts of one kind."""
@@ -35,18 +33,17 @@ def make_charts(content: Content) -> list[Chart]:
     Args:
         content: of a folder.
     """
-    controls, looks = find_controls(content), find_looks(content)
     panels, places = make_panels_of(content), make_panels_of(content, split=False)
     charts = _limit(curves_chart(f"curves-{number}", panel) for number, panel in enumerate(panels, 1))
     for cost, (name, _) in COSTS.items():
         charts += _limit(cost_chart(f"{name}-{number}", panel, cost) for number, panel in enumerate(places, 1))
-    charts += _limit(agreement_charts(content.agreement, controls))
-    return charts + _charts_of_runs(content, looks, controls)
+    charts += _limit(agreement_charts(content.agreement, content.controls))
+    return charts + _charts_of_runs(content)
 
 
 def make_panels_of(content: Content, split: bool = True) -> list[Panel]:
     """Divide what a folder holds into charts; see `make_panels`."""
-    return make_panels(content.frame, find_looks(content), find_controls(content), split)
+    return make_panels(content.frame, find_looks(content), content.controls, split)
 
 
 def _limit(charts: Iterable[Chart | None]) -> list[Chart]:
@@ -59,7 +56,8 @@ def _limit(charts: Iterable[Chart | None]) -> list[Chart]:
     return kept
 
 
-def _charts_of_runs(content: Content, looks: Mapping[str, Look], controls: Collection[str]) -> list[Chart]:
+def _charts_of_runs(content: Content) -> list[Chart]:
+    looks = find_looks(content)
     found = [(content.cell_of(folder).labels, result) for folder, result in content.results.items()]
     charts: list[Chart] = []
     for number, (place, group) in enumerate(group_rows([dict(labels) for labels, _ in found], *_PLACE), 1):
@@ -67,7 +65,7 @@ def _charts_of_runs(content: Content, looks: Mapping[str, Look], controls: Colle
         runs = [
             Run(names[labels["strategy"], labels["precision"]], labels["strategy"], labels["precision"], result)
             for labels, result in found
-            if labels in group and labels["strategy"] not in controls
+            if labels in group and labels["strategy"] not in content.controls
         ]
         model, task, objective = place
         panel = Panel(
@@ -86,16 +84,4 @@ def _charts_of_runs(content: Content, looks: Mapping[str, Look], controls: Colle
 def find_looks(content: Content) -> Mapping[str, Look]:
     """Return how each strategy of the grid looks, finished or not."""
     strategies = [str(cell.labels["strategy"]) for cell in content.cells if cell.labels]
-    return choose_looks(list(dict.fromkeys(strategies)), find_controls(content))
-
-
-def find_controls(content: Content) -> set[str]:
-    """Return the labels of the strategies that choose edges at random."""
-    if not content.cells or not content.config:
-        return {CONTROL}
-    found = parse_yaml(content.config, "config.yaml")
-    specs = found.get("strategies") or {cell.labels.get("strategy"): found.get("strategy") for cell in content.cells}
-    if not isinstance(specs, Mapping):
-        return {CONTROL}
-    paths = {label: spec.get("class_path") for label, spec in specs.items() if isinstance(spec, Mapping)}
-    return {CONTROL} | {str(label) for label, path in paths.items() if str(path).endswith(".RandomEdges")}
+    return choose_looks(list(dict.fromkeys(strategies)), content.controls)

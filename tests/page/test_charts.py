@@ -16,7 +16,7 @@ from circuitkit.evaluation.evaluation import Evaluation, Measured, Point
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.page.agreement_chart import mean_jaccard, order_by_similarity
 from circuitkit.page.chart_tables import pareto_front, pick_size, round_figure, say_same
-from circuitkit.page.charts import Chart, chart_config, find_controls, make_charts
+from circuitkit.page.charts import Chart, chart_config, make_charts
 from circuitkit.page.run_charts import Run, read_history, template_items
 from circuitkit.run.result import Result
 
@@ -108,9 +108,7 @@ def test_the_front_is_those_that_no_other_beats() -> None:
 def test_a_control_is_gray_and_a_strategy_has_one_color_in_all_charts() -> None:
     strategies = ["eap", "chance", "acdc"]
     rows = [row for name in strategies for row in make_curve(name, RISING)]
-    config = "strategies: {chance: {class_path: circuitkit.strategies.random_edges.RandomEdges}}"
-    content = make_content([*rows, own_row("acdc", 0.5)], config=config)
-    assert find_controls(content) == {"random control", "chance"}
+    content = make_content([*rows, own_row("acdc", 0.5)], controls=["chance"])
     colors: dict[str, set[str]] = {}
     for chart in make_charts(content):
         for layer in chart.spec["layer"]:
@@ -187,7 +185,7 @@ def test_labels_remain_data(label: str) -> None:
     names = dict.fromkeys(("model", "task", "objective", "precision"), label)
     rows = [*make_curve(label, RISING, **names), own_row(label, 0.5, **names)]
     agreement = [pair("a", 0, label, 0, 0.5, **dict.fromkeys(("model", "task", "objective"), label))]
-    charts = make_charts(make_content(rows, agreement, f"strategies: {{{json.dumps(label)}: eap}}"))
+    charts = make_charts(make_content(rows, agreement))
     assert {chart.id.rpartition("-")[0] for chart in charts} == {"curves", "time", "memory", "agreement"}
     plain = make_charts(make_content(make_curve("eap", RISING), []))
 

@@ -1,7 +1,6 @@
 """Pictures show the figures of the rows, are the same every time, and keep labels as text."""
 
 import io
-import json
 from typing import Any
 from xml.etree import ElementTree
 
@@ -63,7 +62,7 @@ def test_equal_content_gives_equal_bytes_and_changes_no_settings() -> None:
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_labels_are_text(name: str) -> None:
-    for picture in draw_pictures(make_content(rows_of(name), config=f"strategies: {{{json.dumps(name)}: eap}}")):
+    for picture in draw_pictures(make_content(rows_of(name))):
         for svg in (picture.svg, picture.column):
             texts = [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
             shown = "".join(one if one.isprintable() else " " for one in name)

@@ -9,6 +9,7 @@ import pandas as pd
 from circuitkit.comparison.conclusions import AGREEMENT_COLUMNS
 from circuitkit.comparison.rows import COLUMNS, to_frame
 from circuitkit.page.content import Content, PageCell
+from circuitkit.report.comparison_tables import CONTROL
 from circuitkit.run.result import Result
 
 SIZES = {0.001: 0, 0.01: 2, 0.1: 26, 0.5: 130, 1.0: 261}
@@ -50,7 +51,7 @@ def figures(name: str, value: float, error: float = 0.1) -> dict[str, float]:
 def make_content(
     rows: Iterable[Mapping[str, Any]],
     agreement: Iterable[Mapping[str, Any]] = (),
-    config: str = "strategies: {}",
+    controls: Iterable[str] = (),
     results: Mapping[str, Result] | None = None,
 ) -> Content:
     """Make the content of a comparison's folder from rows."""
@@ -66,7 +67,8 @@ def make_content(
         ],
         agreement=pd.DataFrame(list(agreement), columns=list(AGREEMENT_COLUMNS)),
         conclusions=[],
-        config=config,
+        config="",
         environment={},
         results=results or {},
+        controls=frozenset({CONTROL, *controls}),
     )
