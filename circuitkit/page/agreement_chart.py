@@ -1,6 +1,7 @@
 """The chart of how far methods choose the same edges."""
 
 from collections.abc import Collection, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy.typing as npt
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from circuitkit.page.chart_tables import group_rows, round_figure
+from circuitkit.page.chart_tables import group_rows, name_methods, round_figure
 from circuitkit.page.chart_theme import SCHEMA, Chart, Spec, tooltip
 from circuitkit.page.content import to_records
 
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 Row = dict[str, Any]
+Method = tuple[str, str]
+"""A strategy and a precision."""
 
-_MOST = 30
+_MOST = 24
 """Methods in one chart."""
 _STEP, _TEXT_STEP = 26, 30
 """Pixels of a row, and of a column that has room for a number."""
@@ -41,7 +44,7 @@ def agreement_charts(frame: "DataFrame", controls: Collection[str]) -> list[Char
     return charts
 
 
-def mean_jaccard(rows: Sequence[Row]) -> tuple[list[str], Array]:
+def mean_jaccard(rows: Sequence[Row]) -> tuple[list[Method], Array]:
     """Average the Jaccard index of each two methods over seeds.
 
     Two methods are compared on equal seeds, if they have any; a method with itself on different ones.
@@ -52,25 +55,20 @@ def mean_jaccard(rows: Sequence[Row]) -> tuple[list[str], Array]:
     Returns:
         The methods, and the symmetric `[methods, methods]`; NaN where nothing is known.
     """
-    found: dict[tuple[str, str], dict[bool, list[float]]] = {}
-    names: dict[str, int] = {}
-    several = len({row[f"precision_{which}"] for row in rows for which in "ab"}) > 1
+    found: dict[tuple[Method, Method], dict[bool, list[float]]] = {}
+    methods: dict[Method, None] = {}
     for row in rows:
-        pair = tuple(
-            f"{row[f'strategy_{which}']} ({row[f'precision_{which}']})" if several else str(row[f"strategy_{which}"])
-            for which in "ab"
-        )
-        names |= {name: len(names) + index for index, name in enumerate(pair) if name not in names}
+        pair = tuple((str(row[f"strategy_{which}"]), str(row[f"precision_{which}"])) for which in "ab")
+        methods |= dict.fromkeys(pair)
         if row["jaccard"] is not None:
             same = row["seed_a"] == row["seed_b"]
             for one, other in {pair, pair[::-1]}:
                 found.setdefault((one, other), {}).setdefault(same, []).append(row["jaccard"])
-    methods = list(names)
+    places = {method: place for place, method in enumerate(methods)}
     similarity = np.full((len(methods), len(methods)), np.nan, dtype=np.float64)
     for (one, other), by_seed in found.items():
-        values = by_seed.get(True) or by_seed[False]
-        similarity[methods.index(one), methods.index(other)] = np.mean(values)
-    return methods, similarity
+        similarity[places[one], places[other]] = np.mean(by_seed.get(True) or by_seed[False])
+    return list(methods), similarity
 
 
 def order_by_similarity(similarity: Array) -> list[int]:
@@ -86,40 +84,42 @@ def order_by_similarity(similarity: Array) -> list[int]:
     return [int(index) for index in leaves_list(linkage(squareform(distance), "average", optimal_ordering=True))]
 
 
-def _agreement_chart(name: str, title: str, methods: list[str], similarity: Array, rows: Sequence[Row]) -> Chart:
+def _agreement_chart(name: str, title: str, methods: list[Method], similarity: Array, rows: Sequence[Row]) -> Chart:
     omitted = len(methods) - _MOST
     methods, similarity = methods[:_MOST], similarity[:_MOST, :_MOST]
-    order = order_by_similarity(similarity)
-    names = [methods[index] for index in order]
+    order, names = order_by_similarity(similarity), list(name_methods(methods).values())
     items = [
-        {"one": methods[row], "other": methods[column], "jaccard": round_figure(float(similarity[row, column]))}
+        {"one": names[row], "other": names[column], "jaccard": round_figure(float(similarity[row, column]))}
         for row in order
         for column in order
         if np.isfinite(similarity[row, column])
     ]
     edges = max(row["edges"] for row in rows)
     chance = next((row["jaccard_chance"] for row in rows if row["jaccard_chance"] is not None), None)
-    known = "" if chance is None else f" Two random choices share {chance:.2g}."
-    caption = (
-        f"The Jaccard index of the first {edges:,} edges by |score|: shared by both / in either, from 0 to 1.{known} "
-        "Means over seeds; on the diagonal, of one method between different seeds. Similar methods are neighbors. "
-        "Agreement does not say which circuit is right: two faithful circuits can share few edges."
+    said = [f"The Jaccard index of the first {edges:,} edges by |score|: shared by both / in either, from 0 to 1."]
+    said += [] if chance is None else [f"Two random choices share {chance:.2g}."]
+    if np.isfinite(np.diag(similarity)).any():
+        said.append("Means over seeds; on the diagonal, of one method between different seeds.")
+    said.append(
+        "Similar methods are neighbors. Agreement does not say which circuit is right: two faithful circuits can share "
+        "few edges."
     )
-    if omitted > 0:
-        caption += f" {omitted} more methods are in agreement.csv."
-    alternative = _say_extremes(names, items)
-    return Chart(name, title, caption, alternative, _heat_map(alternative, names, items))
+    said += [f"{omitted} more methods are in agreement.csv."] if omitted > 0 else []
+    alternative = _say_extremes(methods, names, similarity)
+    spec = _heat_map(alternative, [names[index] for index in order], items)
+    return Chart(name, title, " ".join(said), alternative, spec)
 
 
-def _say_extremes(names: Sequence[str], items: Sequence[Row]) -> str:
-    rank = {name: index for index, name in enumerate(names)}
-    pairs = [item for item in items if rank[item["one"]] < rank[item["other"]]]
+def _say_extremes(methods: Sequence[Method], names: Sequence[str], similarity: Array) -> str:
+    """Say which methods agree most and least: of different strategies, if there are any."""
+    pairs = [pair for pair in combinations(range(len(methods)), 2) if np.isfinite(similarity[pair])]
+    pairs = [(one, other) for one, other in pairs if methods[one][0] != methods[other][0]] or pairs
     if not pairs:
         return "No two methods were compared."
-    most, least = (choose(pairs, key=lambda item: item["jaccard"]) for choose in (max, min))
-    said = f"{most['one']} and {most['other']} share the most edges (Jaccard index {most['jaccard']:.2f})"
+    most, least = (choose(pairs, key=lambda pair: similarity[pair]) for choose in (max, min))
+    said = f"{names[most[0]]} and {names[most[1]]} share the most edges (Jaccard index {similarity[most]:.2f})"
     if len(pairs) > 1:
-        said += f", {least['one']} and {least['other']} the fewest ({least['jaccard']:.2f})"
+        said += f", {names[least[0]]} and {names[least[1]]} the fewest ({similarity[least]:.2f})"
     return f"{said}."
 
 

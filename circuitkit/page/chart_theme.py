@@ -1,11 +1,11 @@
 """How charts look: the configuration for light and dark pages, axes, and the channels that tell methods apart."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circuitkit.page.chart_tables import Panel, round_figure
+from circuitkit.page.chart_tables import Item, Panel, round_figure
 
 Spec = dict[str, Any]
 
@@ -185,6 +185,16 @@ def faithfulness_axis(values: Sequence[float], title: str = "held-out faithfulne
     scale = {"domain": [round(low - 0.05, 2), round(high + 0.05, 2)], "nice": False, "clamp": True}
     axis = {"tickCount": 6, "format": ".1f"}
     return {"field": "test", "type": "quantitative", "title": title, "scale": scale, "axis": axis}
+
+
+def say_beyond(items: Iterable[Item]) -> list[str]:
+    """Name the methods that have a mark beyond the axis of faithfulness, with the farthest figure."""
+    far: dict[str, float] = {}
+    for item in items:
+        if not LIMITS[0] <= item["test"] <= LIMITS[1]:
+            far[item["method"]] = max(item["test"], far.get(item["method"], item["test"]), key=abs)
+    said = ", ".join(f"{method} (up to {value:.2f})" for method, value in far.items())
+    return [f"Beyond the axis, drawn at its edge: {said}."] if far else []
 
 
 def tooltip(**titles: str) -> Spec:

@@ -15,7 +15,6 @@ from circuitkit.page.chart_tables import (
     say_same,
 )
 from circuitkit.page.chart_theme import (
-    LIMITS,
     Chart,
     Spec,
     cost_axis,
@@ -24,6 +23,7 @@ from circuitkit.page.chart_theme import (
     fill_channel,
     frame_spec,
     reference_line,
+    say_beyond,
     say_fills,
     shape_channels,
     size_axis,
@@ -163,16 +163,6 @@ def _say_front(front: Sequence[Item], methods: int, cost: str) -> str:
     return f"{of}the circuit of {_say_cost(front[-1], cost)} is closest to the full model{cheapest}."
 
 
-def _say_beyond(items: Collection[Item]) -> list[str]:
-    """Name what lies beyond the axis."""
-    far: dict[str, float] = {}
-    for item in items:
-        if not LIMITS[0] <= item["test"] <= LIMITS[1]:
-            far[item["method"]] = max(item["test"], far.get(item["method"], item["test"]), key=abs)
-    said = ", ".join(f"{method} (up to {value:.2f})" for method, value in far.items())
-    return [f"Beyond the axis, drawn at its edge: {said}."] if far else []
-
-
 def _say_cost(item: Item, cost: str) -> str:
     amount = format_seconds(item[cost]) if cost == "wall_s" else f"{item[cost]:,.0f} MB"
     return f"{item['method']} ({_format_item(item)}, {amount})"
@@ -205,7 +195,7 @@ def _caption_curves(panel: Panel, curves: Collection[Item], own: Collection[Item
     ]
     said += ["Dashed gray: random edges."] if panel.controls else []
     said += ["Large marks: circuits that a search chose itself; curves: the first edges by |score|."] if own else []
-    said += _say_beyond([*curves, *own]) + say_same([*curves, *own], "edges", "test", _VISIBLE)
+    said += say_beyond([*curves, *own]) + say_same([*curves, *own], "edges", "test", _VISIBLE)
     seeds = len({row["seed"] for row in panel.rows})
     said.append(f"Means over {seeds} seeds; their spread is not shown." if seeds > 1 else "One seed.")
     if max(len({row["operating_point"] for row in rows}) for _, rows in group_rows(panel.rows, "method")) > 1:
@@ -220,7 +210,7 @@ def _caption_cost(panel: Panel, items: Collection[Item]) -> str:
         f"faithfulness from {_RANGE} on the prompts on which it was found, or else its best. All circuits of one "
         "search have its whole cost. Costs have no intervals, and leave out loading and evaluation."
     ]
-    return " ".join(said + say_fills(panel) + _say_beyond(items) + _say_omitted(panel))
+    return " ".join(said + say_fills(panel) + say_beyond(items) + _say_omitted(panel))
 
 
 def _say_omitted(panel: Panel) -> list[str]:

@@ -14,6 +14,7 @@ from circuitkit.page.chart_theme import (
     faithfulness_axis,
     frame_spec,
     reference_line,
+    say_beyond,
     shape_channels,
     tooltip,
 )
@@ -158,6 +159,8 @@ def _history_chart(name: str, panel: Panel, runs: Sequence[Run], about: _History
         "axis": {"grid": False, "tickCount": 6},
     }
     y: Spec = {"field": about.y, "type": "quantitative", "title": about.y_title, "axis": {"tickCount": 6}}
+    ends = [min(0.0, *(item[about.y] for item in items)), max(0.0, *(item[about.y] for item in items))]
+    y["scale"] = {"domain": [round_figure(1.05 * end) for end in ends], "nice": False}
     channels = {"color": shape_channels(panel, searched=True)["color"]} | dash_channel(panel)
     hover = tooltip(method="method", point="circuit", **{about.x: about.x_title, about.y: about.y_title})
     layers: list[Spec] = [
@@ -244,6 +247,7 @@ def template_chart(name: str, panel: Panel, runs: Sequence[Run]) -> Chart | None
         "each strategy's best precision and first seed. On a template far to the left the circuit fails. A template "
         "with fewer than 5 prompts has no interval."
     )
+    caption = " ".join([caption, *say_beyond(items)])
     if len(worst) > len(kept):
         caption += f" {len(worst) - len(kept)} more templates, with higher faithfulness, are left out."
     height = len(order) * max(18, 7 * len(shown))

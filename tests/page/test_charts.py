@@ -222,7 +222,7 @@ def test_agreement_is_averaged_over_equal_seeds() -> None:
         *(pair("x", 0, "x", 1, 0.7), pair("x", 0, "z", 0, None), pair("y", 0, "z", 1, 0.5)),
     ]
     methods, similarity = mean_jaccard(rows)
-    assert methods == ["x", "y", "z"]
+    assert methods == [("x", "full"), ("y", "full"), ("z", "full")]
     wanted = [[0.7, 0.3, math.nan], [0.3, math.nan, 0.5], [math.nan, 0.5, math.nan]]
     np.testing.assert_allclose(similarity, wanted)
 
