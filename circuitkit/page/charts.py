@@ -5,6 +5,7 @@ Read `make_charts` first, then `method_charts`, `agreement_chart` and `run_chart
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from circuitkit.page.agreement_chart import agreement_charts
 from circuitkit.page.chart_tables import (
@@ -20,6 +21,7 @@ from circuitkit.page.chart_theme import Chart as Chart
 from circuitkit.page.chart_theme import chart_config as chart_config
 from circuitkit.page.content import Content
 from circuitkit.page.method_charts import COSTS, cost_chart, curves_chart
+from circuitkit.page.roc_chart import roc_chart
 from circuitkit.page.run_charts import Run, history_charts, template_chart
 
 _MOST = 12
@@ -27,18 +29,24 @@ _MOST = 12
 _PLACE = ("model", "task", "objective")
 
 
-def make_charts(content: Content) -> list[Chart]:
+def make_charts(content: Content, reference: str | Path | None = None) -> list[Chart]:
     """Make all charts for which a comparison or a run has data.
 
     Args:
         content: of a folder.
+        reference: a circuit whose edges are the right ones, as in `load_reference`. By default there is no chart of how
+            well methods find them, since a folder does not tell which edges are right.
+
+    Raises:
+        UsageError: the reference cannot be used with a run's graph.
+        CircuitKitError: the reference is damaged.
     """
     panels, places = make_panels_of(content), make_panels_of(content, split=False)
     charts = _limit(curves_chart(f"curves-{number}", panel) for number, panel in enumerate(panels, 1))
     for cost, (name, _) in COSTS.items():
         charts += _limit(cost_chart(f"{name}-{number}", panel, cost) for number, panel in enumerate(places, 1))
     charts += _limit(agreement_charts(content.agreement, content.controls))
-    return charts + _charts_of_runs(content)
+    return charts + _charts_of_runs(content, reference)
 
 
 def make_panels_of(content: Content, split: bool = True) -> list[Panel]:
@@ -56,7 +64,7 @@ def _limit(charts: Iterable[Chart | None]) -> list[Chart]:
     return kept
 
 
-def _charts_of_runs(content: Content) -> list[Chart]:
+def _charts_of_runs(content: Content, reference: str | Path | None) -> list[Chart]:
     looks = find_looks(content)
     found = [(content.cell_of(folder).labels, result) for folder, result in content.results.items()]
     charts: list[Chart] = []
@@ -76,6 +84,8 @@ def _charts_of_runs(content: Content) -> list[Chart]:
             precisions=several_precisions((run.strategy, run.precision) for run in runs),
         )
         charts += history_charts(number, panel, runs)
+        if reference is not None:
+            charts += _limit([roc_chart(f"roc-{number}", panel, runs, reference)])
         evaluated = [run for run in runs if run.result.evaluations]
         charts += _limit([template_chart(f"templates-{number}", panel, evaluated)])
     return charts

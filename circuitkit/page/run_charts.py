@@ -92,8 +92,8 @@ def history_charts(number: int, panel: Panel, runs: Sequence[Run]) -> list[Chart
     for kind, about in _HISTORIES.items():
         found = [run for run in runs if read_history(run.result.history, about.x, about.y)]
         if found:
-            shown = _one_per_strategy(found)
-            charts.append(_history_chart(f"{kind}-{number}", _narrow(panel, shown), shown, about, len(found)))
+            shown = pick_runs(found)
+            charts.append(_history_chart(f"{kind}-{number}", narrow_panel(panel, shown), shown, about, len(found)))
     return charts
 
 
@@ -125,7 +125,7 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def _one_per_strategy(runs: Sequence[Run]) -> list[Run]:
+def pick_runs(runs: Sequence[Run]) -> list[Run]:
     """Return the first run of each strategy, which is its best one."""
     first: dict[str, Run] = {}
     for run in runs:
@@ -133,7 +133,8 @@ def _one_per_strategy(runs: Sequence[Run]) -> list[Run]:
     return list(first.values())[:_MOST]
 
 
-def _narrow(panel: Panel, runs: Sequence[Run]) -> Panel:
+def narrow_panel(panel: Panel, runs: Sequence[Run]) -> Panel:
+    """Leave out the strategies and precisions that no run has."""
     strategies = {run.strategy for run in runs}
     looks = {strategy: look for strategy, look in panel.strategies.items() if strategy in strategies}
     precisions = list(dict.fromkeys(run.precision for run in runs)) if panel.precisions else []
@@ -201,8 +202,8 @@ def template_chart(name: str, panel: Panel, runs: Sequence[Run]) -> Chart | None
         panel: of the same model, task and objective.
         runs: of it, evaluated, the best first.
     """
-    shown = _one_per_strategy(runs)
-    panel = _narrow(panel, shown)
+    shown = pick_runs(runs)
+    panel = narrow_panel(panel, shown)
     items = [item for run in shown for item in template_items(run)]
     worst: dict[str, float] = {}
     for item in items:

@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -12,6 +14,7 @@ from support.page_rows import SIZES, make_content, make_curve, make_row
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluation import Evaluation, Measured, Point
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.page.agreement_chart import mean_jaccard, order_by_similarity
@@ -302,6 +305,30 @@ def test_a_training_is_drawn_without_an_evaluation() -> None:
     charts = make_charts(content)
     assert [chart.id for chart in charts] == ["objective-1", "sparsity-1"]
     assert [item["objective"] for item in data_of(charts, "objective", "history")] == [-float(x) for x in range(10)]
+
+
+def test_a_reference_is_compared_with_every_run(tmp_path: Path) -> None:
+    scores = torch.arange(len(GRAPH), 0, -1, dtype=torch.float64)
+    right = Circuit.from_scores(GRAPH, scores).top(4)
+    right.save(tmp_path / "published")
+    rows = [row for name in ("good", "bad") for row in make_curve(name, RISING)]
+    results = {
+        row["folder"]: replace(make_result(), circuits=[Circuit.from_scores(GRAPH, sign * scores + len(GRAPH))])
+        for row, sign in zip(rows[:: len(RISING)], (1, -1), strict=True)
+    }
+    content = make_content(rows, results=results)
+    assert not [chart for chart in make_charts(content) if chart.id.startswith("roc")]
+    chart = chart_of(make_charts(content, tmp_path / "published"), "roc")
+    assert chart.alternative == "Of 2 methods, good finds the reference's edges best: area under the ROC curve 1.000."
+    assert "good 1.000, bad 0.000." in chart.caption
+    points = {name: [] for name in ("good", "bad")}
+    for item in chart.spec["datasets"]["curves"]:
+        points[item["method"]].append((item["false"], item["true"]))
+    assert {name: (found[0], found[-1]) for name, found in points.items()} == dict.fromkeys(points, ((0, 0), (1, 1)))
+    assert (0, 1) in points["good"]
+    assert (1, 0) in points["bad"]
+    with pytest.raises(UsageError, match="There is no"):
+        make_charts(content, tmp_path / "nowhere")
 
 
 def test_templates_show_the_evaluation_of_the_circuit() -> None:
