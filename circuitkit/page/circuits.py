@@ -9,8 +9,10 @@ from circuitkit.evaluation.evaluation import Evaluation
 from circuitkit.page.content import Content, PageCell
 from circuitkit.run.result import Result
 
-_MOST_EDGES = 60_000
-"""Edges that a page describes in all, at about 12 bytes each; the weakest are left out."""
+_MOST_EDGES, _MOST_OF_LARGE = 80_000, 30_000
+"""Edges that a page, and one of a large grid, describes in all, at 12 bytes each; the weakest are left out."""
+_LARGE = 200
+"""Cells of a large grid, whose tables need the room."""
 _FEWEST = 1_000
 """Edges of each circuit that are described at least; kept ones always are."""
 
@@ -25,10 +27,10 @@ def describe_circuits(content: Content) -> tuple[dict[str, Any], int]:
     found = [
         (name, result, number) for name, result in content.results.items() for number in range(len(result.circuits))
     ]
-    most = max(_MOST_EDGES // max(len(found), 1), _FEWEST)
+    left = _MOST_OF_LARGE if len(content.cells) > _LARGE else _MOST_EDGES
+    most = max(left // max(len(found), 1), _FEWEST)
     graphs: dict[str, int] = {}
     circuits: list[dict[str, Any]] = []
-    left = _MOST_EDGES
     for folder, result, number in found:
         circuit = result.circuits[number]
         needed = max(min(most, len(circuit.graph)), 0 if circuit.is_ranking else len(circuit))

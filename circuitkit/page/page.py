@@ -12,16 +12,17 @@ from markupsafe import Markup
 
 from circuitkit.circuit.drawing.viewer import viewer_assets
 from circuitkit.page.blocks import Block, list_licences, make_block, read_asset, read_libraries
+from circuitkit.page.charts import chart_config, find_looks, make_charts
 from circuitkit.page.circuits import describe_circuits
 from circuitkit.page.content import Content
 from circuitkit.page.flags import flag_size
 from circuitkit.page.headline import headline
 from circuitkit.page.leaderboard import Entry, describe_criterion, leaderboard
-from circuitkit.page.palette import color_methods
+from circuitkit.page.pictures import Picture, draw_pictures
 from circuitkit.page.provenance import describe_cell, list_facts, list_hashes, summarize
 from circuitkit.report.figures import GOOD, format_seconds
 from circuitkit.report.over_seeds import SeedAverage
-from circuitkit.run.run_folder import REPORT_HTML, REPORT_MARKDOWN
+from circuitkit.run.run_folder import IN_REPORT_FILES, REPORT_FILES, REPORT_HTML, REPORT_MARKDOWN
 from circuitkit.storage.files import write_atomically
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~$#&!])")
@@ -44,13 +45,25 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> list[Path
     """
     content = Content.load(folder)
     target = Path(folder if out is None else out)
-    pictures: list[Any] = []
-    described = _describe(content)
+    pictures, described = draw_pictures(content), _describe(content)
     html = _render("report.html.j2", described | _for_html(content))
-    text = _render("report.md.j2", described | {"pictures": pictures})
+    text = _render("report.md.j2", described | {"pictures": pictures, "picture_folder": REPORT_FILES})
+    written = _write_pictures(target / REPORT_FILES, pictures)
     write_atomically(target / REPORT_MARKDOWN, text.encode())
     write_atomically(target / REPORT_HTML, html.encode())
-    return [target / REPORT_HTML, target / REPORT_MARKDOWN]
+    return [target / REPORT_HTML, target / REPORT_MARKDOWN, *written]
+
+
+def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> list[Path]:
+    """Write pictures, and remove those of an older page."""
+    files = {}
+    for one in pictures:
+        files |= {f"{one.name}.svg": one.svg, f"{one.name}.png": one.png, f"{one.name}-column.svg": one.column}
+    for name, data in files.items():
+        write_atomically(folder / name, data)
+    for old in (old for pattern in IN_REPORT_FILES for old in folder.glob(pattern) if old.name not in files):
+        old.unlink()
+    return [folder / name for name in files]
 
 
 def _describe(content: Content) -> dict[str, Any]:
@@ -71,7 +84,7 @@ def _describe(content: Content) -> dict[str, Any]:
         "several_methods": len(set(methods)) > 1,
         "several_seeds": any(entry.seeds > 1 for entry in entries),
         "controls": {group: next((one for one in of if one.is_control), None) for group, of in groups.items()},
-        "colors": color_methods(methods, [entry.method for entry in entries if entry.is_control]),
+        "looks": find_looks(content),
         "criterion": " or ".join(dict.fromkeys(map(describe_criterion, groups.values()))),
         "filters": [(name, values) for name, values in filters if len(values) > 1],
         "failed": [cell for cell in content.cells if cell.state == "failed"],
@@ -86,13 +99,14 @@ def _describe(content: Content) -> dict[str, Any]:
 
 def _for_html(content: Content) -> dict[str, Any]:
     """Return what only the page has: charts, circuits and scripts."""
-    charts: list[Any] = []
+    charts = make_charts(content)
     circuits, left = describe_circuits(content)
     viewer = viewer_assets()
     blocks: list[Block] = []
     scripts, style = [], read_asset("page.css")
     if charts:
-        blocks.append(make_block("chart-data", {chart.id: chart.spec for chart in charts}))
+        configs = {"dark" if dark else "light": chart_config(dark) for dark in (False, True)}
+        blocks.append(make_block("chart-data", {"configs": configs, **{chart.id: chart.spec for chart in charts}}))
         scripts.append(read_libraries())
     if circuits["circuits"]:
         blocks.append(make_block("circuit-data", circuits))

@@ -17,7 +17,7 @@ def make_large(source: Path, out: Path, groups: Sequence[int] = (10, 10), seeds:
     """Make a comparison of 10 methods on each of some models and tasks.
 
     Args:
-        source: a comparison whose cells lend rows and run folders; the best and the worst method of it alternate.
+        source: a comparison whose cells lend rows and run folders.
         out: the new folder.
         groups: the numbers of models and of tasks.
         seeds: the number of seeds.
@@ -35,11 +35,10 @@ def make_large(source: Path, out: Path, groups: Sequence[int] = (10, 10), seeds:
     for number, chosen in enumerate(itertools.product(*labels.values())):
         values = dict(zip(labels, chosen, strict=True))
         folder = "cells/" + "-".join(map(str, chosen))
-        made.append(cells[number % len(cells)].assign(**values, precision="full", folder=folder))
-    out.mkdir(parents=True)
+        lender = cells[number % len(cells)]
+        shutil.copytree(source / lender["folder"].iloc[0], out / folder)
+        made.append(lender.assign(**values, precision="full", folder=folder))
     pd.concat(made).to_parquet(out / "results.parquet", index=False)
-    for part in made:
-        shutil.copytree(source / cells[0]["folder"].iloc[0], out / part["folder"].iloc[0])
     config = {
         **{f"{name}s": {one: {"name": one} for one in labels[name]} for name in ("model", "task")},
         "strategies": {name: {"class_path": f"somewhere.{name}"} for name in METHODS},

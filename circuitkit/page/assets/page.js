@@ -106,22 +106,12 @@
 
   // Charts
 
-  function chartColors() {
-    const style = getComputedStyle(document.documentElement);
-    const [text, muted, line] = ["--text", "--muted", "--line"].map((name) => style.getPropertyValue(name).trim());
-    const axis = { labelColor: text, titleColor: text, gridColor: line, domainColor: muted, tickColor: muted };
-    return {
-      background: "transparent", font: "system-ui, sans-serif", axis, header: { labelColor: text, titleColor: text },
-      legend: { labelColor: text, titleColor: text }, title: { color: text, subtitleColor: muted },
-      text: { color: text }, view: { stroke: line },
-    };
-  }
-
   async function drawChart(element) {
-    const spec = (await charts)[element.dataset.chart];
+    const { configs, [element.dataset.chart]: spec } = await charts;
+    const theme = dark.matches ? "dark" : "light";
     element.replaceChildren();
     const options = {
-      ast: true, renderer: "svg", config: chartColors(), tooltip: { theme: dark.matches ? "dark" : "light" },
+      ast: true, renderer: "svg", config: configs[theme], tooltip: { theme },
       actions: { export: true, source: false, compiled: false, editor: false },
     };
     await vegaEmbed(element, spec, options);
