@@ -220,15 +220,20 @@ def _split(rows: Iterable[Mapping[str, Any]], *names: str) -> dict[tuple[Any, ..
 
 
 def _make_entry(key: tuple[Any, ...], rows: list[Mapping[str, Any]], several: set[str]) -> Entry:
-    strategy, precision = key[3:5]
+    model, task, objective, strategy, precision, operating_point = map(str, key)
     by_ranking = {name: [row for row in rows if row["ranking"] == name] for name in ("signed", "absolute", "own")}
     of_sizes = list(_split(by_ranking["absolute"], "fraction").values())
     sizes = [_make_size(found) for found in [*of_sizes, by_ranking["own"]] if found]
     of_cells = list({row["folder"]: row for row in rows}.values())
     notes = dict.fromkeys(note for row in of_cells for note in str(row["notes"] or "").split(NOTES) if note)
     return Entry(
-        *key,
-        method=f"{strategy} ({precision})" if strategy in several else str(strategy),
+        model=model,
+        task=task,
+        objective=objective,
+        strategy=strategy,
+        precision=precision,
+        operating_point=operating_point,
+        method=f"{strategy} ({precision})" if strategy in several else strategy,
         seeds=len({row["seed"] for row in rows}),
         prompts=max(row["prompts_test"] or 0 for row in rows),
         sizes=tuple(sorted(sizes, key=lambda size: size.fraction)),

@@ -56,7 +56,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> list[Path
 
 def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> list[Path]:
     """Write pictures, and remove those of an older page."""
-    files = {}
+    files: dict[str, bytes] = {}
     for one in pictures:
         files |= {f"{one.name}.svg": one.svg, f"{one.name}.png": one.png, f"{one.name}-column.svg": one.column}
     for name, data in files.items():

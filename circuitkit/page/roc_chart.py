@@ -40,8 +40,8 @@ def roc_chart(name: str, panel: Panel, runs: Sequence[Run], reference: str | Pat
     said = ", ".join(f"{method} {area:.3f}" for method, area in sorted(areas.items(), key=lambda item: -item[1]))
     caption = (
         f"How many of the {len(circuit):,} edges of the reference {Path(reference).name!r} a ranking finds, over how "
-        f"many other edges it takes; on the dashed line, by chance. Area: {said}. Edges that a search kept rank first. The "
-        "reference need not be right: faithful circuits can have other edges."
+        f"many other edges it takes; on the dashed line, by chance. Area: {said}. Edges that a search kept rank first. "
+        "The reference need not be right: faithful circuits can have other edges."
     )
     narrow = narrow_panel(panel, shown)
     spec = frame_spec(
