@@ -12,16 +12,22 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     """Write `report.html`, `report.md` and pictures, and say where."""
     parser.add_argument("folder", type=str, help="the folder of a comparison or of a run, finished or not")
     parser.add_argument("--out", type=str | None, default=None, help="folder for the page; by default the same folder")
+    parser.add_argument(
+        "--reference",
+        type=str | None,
+        default=None,
+        help="a circuit whose edges are known: a run folder, a circuit's folder, or EAP-IG's .json or .pt file",
+    )
     values = parse(parser, arguments)
-    make_page(Path(values["folder"]), values["out"])
+    make_page(Path(values["folder"]), values["out"], values["reference"])
     return 0
 
 
-def make_page(folder: Path, out: str | None = None) -> None:
+def make_page(folder: Path, out: str | None = None, reference: str | None = None) -> None:
     """Write the page, and say where it is."""
     from circuitkit.page.page import write_report
 
-    html, *others = write_report(folder, out)
+    html, *others = write_report(folder, out, reference)
     print(f"Page: {html} (one file that needs no network; {len(others)} more beside it: Markdown and pictures)")
 
 

@@ -29,24 +29,25 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~$#&!])")
 _FILTERED = ("Model", "Task", "Objective")
 
 
-def write_report(folder: str | Path, out: str | Path | None = None) -> list[Path]:
+def write_report(folder: str | Path, out: str | Path | None = None, reference: str | Path | None = None) -> list[Path]:
     """Write the page of a comparison's folder or a run's, finished or not; an older page is replaced.
 
     Args:
         folder: the folder.
         out: where to write, created if it is missing; by default into the folder itself.
+        reference: a circuit whose edges are the right ones, as in `load_reference`: how well methods find them.
 
     Returns:
         The files: `report.html`, which needs none of the others, `report.md`, and the pictures.
 
     Raises:
-        UsageError: the folder holds neither a comparison nor a run.
-        CircuitKitError: a file in it is damaged, or the page cannot be written.
+        UsageError: the folder holds neither a comparison nor a run, or the reference is of another graph.
+        CircuitKitError: a file is damaged, or the page cannot be written.
     """
     content = Content.load(folder)
     target = Path(folder if out is None else out)
     pictures, described = draw_pictures(content), _describe(content)
-    html = _render("report.html.j2", described | _for_html(content))
+    html = _render("report.html.j2", described | _for_html(content, reference))
     text = _render("report.md.j2", described | {"pictures": pictures, "picture_folder": REPORT_FILES})
     written = _write_pictures(target / REPORT_FILES, pictures)
     write_atomically(target / REPORT_MARKDOWN, text.encode())
@@ -97,9 +98,9 @@ def _describe(content: Content) -> dict[str, Any]:
     }
 
 
-def _for_html(content: Content) -> dict[str, Any]:
+def _for_html(content: Content, reference: str | Path | None) -> dict[str, Any]:
     """Return what only the page has: charts, circuits and scripts."""
-    charts = make_charts(content)
+    charts = make_charts(content, reference)
     circuits, left = describe_circuits(content)
     viewer = viewer_assets()
     blocks: list[Block] = []

@@ -208,6 +208,13 @@ def test_the_command(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert (tmp_path / "page" / "report.md").exists()
 
 
+def test_a_reference_adds_the_curve_of_its_edges(copied: Path, tmp_path: Path) -> None:
+    reference = copied / Content.load(copied).cells[1].folder
+    assert main(["report", str(copied), "--out", str(tmp_path), "--reference", str(reference)]) == 0
+    assert "edges of the reference" in read(tmp_path).text
+    assert main(["report", str(copied), "--out", str(tmp_path), "--reference", str(tmp_path)]) in (1, 2)
+
+
 def test_the_command_for_a_folder_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
