@@ -36,6 +36,8 @@ from circuitkit.storage.files import read_bytes, read_json
 from circuitkit.storage.owned_folder import MANIFEST
 from circuitkit.storage.text import read_yaml
 
+_MOST_NAMED = 3
+"""With more models or tasks, the title has their number."""
 MOST_RESULTS = 24
 """How many results are loaded at most."""
 
@@ -163,7 +165,7 @@ def _read_comparison(folder: Path) -> dict[str, Any]:
     else:
         notes.append(f"{CONFIG} is missing: cells without a result are not listed.")
     conclusions = folder / CONCLUSIONS
-    models, tasks = (" and ".join(dict.fromkeys(str(cell.labels[name]) for cell in cells)) for name in LABELS[:2])
+    models, tasks = (_enumerate(name, [str(cell.labels[name]) for cell in cells]) for name in LABELS[:2])
     return {
         "title": f"Circuits for {tasks} in {models}" if cells else "Circuits",
         "frame": frame,
@@ -176,6 +178,11 @@ def _read_comparison(folder: Path) -> dict[str, Any]:
         "controls": controls,
         "notes": notes,
     }
+
+
+def _enumerate(what: str, labels: Sequence[str]) -> str:
+    found = list(dict.fromkeys(labels))
+    return f"{len(found)} {what}s" if len(found) > _MOST_NAMED else " and ".join(found)
 
 
 def _read_run(folder: Path) -> dict[str, Any]:

@@ -91,9 +91,9 @@ def _overall(findings: Sequence[Finding]) -> str:
             alone[finding.winners[0]] = alone.get(finding.winners[0], 0) + 1
         tied, none = tied + (len(finding.winners) > 1), none + (not finding.winners)
     order = sorted(alone, key=lambda name: -alone[name])
-    parts = [
-        f"{name} alone finds the smallest circuit that holds on held-out prompts in {alone[name]}" for name in order
-    ]
+    parts = [f"{name} in {alone[name]}" for name in order]
+    if order:
+        parts[0] = f"{order[0]} alone finds the smallest circuit that holds on held-out prompts in {alone[order[0]]}"
     parts += [f"in {tied} several methods find one that small, or are not told apart"] * bool(tied)
     parts += [f"in {none} no measured circuit holds"] * bool(none)
     return f"Of {len(findings)} settings (model, task and objective): {'; '.join(parts)}."
@@ -101,13 +101,14 @@ def _overall(findings: Sequence[Finding]) -> str:
 
 def _find(content: Content, entries: Sequence[Entry], several_objectives: bool) -> Finding:
     first = entries[0]
-    where = f"{first.task} in {first.model}" + (f", {first.objective}" if several_objectives else "")
+    where = f"{first.task} in {first.model}" + (f" ({first.objective})" if several_objectives else "")
     purposes = tuple(_rank_purpose(entries)) + tuple(_cost_purposes(entries))
     methods = [entry for entry in entries if not entry.is_control]
     holding = sorted((entry for entry in methods if entry.smallest), key=_smallness)
     several = len({entry.method for entry in methods}) > 1
+    missing = _count_missing(content, first)
     if holding and several:
-        return _find_smallest(content, where, entries, holding[0], purposes)
+        return _find_smallest(content, where, entries, holding[0], purposes, missing)
     found = [_describe_own(entry) for entry in methods if not several and entry.own]
     if holding:
         best = holding[0]
@@ -119,10 +120,19 @@ def _find(content: Content, entries: Sequence[Entry], several_objectives: bool) 
         found.append(_nothing_holds(methods))
     return Finding(
         where,
-        f"On {where}, {'; '.join(found)}.",
+        f"On {where}, {'; '.join(found)}.{missing}",
         purposes if several else (),
         tuple(entry.method for entry in holding[:1]),
     )
+
+
+def _count_missing(content: Content, entry: Entry) -> str:
+    """Say how many cells of the entry's group have no result, which may be better."""
+    names = ("model", "task", "objective")
+    cells = [cell for cell in content.cells if tuple(cell.labels.get(name) for name in names) == entry.group]
+    missing = sum(cell.state != "finished" for cell in cells)
+    have = "has" if missing == 1 else "have"
+    return f" Of its {len(cells)} cells, {missing} {have} no result." if missing else ""
 
 
 def _smallness(entry: Entry) -> tuple[float, float]:
@@ -138,7 +148,12 @@ def _describe_own(entry: Entry) -> str:
 
 
 def _find_smallest(
-    content: Content, where: str, entries: Sequence[Entry], best: Entry, purposes: tuple[Purpose, ...]
+    content: Content,
+    where: str,
+    entries: Sequence[Entry],
+    best: Entry,
+    purposes: tuple[Purpose, ...],
+    missing: str,
 ) -> Finding:
     size = _smallest(best)
     equal: list[str] = []
@@ -166,7 +181,7 @@ def _find_smallest(
     evidence += chance
     tied = [best.method, *equal, *open_]
     claim = "finds the smallest circuit" if len(tied) == 1 else "finds a circuit as small as any"
-    sentence = f"On {where}, {best.method} {claim} that holds on held-out prompts: {evidence}."
+    sentence = f"On {where}, {best.method} {claim} that holds on held-out prompts: {evidence}.{missing}"
     who = best.method if len(tied) == 1 else f"{best.method}, or {_join(tied[1:], _NAMED)}"
     said = evidence if len(tied) == 1 else f"{found}{chance}; the others hold at that size too, or are not told apart"
     return Finding(where, sentence, (Purpose(_SMALLEST, who, said), *purposes), tuple(tied))

@@ -82,6 +82,14 @@ def test_several_settings_have_a_sentence_each_and_one_for_all() -> None:
     assert [finding.where for finding in found.evidence] == ["ioi in toy", "other in toy"]
 
 
+def test_cells_without_a_result_are_counted() -> None:
+    labels = {"model": "toy", "task": "ioi", "objective": "logit_difference"}
+    cells = tuple(PageCell(labels, "", state, "", "") for state in ("finished", "unfinished", "failed"))
+    entries = [entry("a", sizes=(size(100, *HOLDS),)), entry("b", sizes=(size(500, *HOLDS),))]
+    said = headline(without_results(cells=(*cells, PageCell({}, "", "failed", "", ""))), entries).sentence
+    assert said.endswith("Of its 3 cells, 2 have no result.")
+
+
 def test_purposes_name_the_cheapest_method_whose_circuit_holds() -> None:
     quick = replace(entry("quick", (0.5, 0.4, 0.6), (size(100, 0.3, 0.2, 0.4),)), wall_s=0.1)
     good = replace(entry("good", (0.1, 0.05, 0.15), (size(100, *HOLDS),)), wall_s=9.0)

@@ -115,7 +115,19 @@
       actions: { export: true, source: false, compiled: false, editor: false },
     };
     await vegaEmbed(element, spec, options);
+    describeChart(element);
     element.dataset.drawn = "yes";
+  }
+
+  // Vega describes every mark; one sentence for the whole picture says more
+  function describeChart(element) {
+    for (const part of element.querySelectorAll(".chart-wrapper, .chart-wrapper [role]")) {
+      ["role", "aria-roledescription", "aria-label"].forEach((name) => part.removeAttribute(name));
+    }
+    const picture = element.querySelector("svg.marks");
+    picture.setAttribute("role", "img");
+    picture.setAttribute("aria-label", element.getAttribute("aria-label"));
+    element.querySelector("summary").setAttribute("aria-label", "Save this chart");
   }
 
   // Circuits
