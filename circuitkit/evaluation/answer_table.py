@@ -40,17 +40,22 @@ def write_answer_table(answers: Answers) -> bytes:
     `CircuitReplies`, where the full model has the ranking `full`; `prompt`, its number from 0; those of `PromptTexts`,
     in the rows of the full model only; those of `Reply`.
     """
-    rows = []
-    for number, (prompt, reply) in enumerate(zip(answers.prompts, answers.full, strict=True)):
-        labels = (answers.split, 0, "full", 1.0, None, number)
-        rows.append(dict(zip(_LABELS, labels, strict=True)) | vars(prompt) | vars(reply))
-    for one in answers.circuits:
-        for number, reply in enumerate(one.replies):
-            labels = (answers.split, one.circuit, one.ranking, one.fraction, one.edges, number)
-            rows.append(dict(zip(_LABELS, labels, strict=True)) | vars(reply))
+    rows = [
+        _label(answers.split, 0, "full", 1.0, None, number) | vars(prompt) | vars(reply)
+        for number, (prompt, reply) in enumerate(zip(answers.prompts, answers.full, strict=True))
+    ]
+    rows += [
+        _label(answers.split, one.circuit, one.ranking, one.fraction, one.edges, number) | vars(reply)
+        for one in answers.circuits
+        for number, reply in enumerate(one.replies)
+    ]
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), file, compression="zstd")
     return file.getvalue()
+
+
+def _label(*values: Any) -> dict[str, Any]:
+    return dict(zip(_LABELS, values, strict=True))
 
 
 def read_answer_table(data: bytes, evaluations: Mapping[str, Sequence[Evaluation]]) -> Answers:
@@ -76,7 +81,7 @@ def read_answer_table(data: bytes, evaluations: Mapping[str, Sequence[Evaluation
     for row in table.to_pylist():
         models.setdefault(row["circuit"], []).append(row)
     full = models.pop(0, [])
-    split = full[0]["split"] if full else None
+    split = full[0]["split"] if full else ""
     if split not in evaluations or any(row["split"] != split for rows in models.values() for row in rows):
         raise ValueError(f"it has answers of the split {split!r}, which was not evaluated")
     prompts = tuple(_read_prompt(row) for row in full)

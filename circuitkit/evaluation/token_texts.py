@@ -26,7 +26,7 @@ def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     raw = tokenizer.convert_ids_to_tokens(token)
     if not isinstance(raw, str) or not raw:  # models often have more rows than their tokenizer has tokens
         return f"[{token}]"
-    text = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    text = str(tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
     spaced = raw.replace(_WORD_START, " ")
     if not text or (raw.startswith(_WORD_START) and not text.startswith(" ")):
         return spaced

@@ -37,14 +37,15 @@ def describe_circuits(content: Content) -> tuple[dict[str, Any], int]:
         if circuits and needed > left:
             continue
         left -= needed
-        name = _name(content, content.cell_of(folder), result, circuit)
+        name = name_circuit(content, content.cell_of(folder), result, circuit)
         data = viewer_data(circuit, name, _sizes(result, number), most=most)
         graph = json.dumps(data.pop("graph"))
         circuits.append(data | {"graph": graphs.setdefault(graph, len(graphs))})
     return {"graphs": [json.loads(graph) for graph in graphs], "circuits": circuits}, len(found) - len(circuits)
 
 
-def _name(content: Content, cell: PageCell, result: Result, circuit: Circuit) -> str:
+def name_circuit(content: Content, cell: PageCell, result: Result, circuit: Circuit) -> str:
+    """Return what tells a circuit from the others of a page."""
     labels = cell.labels
     several = {name for name in ("model", "task", "objective") if content.frame[name].nunique() > 1}
     parts = [

@@ -19,6 +19,7 @@ from circuitkit.page.flags import flag_size
 from circuitkit.page.headline import headline
 from circuitkit.page.leaderboard import Entry, describe_criterion, leaderboard
 from circuitkit.page.pictures import Picture, draw_pictures
+from circuitkit.page.prompts import prompt_section
 from circuitkit.page.provenance import describe_cell, list_facts, list_hashes, summarize
 from circuitkit.report.figures import GOOD, format_seconds
 from circuitkit.report.over_seeds import SeedAverage
@@ -113,18 +114,23 @@ def _for_html(content: Content, reference: str | Path | None) -> dict[str, Any]:
         blocks.append(make_block("circuit-data", circuits))
         scripts.append(viewer.js)
         style = f"{viewer.css}\n{style}"
+    if (prompts := prompt_section(content)) is not None:
+        blocks.append(make_block("prompt-data", prompts))
+        scripts.append(read_asset("prompts.js"))
+        style = f"{style}\n{read_asset('prompts.css')}"
     sections = [
         ("leaderboard", "Leaderboard"),
         ("curves", "Curves"),
         ("circuits", "Circuits"),
+        ("prompts", "Prompts"),
         ("provenance", "Provenance"),
     ]
-    shown = {"curves": bool(charts), "circuits": bool(circuits["circuits"])}
+    shown = {"curves": bool(charts), "circuits": bool(circuits["circuits"]), "prompts": prompts is not None}
     return {
         "charts": charts,
         "circuit_data": bool(circuits["circuits"]),
         "circuits_left": left,
-        "prompts": None,
+        "prompts": prompts,
         "blocks": blocks,
         "scripts": [Markup(script) for script in [*scripts, read_asset("page.js")]],
         "css": Markup(style),

@@ -262,6 +262,8 @@ def template_items(run: Run) -> list[Item]:
     Args:
         run: with evaluations.
     """
+    if not {"train", "test"} <= run.result.evaluations.keys():
+        return []
     train, test = (run.result.evaluations[split][0] for split in ("train", "test"))
     point = choose_point(train, test)
     if point is None:

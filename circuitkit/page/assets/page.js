@@ -152,6 +152,10 @@
   const places = Array.from(document.querySelectorAll(".chart"));
   places.forEach((element) => whenVisible(element, () => drawChart(element)));
   dark.addEventListener("change", () => places.filter((element) => element.dataset.drawn).forEach(drawChart));
+  const prompts = document.getElementById("prompt-view");
+  if (prompts) {
+    readData("prompt-data").then((data) => circuitkitPrompts.mount(prompts, data));
+  }
   const viewer = document.getElementById("circuit-viewer");
   if (viewer) {
     whenVisible(viewer, () => showCircuits(viewer));
