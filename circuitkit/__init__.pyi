@@ -4,6 +4,7 @@ from . import data as data
 from . import engine as engine
 from . import evaluation as evaluation
 from . import models as models
+from . import page as page
 from . import precision as precision
 from . import report as report
 from . import run as run

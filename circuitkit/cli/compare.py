@@ -15,6 +15,7 @@ from circuitkit.cli.arguments import (
     silence_libraries,
     to_config_text,
 )
+from circuitkit.cli.report import add_option, offer_page
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.storage.text import read_yaml
 
@@ -45,6 +46,7 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     parser.add_argument(
         "--executor", type=str, default="process", help="process, or ray: tasks of a Ray cluster (extra `ray`)"
     )
+    add_option(parser)
     if not _has(arguments, "--config") and (earlier := _config_to_resume(arguments)):
         arguments = ["--config", earlier, *arguments]
     if not _has(arguments, "--config"):
@@ -78,14 +80,17 @@ def _compare(values: dict[str, Any]) -> int:
     from circuitkit.comparison.progress import GridProgress
     from circuitkit.comparison.runner import compare
 
-    out = values.pop("out")
+    out, report = values.pop("out"), values.pop("report")
     how = {name: values.pop(name) for name in ("accelerator", "devices", "resume", "overwrite", "workers", "executor")}
     if (seed := values.pop("seed")) is not None:
         values["seeds"] = [seed]
     if values.pop("dry_run"):
         return _dry_run(Grid(**values), how["accelerator"], how["devices"])
     grid = Grid(**values)
-    return _show(compare(grid, out, **how, progress=GridProgress()), len(grid.cells))
+    found = compare(grid, out, **how, progress=GridProgress())
+    status = _show(found, len(grid.cells))
+    offer_page(found.folder, report)
+    return status
 
 
 def _dry_run(grid: "Grid", accelerator: str, devices: int) -> int:

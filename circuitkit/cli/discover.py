@@ -16,6 +16,7 @@ from circuitkit.cli.arguments import (
     say,
     silence_libraries,
 )
+from circuitkit.cli.report import add_option, offer_page
 from circuitkit.config import specs
 from circuitkit.errors import UsageError
 from circuitkit.storage.new_folder import output_folder
@@ -41,6 +42,7 @@ def _discover(values: dict[str, Any]) -> int:
     from circuitkit.run.callbacks import RichProgress
     from circuitkit.run.discoverer import Discoverer
 
+    report = values.pop("report")
     model = {name: values.pop(name) for name in ("kv", "dtype")} | {"name": values.pop("model")}
     options = {name: values.pop(name) for name in ("accelerator", "devices", "seed", "memory_budget")}
     discoverer = Discoverer(callbacks=[_EarlyNotes(), RichProgress()], **options)
@@ -61,6 +63,7 @@ def _discover(values: dict[str, Any]) -> int:
         result = discoverer.run(model=model, out=out, **values)
     print(result)
     print(f"Saved in {out}")
+    offer_page(out, report)
     return 0
 
 
@@ -123,6 +126,7 @@ def _add_options(parser: ArgumentParser) -> None:
     add_evaluation_options(parser, "by default the circuit's own, or 0.01, 0.05, 0.2 for a ranking; []: no evaluation")
     parser.add_argument("--seed", type=int, default=0, help="seed of the prompts, the strategy and the random control")
     add_run_options(parser, "runs/STRATEGY-TASK-TIME")
+    add_option(parser)
     parser.add_argument(
         "--resume",
         action="store_true",

@@ -10,7 +10,8 @@ It holds
   rewritten after every cell;
 - `conclusions.txt`: in words, which of the best two strategies is better at each size, and whether low precision
   differs from full; `agreement.csv`: how far each two cells agree (`conclusions.AGREEMENT_COLUMNS`);
-- `errors.log`: tracebacks, and the output of processes that crashed.
+- `errors.log`: tracebacks, and the output of processes that crashed;
+- `report.html`, `report.md` and pictures in `report_files/`: the page, if one was made.
 
 The run folders are the truth: everything else is made from them again.
 """
@@ -30,7 +31,17 @@ from circuitkit.comparison.grid import Cell
 from circuitkit.comparison.rows import Row, from_parquet, to_csv_text, to_frame
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.run.result import Result
-from circuitkit.run.run_folder import CONFIG, RESULT, RunFolder, check_same_config, finish_writing
+from circuitkit.run.run_folder import (
+    CONFIG,
+    IN_REPORT_FILES,
+    REPORT_FILES,
+    REPORT_HTML,
+    REPORT_MARKDOWN,
+    RESULT,
+    RunFolder,
+    check_same_config,
+    finish_writing,
+)
 from circuitkit.storage.files import read_bytes, read_json, write_atomically
 from circuitkit.storage.owned_folder import OwnedFolder, cannot_write
 from circuitkit.storage.text import to_csv, to_json, to_yaml
@@ -40,7 +51,8 @@ VERSION = 2
 CELLS, CSV, PARQUET = "cells", "results.csv", "results.parquet"
 ENVIRONMENT, _ERRORS, _FAILURE, _OUTPUT = "environment.json", "errors.log", ".failure.json", ".output"
 CONCLUSIONS, AGREEMENT = "conclusions.txt", "agreement.csv"
-_OURS = (CONFIG, ENVIRONMENT, CSV, PARQUET, CONCLUSIONS, AGREEMENT, _ERRORS, CELLS)
+_RESULTS = (CONFIG, ENVIRONMENT, CSV, PARQUET, CONCLUSIONS, AGREEMENT, _ERRORS, CELLS)
+_OURS = (*_RESULTS, REPORT_HTML, REPORT_MARKDOWN, REPORT_FILES)
 _MOST_OUTPUT = 20_000
 """How many bytes of a crashed process's output are kept."""
 
@@ -57,7 +69,7 @@ class ComparisonFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._owned = OwnedFolder(path, "comparison", _OURS)
+        self._owned = OwnedFolder(path, "comparison", _OURS, {REPORT_FILES: IN_REPORT_FILES})
         self.path = self._owned.path
         self._known: dict[str, str] = {}
 
@@ -90,7 +102,7 @@ class ComparisonFolder:
             yield
 
     def _check(self, how: str | None) -> None:
-        found = [name for name in _OURS if (self.path / name).exists()]
+        found = [name for name in _RESULTS if (self.path / name).exists()]
         if not found or how == "overwrite":
             return
         where = repr(str(self.path))
@@ -100,7 +112,13 @@ class ComparisonFolder:
                 "Continue that comparison with --resume (resume=True), replace it with --overwrite (overwrite=True), "
                 "or give another folder.",
             )
-        _check_version(self.path)
+        environment = self.path / ENVIRONMENT
+        version = read_json(environment).get("version") if environment.exists() else None
+        if version != VERSION:
+            raise UsageError(
+                f"The folder {where} holds a comparison in files of version {version or 1}, not {VERSION}.",
+                "Give another folder, or replace the comparison with --overwrite.",
+            )
 
     def _run_folders(self) -> list[Path]:
         return sorted(path for path in (self.path / CELLS).glob("*") if path.is_dir())
@@ -117,6 +135,7 @@ class ComparisonFolder:
             shutil.rmtree(cell)
         for file in files:
             file.unlink()
+        shutil.rmtree(self.path / REPORT_FILES, ignore_errors=True)
         for name in _OURS:
             if name == CELLS and (self.path / name).exists():
                 (self.path / name).rmdir()  # fails if there is something else in it

@@ -1,6 +1,7 @@
 from .agreement import compute_jaccard as compute_jaccard
 from .agreement import compute_rank_correlation as compute_rank_correlation
 from .agreement import compute_roc_auc as compute_roc_auc
+from .agreement import compute_roc_curve as compute_roc_curve
 from .columns import POINT_COLUMNS as POINT_COLUMNS
 from .evaluation import Evaluation as Evaluation
 from .evaluation import Point as Point

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import same_edges
@@ -68,13 +68,35 @@ def compute_roc_auc(circuit: Circuit, reference: Circuit, absolute: bool = True)
     Raises:
         UsageError: the circuits are of different graphs, or the reference keeps no edge or every edge.
     """
+    return float(roc_auc_score(*_to_classify(circuit, reference, absolute)))
+
+
+def compute_roc_curve(circuit: Circuit, reference: Circuit, absolute: bool = True) -> tuple[Array, Array]:
+    """Compute the ROC curve of a ranking, whose area is `compute_roc_auc`.
+
+    Args:
+        circuit, reference, absolute: as in `compute_roc_auc`.
+
+    Returns:
+        As more and more edges are taken in the ranking's order: the fraction taken of the edges that the reference does
+        not keep, and of those that it keeps; both `[steps]`, rising from 0 to 1. Ties are taken in one step.
+
+    Raises:
+        UsageError: the circuits are of different graphs, or the reference keeps no edge or every edge.
+    """
+    false, true, _ = roc_curve(*_to_classify(circuit, reference, absolute))
+    return np.asarray(false, dtype=np.float64), np.asarray(true, dtype=np.float64)
+
+
+def _to_classify(circuit: Circuit, reference: Circuit, absolute: bool) -> tuple[npt.NDArray[np.bool_], Array]:
+    """Return which edges the reference keeps, and a number per edge, larger for better ones, both `[edges]`."""
     kept = len(reference)
     if kept in (0, len(reference.graph)):
         raise UsageError(
             f"The reference {reference!r} keeps {'every' if kept else 'no'} edge.",
             "Give a circuit that keeps some edges and not others, such as Circuit.from_names or a ranking's top(n).",
         )
-    return float(roc_auc_score(reference.kept.numpy(), _rank(_check_graph(circuit, reference), absolute)))
+    return reference.kept.numpy(), _rank(_check_graph(circuit, reference), absolute)
 
 
 def _rank(circuit: Circuit, absolute: bool) -> Array:

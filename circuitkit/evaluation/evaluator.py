@@ -24,6 +24,7 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import same_edges
 from circuitkit.config import registry, specs
 from circuitkit.config.checks import check_examples
+from circuitkit.data.logits import Logits
 from circuitkit.data.objectives import KLDivergence, Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
@@ -36,7 +37,7 @@ from circuitkit.evaluation.evaluation import CURVES, Evaluation, Point, Ranking,
 from circuitkit.evaluation.measures import Measures, Values
 from circuitkit.evaluation.minimality import check_minimality, edge_effects, remove_each, sample_edges
 from circuitkit.evaluation.prompts import make_prompts
-from circuitkit.evaluation.sizes import SIZES, check_sizes
+from circuitkit.evaluation.sizes import SIZES, check_sizes, choose_edges
 from circuitkit.interrupts import taking_turns
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import FullPrecision
@@ -47,6 +48,7 @@ IDENTITY_TOLERANCE = 1e-3
 """Tolerated error of faithfulness: with all edges kept it should be 1, with none 0."""
 GIVEN = "given prompts"
 """What an evaluation calls the split of a `PromptBatch`."""
+_MOST_STREAMS = 64  # more than an evaluation has points; not those of every edge of `minimality`
 _OF_SIZES: tuple[Ranking, ...] = ("signed", "absolute", "greedy", "random")
 
 
@@ -149,20 +151,16 @@ class _Part:
 
     def __init__(self, prepared: PreparedBatch) -> None:
         self.prepared = prepared
-        self._run = CircuitRun(prepared)
+        self.run = CircuitRun(prepared)
         stream = prepared.model.final_stream(prepared.batch)
-        full = prepared.model.logits(stream)
-        self._measures = Measures(prepared.objective, prepared.batch, full)
-        self.full = self._measures.of(full)
+        self.logits = prepared.model.logits(stream)
+        self._measures = Measures(prepared.objective, prepared.batch, self.logits)
+        self.full = self._measures.of(self.logits)
         self.ablated = self.of(self._ablated_stream())
 
     def of(self, stream: Tensor) -> dict[str, Tensor]:
         """Measure the final stream at the answer positions, `[B, A, D]`: float64 `[B]` by measure."""
         return self._measures.of(self.prepared.model.logits(stream))
-
-    def circuit(self, kept: Tensor) -> dict[str, Tensor]:
-        """Measure a circuit, bool `[edges]`."""
-        return self.of(self._run.final(kept))
 
     def _ablated_stream(self) -> Tensor:
         """Compute the ablated model's final stream from all ablated outputs, without a run."""
@@ -210,6 +208,7 @@ class Evaluator:
             self.graph, torch.rand(len(self.graph), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
         )
         self._known: dict[bytes, Values] = {}
+        self._streams: dict[bytes, list[Tensor]] = {}  # of the last evaluation's circuits
         self.full = _join([part.full for part in self._parts])
         self.ablated = _join([part.ablated for part in self._parts])
         self.objective = next(iter(self.full))
@@ -257,10 +256,25 @@ class Evaluator:
         Args:
             kept: the circuit, bool `[edges]`; a circuit that was measured before is not run again.
         """
-        key = np.packbits(kept.numpy()).tobytes()
+        key = _key(kept)
         if key not in self._known:
-            self._known[key] = _join([part.circuit(kept) for part in self._parts])
+            streams = [part.run.final(kept) for part in self._parts]
+            self._known[key] = _join([part.of(stream) for part, stream in zip(self._parts, streams, strict=True)])
+            if len(self._streams) < _MOST_STREAMS:
+                self._streams[key] = streams
         return self._known[key]
+
+    @torch.no_grad()
+    def logits(self, kept: Tensor | None = None) -> list[tuple[PromptBatch, Logits]]:
+        """Return every batch of the prompts with the logits of a circuit, bool `[edges]`, or of the full model.
+
+        A circuit that the last evaluation measured is not run again.
+        """
+        if kept is None:
+            return [(part.prepared.batch, part.logits) for part in self._parts]
+        streams = self._streams.get(_key(kept)) or [part.run.final(kept) for part in self._parts]
+        prepared = [part.prepared for part in self._parts]
+        return [(one.batch, one.model.logits(stream)) for one, stream in zip(prepared, streams, strict=True)]
 
     def value(self, kept: Tensor) -> float:
         """Compute the mean of the searched objective over the prompts with only these edges kept, bool `[edges]`."""
@@ -300,6 +314,7 @@ class Evaluator:
         sizes = check_curves(sizes, rankings)
         check_minimality(minimality, [circuit])
         started = time.perf_counter()
+        self._streams.clear()
         chosen = [*self._curves(circuit, sizes, rankings), *_own(circuit)]
         sampled = sample_edges(circuit, minimality, self._seed)
         runs = [*(one.kept for one in chosen), *remove_each(circuit, sampled)]
@@ -342,9 +357,7 @@ class Evaluator:
             source = self._control if ranking == "random" else circuit
             for size in sizes:
                 asked = int(size * len(self.graph))
-                signed = ranking == "signed"
-                found = source.greedy(asked) if ranking == "greedy" else source.top(asked, absolute=not signed)
-                yield _Chosen(ranking, size, asked, found.prune().kept)
+                yield _Chosen(ranking, size, asked, choose_edges(source, ranking, asked))
 
     def _take_seconds(self) -> float:
         """Return the time that the captures took, for the first evaluation; 0 for later ones."""
@@ -377,6 +390,10 @@ def _own(circuit: Circuit) -> Iterator[_Chosen]:
         kept = int(circuit.kept.sum())
         yield _Chosen("own", kept / len(circuit.graph), kept, circuit.kept)
         yield _Chosen("complement", 1 - kept / len(circuit.graph), len(circuit.graph) - kept, ~circuit.kept)
+
+
+def _key(kept: Tensor) -> bytes:
+    return np.packbits(kept.numpy()).tobytes()
 
 
 def _join(parts: Sequence[Mapping[str, Tensor]]) -> Values:

@@ -1,9 +1,11 @@
-"""The fractions of the edges at which circuits are evaluated."""
+"""The fractions of the edges at which circuits are evaluated, and the circuits of a size."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from numbers import Real
 from typing import Any
+
+from torch import Tensor
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.mib_files import SIZES as MIB_SIZES
@@ -24,6 +26,20 @@ def own_sizes(circuit: Circuit) -> Sequence[float]:
     if circuit.is_ranking:
         return [size for size in RANKING_SIZES if int(size * edges) > 0]  # the last is an edge of the smallest graph
     return [min(1.0, (len(circuit) + 0.5) / edges)]  # + 0.5, since the evaluator rounds down
+
+
+def choose_edges(circuit: Circuit, ranking: str, edges: int) -> Tensor:
+    """Return the edges of a point, bool `[edges]`: a circuit's `own`, or those that are connected of a ranking's first.
+
+    Args:
+        circuit: as it was found; for the ranking `random`, the control.
+        ranking: see `Point`.
+        edges: how many are asked for of a ranking.
+    """
+    if ranking == "own":
+        return circuit.kept
+    found = circuit.greedy(edges) if ranking == "greedy" else circuit.top(edges, absolute=ranking != "signed")
+    return found.prune().kept
 
 
 def check_sizes(sizes: Any) -> list[float]:

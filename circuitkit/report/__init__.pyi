@@ -3,5 +3,7 @@ from .dry_run import DryRun as DryRun
 from .dry_run import dry_run_table as dry_run_table
 from .estimate import Estimate as Estimate
 from .evaluation_tables import evaluation_tables as evaluation_tables
+from .over_seeds import SeedAverage as SeedAverage
+from .over_seeds import average_over_seeds as average_over_seeds
 from .result_table import RESULT_COLUMNS as RESULT_COLUMNS
 from .summary import summarize as summarize

@@ -1,10 +1,9 @@
 """A comparison's tables for the terminal, from the rows of `results.csv`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from math import hypot
-from statistics import mean, stdev
-from typing import Any, NamedTuple
+from statistics import mean
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.report.figures import format_figure, format_interval, format_seconds
+from circuitkit.report.over_seeds import SeedAverage, average_over_seeds
 
 Row = Mapping[str, Any]
 
@@ -105,10 +105,10 @@ def _tables(name: str, all_rows: Sequence[Row], width: int) -> Group:
 def _model_line(rows: Sequence[Row]) -> str:
     """Say how well the full model itself does the task."""
     parts = []
-    if (accuracy := _over_seeds(rows, "accuracy_model")).value is not None:
+    if (accuracy := average_over_seeds(rows, "accuracy_model")).value is not None:
         interval = Figure(accuracy.value, accuracy.low, accuracy.high)
         parts.append(f"right on {format_interval(interval, percent=True)} of the answers")
-    if (difference := _over_seeds(rows, "logit_difference_model")).value is not None:
+    if (difference := average_over_seeds(rows, "logit_difference_model")).value is not None:
         parts.append(f"logit difference {_one_line(difference)}")
     return escape(f"The full model: {', '.join(parts)}" if parts else "The full model's accuracy is not defined.")
 
@@ -123,8 +123,8 @@ def _size_table(rows: Sequence[Row], several: bool, width: int) -> Table:
         for number, ((point,), found) in enumerate(of_points):
             signed, absolute = ([row for row in found if row["ranking"] == name] for name in ("signed", "absolute"))
             curve = ([row for row in absolute if row["fraction"] == size] for size in sizes)
-            cells = [_two_lines(_over_seeds(of_size, "faithfulness_test")) for of_size in curve]
-            areas = [_over_seeds(signed, "cpr"), _over_seeds(absolute, "cmd")]
+            cells = [_two_lines(average_over_seeds(of_size, "faithfulness_test")) for of_size in curve]
+            areas = [average_over_seeds(signed, "cpr"), average_over_seeds(absolute, "cmd")]
             cells += [_two_lines(one) if width >= _WIDE else format_figure(one.value) for one in areas]
             # One search, several operating points: its cost is on the first line
             costs = zip(*map(_cost, lines.values()), strict=True)
@@ -149,7 +149,7 @@ def _own_table(rows: Sequence[Row], several: bool, width: int) -> Table:
     for strategy, lines in _group_methods(rows):
         for (point,), line in _group(next(iter(lines.values())), "operating_point"):
             edges = f"{mean(row['edges'] for row in line):,.0f}"
-            cells = [_two_lines(_over_seeds(line, name)) for name in names.values()]
+            cells = [_two_lines(average_over_seeds(line, name)) for name in names.values()]
             label = escape(f"{strategy}, {point}{_fewer_seeds(line, rows)}")
             table.add_row(label, *([escape("\n".join(lines))] if several else []), edges, *cells)
     return table
@@ -192,42 +192,11 @@ def _fewer_seeds(line: Sequence[Row], rows: Sequence[Row]) -> str:
     return "" if seeds == of_table else f", {seeds} of {of_table} seeds"
 
 
-class _OverSeeds(NamedTuple):
-    """A mean over seeds, its interval over prompts, and the standard deviation over seeds; None: not known."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    spread: float | None
-
-
-def _over_seeds(rows: Iterable[Row], name: str) -> _OverSeeds:
-    """Average a column over seeds.
-
-    The errors of seeds with different prompts are independent: the ends of the interval are as far from the mean as the
-    root of the summed squares of the seeds' own, divided by their number. Seeds with the same prompts share their
-    error, which is averaged.
-    """
-    found = [row for row in {row["seed"]: row for row in rows}.values() if row[name] is not None]
-    if not found:
-        return _OverSeeds(None, None, None, None)
-    values = [row[name] for row in found]
-    value, spread = mean(values), stdev(values) if len(values) > 1 else None
-    if any(row[f"{name}_low"] is None or row[f"{name}_high"] is None for row in found):
-        return _OverSeeds(value, None, None, spread)
-    errors: dict[str, list[tuple[float, float]]] = {}
-    for row in found:
-        ends = (row[name] - row[f"{name}_low"], row[f"{name}_high"] - row[name])
-        errors.setdefault(row["prompts_test_hash"], []).append(ends)
-    below, above = (hypot(*(sum(ends[side] for ends in same) for same in errors.values())) for side in (0, 1))
-    return _OverSeeds(value, value - below / len(found), value + above / len(found), spread)
-
-
-def _one_line(figure: _OverSeeds) -> str:
+def _one_line(figure: SeedAverage) -> str:
     return _two_lines(figure).replace("\n", " ")
 
 
-def _two_lines(figure: _OverSeeds) -> str:
+def _two_lines(figure: SeedAverage) -> str:
     if figure.value is None:
         return ""
     shown = format_figure(figure.value) + ("" if figure.spread is None else f" ±{figure.spread:.2f}")

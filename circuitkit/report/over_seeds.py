@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from math import hypot
-from statistics import mean, stdev
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
@@ -32,7 +32,7 @@ def average_over_seeds(rows: Iterable[Row], name: str) -> SeedAverage:
     if not found:
         return SeedAverage(None, None, None, None)
     values = [row[name] for row in found]
-    value, spread = mean(values), stdev(values) if len(values) > 1 else None
+    value, spread = fmean(values), stdev(values) if len(values) > 1 else None
     if any(row[f"{name}_low"] is None or row[f"{name}_high"] is None for row in found):
         return SeedAverage(value, None, None, spread)
     errors: dict[str, list[tuple[float, float]]] = {}

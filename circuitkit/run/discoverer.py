@@ -288,7 +288,7 @@ class Discoverer:
             if folder is not None and run_config.splits:
                 result.save_or_rescue(folder, unevaluated=True)
         if not processes.rank:
-            evaluate_circuits(result, run_config, run, prompts, self.memory_budget)
+            result = evaluate_circuits(result, run_config, run, prompts, self.memory_budget)
         return result
 
     def _search(self, run_config: RunConfig, run: Discovery, prompts: Mapping[str, PromptBatch]) -> list[Circuit]:

@@ -1,10 +1,12 @@
 """The evaluation at the end of a run: of every circuit, on every split that was asked for."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.memory import explain_out_of_memory
 from circuitkit.errors import CircuitKitError
+from circuitkit.evaluation.answers import AnswerCollector
 from circuitkit.evaluation.evaluator import Evaluator
 from circuitkit.evaluation.generalization import generalization_notes
 from circuitkit.evaluation.sizes import own_sizes
@@ -20,8 +22,10 @@ def evaluate_circuits(
     run: Discovery,
     prompts: Mapping[str, PromptBatch],
     memory_budget: int | None,
-) -> None:
-    """Add the evaluations to the result; if one fails, the circuits are kept and a note says why.
+) -> Result:
+    """Return the result with the evaluations; if one fails, the circuits are kept and a note says why.
+
+    Answers are recorded of the test split, or of the first if that is not evaluated.
 
     Args:
         result: of the search.
@@ -31,6 +35,7 @@ def evaluate_circuits(
         memory_budget: as given by the user.
     """
     parts, seed = (run_config.objective, run_config.ablation), run_config.seed
+    shown = next((split for split in ("test", *run_config.splits) if split in run_config.splits), None)
     count, before = len(run_config.splits) * len(result.circuits), 0
 
     def report(done: int, total: int) -> None:
@@ -41,15 +46,21 @@ def evaluate_circuits(
             for split in run_config.splits:
                 batch = prompts[split]
                 evaluator = Evaluator.prepare(run.model, batch, *parts, split, seed, memory_budget=memory_budget)
+                answers = AnswerCollector(evaluator, run.model.tokenizer)
                 found = []
-                for circuit in result.circuits:
+                for number, circuit in enumerate(result.circuits, 1):
                     sizes = own_sizes(circuit) if run_config.sizes is None else run_config.sizes
                     found.append(evaluator.evaluate(circuit, sizes, run_config.rankings, report=report))
+                    if split == shown:
+                        answers.add(number, circuit, found[-1])
                     before += 1
                 result.evaluations[split] = found
-                del evaluator  # before the next split's captures
+                if split == shown:
+                    result = replace(result, answers=answers.finish())
+                del evaluator, answers  # before the next split's captures
     except CircuitKitError as error:
         result.notes.append(f"The circuits could not be evaluated: {error}")
     result.notes.extend(generalization_notes(result.evaluations))
     if run_config.faithfulness is not None:
         result.notes.extend(reached_notes(result.evaluations, run_config.faithfulness, result.metrics))
+    return result

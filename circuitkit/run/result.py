@@ -6,6 +6,8 @@ A run folder holds
 - `circuit.safetensors` and `circuit.json`: the circuit, or the first of several; the next are `circuit_2`, ...;
 - `metrics.csv`: the figures logged during the run;
 - `prompts.parquet`: the value of every prompt in every evaluation (see `prompt_table`), if there are evaluations;
+- `answers.parquet`: the prompts of one split as text, and what the full model and the circuits answer (see
+  `answer_table`), if the run evaluated them;
 - `result.json`: everything else, in strict JSON (numbers that are not finite are null). It is written last: a folder
   without it is not a finished run.
 """
@@ -20,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Self
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.evaluation.answer_table import read_answer_table, write_answer_table
+from circuitkit.evaluation.answers import Answers
 from circuitkit.evaluation.evaluation import Evaluation
 from circuitkit.evaluation.prompt_table import PromptValues, write_prompt_table
 from circuitkit.interrupts import hold_signals
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 VERSION = 2
-PROMPTS = "prompts.parquet"
+PROMPTS, ANSWERS = "prompts.parquet", "answers.parquet"
 _SHAPE = {"circuits": [{"file": str}], "metrics": dict, "evaluations": dict, "notes": [str], "environment": dict}
 _CONFIG_SHAPE = {
     **dict.fromkeys(("model", "kv", "dtype"), str),
@@ -74,6 +78,9 @@ class Result:
         environment: time, versions of the packages, and the machine.
         notes: caveats, such as that the evaluation failed.
         history: the rows of `metrics.csv`.
+        answers: the prompts of the test split (or of the only one that was evaluated) as text, and what the full model
+            and the circuits answer, with probabilities; empty if the run evaluated nothing, or was saved by an earlier
+            version.
     """
 
     circuits: list[Circuit]
@@ -83,6 +90,7 @@ class Result:
     environment: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    answers: Answers = field(default_factory=Answers)
 
     @property
     def circuit(self) -> Circuit:
@@ -191,6 +199,7 @@ class Result:
             evaluations=evaluations,
             config=config,
             history=read_csv(folder / METRICS),
+            answers=_read_answers(folder / ANSWERS, evaluations),
             **{key: found[key] for key in ("metrics", "environment", "notes")},
         )
 
@@ -199,6 +208,8 @@ class Result:
         for name, circuit in zip(_circuit_names(len(self.circuits)), self.circuits, strict=True):
             circuit.save(folder, name)
         evaluated = {PROMPTS: write_prompt_table(self.evaluations)} if self.evaluations else {}
+        if self.answers:
+            evaluated[ANSWERS] = write_answer_table(self.answers)
         files = {
             CONFIG: to_yaml(self.config).encode(),
             METRICS: to_csv(self.history).encode(),
@@ -266,6 +277,14 @@ def _read_evaluations(folder: Path, found: Mapping[str, Any], circuits: int) -> 
     with _damage(folder / PROMPTS):
         values.finish()
     return evaluations
+
+
+def _read_answers(path: Path, evaluations: Mapping[str, list[Evaluation]]) -> Answers:
+    """Read the answers of a run folder; runs of earlier versions have none."""
+    if not path.exists():
+        return Answers()
+    with _damage(path):
+        return read_answer_table(read_bytes(path), evaluations)
 
 
 @contextmanager

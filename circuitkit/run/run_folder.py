@@ -35,7 +35,10 @@ _IN_CHECKPOINT = (
 EVALUATION = "evaluation"
 """The name, without its endings, of the files of a later evaluation."""
 _LATER = (f"{EVALUATION}.json", f"{EVALUATION}.parquet")
-_ALWAYS_OURS = (CONFIG, METRICS, *_LATER, CHECKPOINT, RESULT)
+REPORT_HTML, REPORT_MARKDOWN, REPORT_FILES = "report.html", "report.md", "report_files"
+"""The page of a run or a comparison, and the folder of its pictures (see `page`)."""
+IN_REPORT_FILES = ("*.png", "*.svg")
+_ALWAYS_OURS = (CONFIG, METRICS, *_LATER, CHECKPOINT, RESULT, REPORT_HTML, REPORT_MARKDOWN, REPORT_FILES)
 
 
 def check_same_config(where: str | Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -192,7 +195,8 @@ class RunFolder:
         Raises:
             CircuitKitError: the folder cannot be written.
         """
-        self._owned.replace(write, last=RESULT, obsolete=(METRICS, *_LATER), scratch=(CHECKPOINT,))
+        obsolete = (METRICS, *_LATER, REPORT_HTML, REPORT_MARKDOWN)
+        self._owned.replace(write, last=RESULT, obsolete=obsolete, scratch=(CHECKPOINT, REPORT_FILES))
 
 
 def finish_writing(path: str | Path) -> bool:
@@ -214,4 +218,4 @@ def finish_writing(path: str | Path) -> bool:
 
 
 def _owned(path: str | Path) -> OwnedFolder:
-    return OwnedFolder(path, "run", _ALWAYS_OURS, {CHECKPOINT: _IN_CHECKPOINT})
+    return OwnedFolder(path, "run", _ALWAYS_OURS, {CHECKPOINT: _IN_CHECKPOINT, REPORT_FILES: IN_REPORT_FILES})

@@ -17,7 +17,8 @@ from circuitkit.errors import CircuitKitError
 from circuitkit.run.result import Result
 
 RESULT, CONFIG, CIRCUIT, TENSORS = "result.json", "config.yaml", "circuit.json", "circuit.safetensors"
-PROMPTS = "prompts.parquet"
+PROMPTS, ANSWERS = "prompts.parquet", "answers.parquet"
+NEEDED = (RESULT, CONFIG, CIRCUIT, TENSORS, PROMPTS)  # folders of earlier versions have no answers
 Damage = Callable[[Path], None]
 
 CONTENT = {
@@ -89,8 +90,8 @@ def tensors(**changed: torch.Tensor | None) -> Damage:
 
 
 def folders() -> Iterator[tuple[str, Damage]]:
-    for name in (RESULT, CONFIG, CIRCUIT, TENSORS, PROMPTS):
-        yield f"{name} is missing", remove(name)
+    yield from ((f"{name} is missing", remove(name)) for name in NEEDED)
+    for name in (*NEEDED, ANSWERS):
         yield f"{name} is a folder", folder_in_its_place(name)
         if name != CONFIG:  # half of a mapping may be one
             yield f"{name} is cut off", halve(name)

@@ -13,7 +13,12 @@ from support.graphs import GROUPED, TINY, eap, random_circuit
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.errors import UsageError
-from circuitkit.evaluation.agreement import compute_jaccard, compute_rank_correlation, compute_roc_auc
+from circuitkit.evaluation.agreement import (
+    compute_jaccard,
+    compute_rank_correlation,
+    compute_roc_auc,
+    compute_roc_curve,
+)
 
 NAMES = TINY.names
 seeds = st.integers(0, 1000)
@@ -86,6 +91,20 @@ def test_roc_auc_counts_the_pairs_in_the_right_order(seed: int, tied: bool, chos
     right, wrong = reference.kept.nonzero()[:, 0].tolist(), (~reference.kept).nonzero()[:, 0].tolist()
     pairs = [precedes(circuit, edge, other, absolute) for edge in right for other in wrong]
     assert compute_roc_auc(circuit, reference, absolute) == pytest.approx(sum(pairs) / len(pairs))
+
+
+@given(seeds, st.booleans(), st.booleans())
+def test_the_roc_curve_counts_the_edges_that_were_taken(seed: int, tied: bool, absolute: bool) -> None:
+    circuit, reference = ranking(seed, tied), random_circuit(TINY, seed + 1, density=0.3)
+    false, true = compute_roc_curve(circuit, reference, absolute)
+    assert np.trapezoid(true, false) == pytest.approx(compute_roc_auc(circuit, reference, absolute))
+    scores = circuit.scores.abs() if absolute else circuit.scores
+    points = {(0.0, 0.0)}
+    for least in scores.unique():
+        taken = scores >= least
+        points.add(tuple(float((taken & of).sum() / of.sum()) for of in (~reference.kept, reference.kept)))
+    for x, y in zip(false, true, strict=True):
+        assert any((x, y) == pytest.approx(point, abs=1e-6) for point in points)
 
 
 @pytest.mark.parametrize("absolute", [True, False])

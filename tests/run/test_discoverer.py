@@ -125,7 +125,7 @@ def test_the_folder_holds_the_whole_run(model: CircuitModel, batch: PromptBatch,
 
     files = sorted(path.name for path in (tmp_path / "a" / "run").iterdir())
     circuits = [f"{name}.{ending}" for name in ("circuit", "circuit_2") for ending in ("json", "safetensors")]
-    others = [".circuitkit.json", "config.yaml", "metrics.csv", "prompts.parquet", "result.json"]
+    others = [".circuitkit.json", "answers.parquet", "config.yaml", "metrics.csv", "prompts.parquet", "result.json"]
     assert files == sorted([*circuits, *others])
     assert Circuit.load(tmp_path / "a" / "run", "circuit_2") == result.circuits[1]
     config = yaml.safe_load((tmp_path / "a" / "run" / "config.yaml").read_text())
@@ -148,6 +148,7 @@ def test_a_saved_result_reads_back(model: CircuitModel, batch: PromptBatch, tmp_
     again = Result.load(tmp_path / "run")
     assert again.circuits == result.circuits
     assert again.evaluations == result.evaluations
+    assert again.answers == result.answers
     assert (again.metrics, again.config, again.environment) == (result.metrics, result.config, result.environment)
     assert str(again) == str(result)
     with pytest.raises(UsageError, match="already holds results"):
@@ -166,8 +167,8 @@ def test_overwriting_leaves_no_file_of_the_earlier_run(model: CircuitModel, batc
         run(model, batch, out=tmp_path / "run")
     run(model, batch, out=tmp_path / "run", overwrite=True)
     files = sorted(path.name for path in (tmp_path / "run").iterdir())
-    circuit = ["circuit.json", "circuit.safetensors"]
-    assert files == [".circuitkit.json", *circuit, "config.yaml", "metrics.csv", "prompts.parquet", "result.json"]
+    first = [".circuitkit.json", "answers.parquet", "circuit.json", "circuit.safetensors"]
+    assert files == [*first, "config.yaml", "metrics.csv", "prompts.parquet", "result.json"]
 
 
 def test_a_failed_run_leaves_no_files(model: CircuitModel, batch: PromptBatch, tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+"""Lines of a leaderboard, without a computation."""
+
+from circuitkit.page.leaderboard import Entry, Size
+from circuitkit.report.comparison_tables import CONTROL
+from circuitkit.report.over_seeds import SeedAverage
+
+Triple = tuple[float | None, float | None, float | None]
+NOTHING = SeedAverage(None, None, None, None)
+
+
+def average(*figure: float | None) -> SeedAverage:
+    value, low, high = figure
+    return SeedAverage(value, low, high, None)
+
+
+def size(edges: float, *test: float | None, train: Triple = (None, None, None), ranking: str = "absolute") -> Size:
+    return Size(ranking, edges / 1000, edges, edges, average(*test), average(*train), NOTHING)
+
+
+def entry(method: str, cmd: Triple = (None, None, None), sizes: tuple[Size, ...] = ()) -> Entry:
+    return Entry(
+        *("toy", "ioi", "logit_difference", method, "full", "all edges", method),
+        seeds=1,
+        prompts=32,
+        sizes=sizes,
+        cmd=average(*cmd),
+        cpr=NOTHING,
+        wall_s=1.0,
+        peak_mb=1.0,
+        notes=(),
+        folders=(f"cells/{method}",),
+        is_control=method == CONTROL,
+    )
