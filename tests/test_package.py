@@ -40,6 +40,7 @@ ROOMS = {
     "engine",
     "evaluation",
     "models",
+    "page",
     "precision",
     "report",
     "run",

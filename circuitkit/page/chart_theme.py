@@ -30,6 +30,7 @@ class Chart:
         caption: what to look at, and what the chart does not show.
         alternative: one sentence with its main fact, for those who cannot see it.
         spec: Vega-Lite 6, with its data. `chart_config` has the colors of axes and text.
+        about_search: whether it shows how circuits were found, not what they are.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Chart:
     caption: str
     alternative: str
     spec: Spec
+    about_search: bool = False
 
 
 def chart_config(dark: bool) -> Spec:

@@ -92,6 +92,8 @@ def _overall(findings: Sequence[Finding]) -> str:
         tied, none = tied + (len(finding.winners) > 1), none + (not finding.winners)
     order = sorted(alone, key=lambda name: -alone[name])
     parts = [f"{name} in {alone[name]}" for name in order]
+    if order and alone[order[0]] == len(findings):
+        return f"{order[0]} finds the smallest circuit that holds on held-out prompts in all {len(findings)} settings."
     if order:
         parts[0] = f"{order[0]} alone finds the smallest circuit that holds on held-out prompts in {alone[order[0]]}"
     parts += [f"in {tied} several methods find one that small, or are not told apart"] * bool(tied)

@@ -184,7 +184,9 @@ def _history_chart(name: str, panel: Panel, runs: Sequence[Run], about: _History
         said.append(f"One run per strategy: the best precision, the first seed; {found - len(runs)} are left out.")
     caption = " ".join(said)
     title = f"{about.title}: {panel.title}"
-    return Chart(name, title, caption, alternative, frame_spec(alternative, 260, layers, history=items))
+    return Chart(
+        name, title, caption, alternative, frame_spec(alternative, 260, layers, history=items), about_search=True
+    )
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

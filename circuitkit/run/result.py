@@ -208,7 +208,7 @@ class Result:
         for name, circuit in zip(_circuit_names(len(self.circuits)), self.circuits, strict=True):
             circuit.save(folder, name)
         evaluated = {PROMPTS: write_prompt_table(self.evaluations)} if self.evaluations else {}
-        if self.answers:
+        if self.answers and self.answers.split in self.evaluations:  # which may have been taken out
             evaluated[ANSWERS] = write_answer_table(self.answers)
         files = {
             CONFIG: to_yaml(self.config).encode(),

@@ -108,8 +108,9 @@ const circuitkitViewer = {};
       return { size, edges, paths, filtered, onPath };
     }
 
+    // The circuit's own size if one can read it; of a larger circuit or a ranking, the measured size nearest to 200 edges
     initialSize() {
-      if (this.kept !== null) return this.kept;
+      if (this.kept !== null && this.kept <= 600) return this.kept;
       const wanted = Math.min(200, this.known);
       const measured = this.sizes.map((size) => size.edges).filter((edges) => edges > 0 && edges <= this.known);
       if (!measured.length) return wanted;
