@@ -12,6 +12,7 @@ A run folder holds
   without it is not a finished run.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -167,8 +168,12 @@ class Result:
         for place in (tempfile.gettempdir(), "."):
             try:
                 folder = Path(tempfile.mkdtemp(prefix="circuitkit-", dir=place))
+            except OSError:
+                continue
+            try:
                 self.save(folder)
             except (CircuitKitError, OSError):
+                shutil.rmtree(folder, ignore_errors=True)
                 continue
             return f"The result is saved in {folder.resolve()}."
         return "It could not be saved elsewhere either: save `exception.result` in Python."

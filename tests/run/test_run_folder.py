@@ -168,6 +168,10 @@ def test_nothing_is_written_outside_the_folder(case: Case, tmp_path: Path) -> No
     assert all(name.startswith(f"{out}{os.sep}") for pair in renames for name in pair)
 
 
+def full(self: Any, write: Any, **plan: Any) -> None:
+    raise CircuitKitError(f"{str(self.path)!r} cannot be written: No space left on device.", "Free disk space.")
+
+
 @pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("broken", ["full", "removed"])
 def test_a_result_that_cannot_be_written_is_saved_elsewhere(
@@ -179,9 +183,6 @@ def test_a_result_that_cannot_be_written_is_saved_elsewhere(
     if earlier:
         case.run(out=out)
     before = contents(out) if earlier else {}
-
-    def full(self: Any, write: Any, **plan: Any) -> None:
-        raise CircuitKitError(f"{str(self.path)!r} cannot be written: No space left on device.", "Free disk space.")
 
     def remove(run: Any) -> None:
         shutil.rmtree(out)
@@ -201,6 +202,20 @@ def test_a_result_that_cannot_be_written_is_saved_elsewhere(
     assert Result.load(where).circuits == raised.value.result.circuits
     if broken == "full":
         assert {name: contents(out).get(name) for name in before} == before
+
+
+def test_where_nothing_can_be_saved_nothing_is_left(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"
+    elsewhere.mkdir()
+    here.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(owned_folder.OwnedFolder, "_commit", full)
+    with pytest.raises(UnsavedResultError, match="could not be saved elsewhere either"):
+        case.run(Scripted(), out=tmp_path / "run", sizes=())
+    assert not [*elsewhere.iterdir(), *here.iterdir()]
 
 
 # One run at a time

@@ -121,8 +121,8 @@ def _sum_strengths(circuit: Subject, shown: Shown) -> dict[int, float]:
     for edge, strength in zip(shown.edges, shown.strengths, strict=True):
         sums[int(graph.writer_of[edge])] += strength**2
         fed = graph.writers_fed_by(int(graph.reader_of[edge]))
-        if len(fed) == 1:
-            sums[fed.start] += strength**2
+        for writer in fed:  # the key or value of a group serves each of its heads
+            sums[writer] += strength**2 / len(fed)
     largest = max((value for writer, value in sums.items() if writer), default=0.0) or 1.0
     return {writer: min(1.0, value / largest) ** 0.5 for writer, value in sums.items()}
 

@@ -109,6 +109,16 @@ def test_edges_on_no_path_are_pale_and_counted() -> None:
     assert found.title == "3 of 75 edges: edges given by name (1 on no path from input to logits, pale)"
 
 
+def test_heads_share_the_key_or_value_of_their_group() -> None:
+    circuit = Circuit.from_names(GROUPED, ["m0->a1.kv0<v>", "a1.h0->logits", "m0->m1"])
+    found = picture._sum_strengths(circuit, choose_shown(circuit))
+    heads = GROUPED.heads // GROUPED.kv_heads
+    relative = {GROUPED.writer_names[writer]: value**2 for writer, value in found.items()}
+    assert relative["m0"] == 1
+    assert relative["a1.h0"] == pytest.approx((1 + 1 / heads) / 2)
+    assert relative["a1.h1"] == pytest.approx(1 / heads / 2)
+
+
 def test_the_strongest_edges_of_a_large_circuit_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shown, "MOST_DRAWN", 12)
     circuit = eap().top(20)

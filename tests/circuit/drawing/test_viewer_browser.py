@@ -190,6 +190,16 @@ def test_an_edge_says_its_score_and_how_it_came_about(browser: Any, tmp_path: Pa
     opened.page.close()
 
 
+def test_heads_share_the_key_or_value_of_their_group(browser: Any, tmp_path: Path) -> None:
+    circuit = Circuit.from_names(GROUPED, ["input->m0", "m0->a1.kv0<v>", "a1.h0->logits", "a1.h1->logits"])
+    opened = show(browser, tmp_path, viewer_data(circuit))
+    table = opened.page.locator("table", has_text="sum of |score|")
+    rows = [row.split("\t") for row in table.inner_text().splitlines()]
+    share = f"{1 + 1 / (GROUPED.heads // GROUPED.kv_heads):.3g}"
+    assert {(row[0], row[1]) for row in rows if len(row) == 2} >= {("m0", "2"), ("a1.h0", share), ("a1.h1", share)}
+    opened.page.close()
+
+
 def test_texts_of_others_are_text(browser: Any, tmp_path: Path) -> None:
     circuit = Circuit.from_names(GROUPED, ["input->logits"])
     hostile = Circuit(GROUPED, circuit.scores, circuit.kept, circuit.score_sources, HOSTILE)

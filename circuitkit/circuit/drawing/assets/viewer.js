@@ -240,19 +240,21 @@
         rows.map((item) => [this.first.edgeName(item.edge), figure(this.first.score[item.edge]), count(item.edge + 1)]),
         (index) => this.chooseEdge(this.first, rows[index].edge)));
       const best = [...this.sums].sort((x, y) => y[1] - x[1]).slice(0, ROWS);
-      this.nodes.replaceChildren(viewer.table("Heads and MLPs with the strongest edges" + where, ["node", "sum of |score|"],
+      this.nodes.replaceChildren(viewer.table("Heads and MLPs with the strongest edges" + where, ["node", "sum of |score|, in and out"],
         best.map(([writer, sum]) => [this.first.graph.writers.name[writer], figure(sum)]),
         (index) => this.focus("w" + best[index][0])));
     }
 
-    // The sum of |score| per writer, over the edges that it writes and those that only it reads
+    // The sum of |score| per head and MLP, over the edges out of it and into it; heads share those into their group's
+    // key or value
     sumScores(items) {
       const sums = new Map();
+      const add = (writer, score) => writer && sums.set(writer, (sums.get(writer) || 0) + score);
       for (const { of, edge } of items) {
+        const score = Math.abs(of.score[edge]);
         const [start, stop] = of.graph.readers.feeds[of.reader[edge]];
-        for (const writer of stop === start + 1 ? [of.writer[edge], start] : [of.writer[edge]]) {
-          if (writer) sums.set(writer, (sums.get(writer) || 0) + Math.abs(of.score[edge]));
-        }
+        add(of.writer[edge], score);
+        for (let writer = start; writer < stop; writer++) add(writer, score / (stop - start));
       }
       return sums;
     }
