@@ -1,23 +1,18 @@
 """The prompts of a page in Chromium: what the script builds is what the template writes, and filters filter."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from support.browser import open_file
 
 import circuitkit
 from circuitkit import Circuit, DiscoveryStrategy
 from circuitkit.page.page import write_report
 from circuitkit.strategies.base import Discovery
 
-_NAMES = (os.environ.get("CIRCUITKIT_CHROMIUM") or "", "chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium: see CONTRIBUTING.md")
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 EVIL = " <img src=x onerror=alert(1)>\"'&amp;{{ 7*7 }}\0\u202e👩🏽‍🔬 "
 
 
@@ -32,26 +27,19 @@ class Two(DiscoveryStrategy):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("run") / "run"
     result = circuitkit.discover("toy", "ioi", Two(), examples=16)
     first, *others = result.answers.prompts
     evil = replace(first, clean=(EVIL, *first.clean[1:]), answers=((*first.answers[0], *(str(n) for n in range(9))),))
     replace(result, answers=replace(result.answers, prompts=(evil, *others))).save(folder)
     write_report(folder)
-    with sync_api.sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        tab = browser.new_page(viewport={"width": 1280, "height": 900})
-        problems: list[str] = []
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        tab.on("dialog", lambda dialog: problems.append(dialog.message))
-        tab.goto(f"file://{folder / 'report.html'}")
-        tab.wait_for_selector("#prompt-view .tools:not([hidden])")
-        yield tab
-        assert not problems
-        browser.close()
+    opened = open_file(browser, folder / "report.html")
+    opened.page.on("dialog", lambda dialog: opened.complaints.append(dialog.message))
+    opened.page.wait_for_selector("#prompt-view .tools:not([hidden])")
+    yield opened.page
+    opened.page.close()
+    assert opened.complaints == []
 
 
 def read(page: Any, part: str) -> list[str]:

@@ -45,7 +45,7 @@ class Opened:
 
     page: Any
     complaints: list[str] = field(default_factory=list)
-    """Errors and warnings of the console, and exceptions that nobody caught."""
+    """Messages of the console, and exceptions that nobody caught."""
     requests: list[str] = field(default_factory=list)
     """What the page asked for beside itself."""
 
@@ -57,16 +57,11 @@ def open_file(browser: Any, path: Path, width: int = 1280, dark: bool = False) -
     )
     opened = Opened(page)
     address = path.resolve().as_uri()
-    page.on("console", lambda message: _note(opened, message))
+    page.on("console", lambda message: opened.complaints.append(message.text))
     page.on("pageerror", lambda error: opened.complaints.append(str(error)))
     page.on("request", lambda request: request.url == address or opened.requests.append(request.url))
     page.goto(address)
     return opened
-
-
-def _note(opened: Opened, message: Any) -> None:
-    if message.type in ("error", "warning"):
-        opened.complaints.append(message.text)
 
 
 def serious_findings(page: Any) -> list[str]:

@@ -45,7 +45,10 @@
     const column = Number(header.dataset.column);
     const isNumber = header.classList.contains("number");
     const body = table.tBodies[0];
-    const rows = Array.from(body.rows, (row, index) => ({ row, index, value: sortValue(row.cells[column], isNumber) }));
+    const rows = Array.from(body.rows, (row, index) => {
+      row.dataset.place ??= index; // equal values stay in the order in which the page came
+      return { row, index: Number(row.dataset.place), value: sortValue(row.cells[column], isNumber) };
+    });
     rows.sort((a, b) => {
       if (a.value === null || b.value === null) { // without a value: last, either way
         return (a.value === null) - (b.value === null) || a.index - b.index;
