@@ -31,10 +31,15 @@ def make_block(name: str, value: Any) -> Block:
     """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     if len(text) > _LARGE:
-        packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
-        return Block(name, GZIP, Markup(packed))
+        return pack(name, text)
     # In a script element nothing is an entity; `<` could end it, or begin a comment in it
     return Block(name, JSON, Markup(text.replace("<", "\\u003c")))
+
+
+def pack(name: str, text: str) -> Block:
+    """Make a block of a compressed text: of data, or of a script that runs only once it is needed."""
+    packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+    return Block(name, GZIP, Markup(packed))
 
 
 def read_asset(name: str) -> str:

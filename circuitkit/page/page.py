@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from circuitkit.circuit.drawing.viewer import viewer_assets
-from circuitkit.page.blocks import Block, list_licences, make_block, read_asset, read_libraries
+from circuitkit.page.blocks import Block, list_licences, make_block, pack, read_asset, read_libraries
 from circuitkit.page.charts import chart_config, find_looks, make_charts
 from circuitkit.page.circuits import describe_circuits
 from circuitkit.page.content import Content
@@ -109,10 +109,10 @@ def _for_html(content: Content, reference: str | Path | None) -> dict[str, Any]:
     if charts:
         configs = {"dark" if dark else "light": chart_config(dark) for dark in (False, True)}
         blocks.append(make_block("chart-data", {"configs": configs, **{chart.id: chart.spec for chart in charts}}))
-        scripts.append(read_libraries())
+        blocks.append(pack("chart-script", read_libraries()))
     if circuits["circuits"]:
         blocks.append(make_block("circuit-data", circuits))
-        scripts.append(viewer.js)
+        blocks.append(pack("circuit-script", viewer.js))
         style = f"{viewer.css}\n{style}"
     if (prompts := prompt_section(content)) is not None:
         blocks.append(make_block("prompt-data", prompts))

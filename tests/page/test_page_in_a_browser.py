@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.browser import Opened, open_file, serious_findings
+from support.comparisons import make_large
 from support.hostile import HOSTILE, make_hostile
 
 from circuitkit.page.page import write_report
@@ -174,3 +175,26 @@ def test_texts_of_others_do_not_widen_the_page(hostile: Opened) -> None:
     for width in (1280, 390):
         hostile.page.set_viewport_size({"width": width, "height": 900})
         assert hostile.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_large_leaderboard_has_its_own_height(browser: Any, compared: Path, tmp_path: Path) -> None:
+    folder = make_large(compared, tmp_path / "large", groups=(3, 4))
+    opened = open_file(browser, write_report(folder)[0])
+    page = opened.page
+    box = page.get_by_role("region", name="Leaderboard, scrolls")
+    heights = [box.bounding_box()["height"]]
+    page.get_by_role("link", name="Curves").click()
+    assert 0 <= page.locator("h2#curves").bounding_box()["y"] < 400
+    box.scroll_into_view_if_needed()
+    heights.append(box.bounding_box()["height"])
+    assert heights[0] == heights[1] <= 900  # known before the rows are laid out, so that nothing moves
+    assert len(order(opened)) > 100
+    box.evaluate("box => box.scrollTo(0, 3000)")
+    assert box.locator("thead").bounding_box()["y"] >= box.bounding_box()["y"]  # the heads of the columns stay
+    page.locator("form.tools select[name=task]").select_option("task_2")
+    assert 0 < len(order(opened)) == page.locator("#leaderboard-table tr[data-task=task_2]").count()
+    page.get_by_text("6 more", exact=True).click()
+    assert page.get_by_role("heading", name="task_3 in model_2").is_visible()
+    assert serious_findings(page) == []
+    assert opened.complaints == []
+    page.close()

@@ -2,14 +2,34 @@
 // What the page does beyond showing text: tables sort and filter, commands are copied, charts and circuits are drawn
 // when they come into view. Text from data is set as text, never as HTML.
 (function () {
-  async function readData(id) {
+  async function readText(id) {
     const element = document.getElementById(id);
     if (element.type === "application/json") {
-      return JSON.parse(element.textContent);
+      return element.textContent;
     }
-    const bytes = Uint8Array.from(atob(element.textContent.trim()), (letter) => letter.charCodeAt(0));
+    const packed = atob(element.textContent.trim());
+    const bytes = new Uint8Array(packed.length);
+    for (let place = 0; place < bytes.length; place++) {
+      bytes[place] = packed.charCodeAt(place);
+    }
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return JSON.parse(await new Response(stream).text());
+    return new Response(stream).text();
+  }
+
+  const readData = async (id) => JSON.parse(await readText(id));
+
+  // The libraries are most of the page; they run only once they are needed
+  const libraries = new Map();
+
+  function loadLibrary(id) {
+    if (!libraries.has(id)) {
+      libraries.set(id, readText(id).then((text) => {
+        const script = document.createElement("script");
+        script.textContent = text;
+        document.head.append(script);
+      }));
+    }
+    return libraries.get(id);
   }
 
   function whenVisible(element, act) {
@@ -110,7 +130,7 @@
   // Charts
 
   async function drawChart(element) {
-    const { configs, [element.dataset.chart]: spec } = await charts;
+    const [{ configs, [element.dataset.chart]: spec }] = await Promise.all([charts(), loadLibrary("chart-script")]);
     const theme = dark.matches ? "dark" : "light";
     element.replaceChildren();
     const options = {
@@ -136,7 +156,7 @@
   // Circuits
 
   async function showCircuits(element) {
-    const { graphs, circuits } = await readData("circuit-data");
+    const [{ graphs, circuits }] = await Promise.all([readData("circuit-data"), loadLibrary("circuit-script")]);
     const whole = circuits.map((circuit) => ({ ...circuit, graph: graphs[circuit.graph] }));
     circuitkitViewer.mount(element, whole);
     element.dataset.drawn = "yes";
@@ -151,7 +171,8 @@
     }
   });
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const charts = document.getElementById("chart-data") ? readData("chart-data") : null;
+  let chartData = null;
+  const charts = () => (chartData ??= readData("chart-data"));
   const places = Array.from(document.querySelectorAll(".chart"));
   places.forEach((element) => whenVisible(element, () => drawChart(element)));
   dark.addEventListener("change", () => places.filter((element) => element.dataset.drawn).forEach(drawChart));
