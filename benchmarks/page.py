@@ -134,7 +134,14 @@ def make_comparison(out: Path, source: Path, graph: EdgeGraph, groups: Sequence[
     for number, (model, task, method) in enumerate(product(models, tasks, methods)):
         lender = number % len(cells)
         folder = f"cells/{number}"
-        labels = {"model": model, "task": task, "strategy": method, "precision": "full", "seed": 0, "folder": folder}
+        labels: dict[str, Any] = {
+            "model": model,
+            "task": task,
+            "strategy": method,
+            "precision": "full",
+            "seed": 0,
+            "folder": folder,
+        }
         varied = Varied(number, len(results[lender].circuit.graph), len(graph))
         made.append(varied.rows(cells[lender]).assign(**labels, prompts_test_hash=f"{number:016x}"))
         lenders[folder] = (results[lender], varied)
