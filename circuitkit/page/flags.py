@@ -28,10 +28,13 @@ def flag_size(size: Size, control: Entry | None) -> list[Flag]:
     if low is not None and low > 2 - GOOD:
         why = f"Above {2 - GOOD:g}: better than the full model, as harmful edges are missing."
         flags.append(Flag("overshoots", why))
-    random = None if control is None else control.at_least(size.edges_asked)
+    random = None if control is None else control.drawn(size.edges)
     chance = None if random is None else random.test.value
-    if value is not None and low is not None and chance is not None and value < GOOD and chance >= low:
-        flags.append(
-            Flag("chance?", f"Random edges of this number reach {chance:.2f}: it may be no better than chance.")
-        )
+    if random and value is not None and low is not None and chance is not None and value < GOOD and chance >= low:
+        why = f"{random.edges_asked:,.0f} random edges reach {chance:.2f}: it may be no better than chance."
+        flags.append(Flag("chance?", why))
+    undefined = size.of_seeds.count(None)
+    if undefined and value is not None:
+        why = f"Undefined on {undefined} of {len(size.of_seeds)} seeds: the figure is of the others."
+        flags.append(Flag("undefined", why))
     return flags

@@ -1,28 +1,28 @@
 """What a page says first: which method to use for which purpose, with the evidence, and no more than that supports."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from circuitkit.evaluation.evaluation import Evaluation, Point
-from circuitkit.evaluation.intervals import Figure, PerPrompt, difference_figure
+from circuitkit.evaluation.intervals import Figure
 from circuitkit.page.content import Content
+from circuitkit.page.evidence import (
+    difference_of,
+    join_names,
+    name_entry,
+    off_one,
+    say_chance,
+    say_figure,
+    say_marks,
+    say_size,
+    smallest_of,
+)
 from circuitkit.page.leaderboard import Entry, Size
-from circuitkit.report.figures import GOOD, format_figure, format_interval, format_seconds
-from circuitkit.run.content import CONTENT
-from circuitkit.run.result import Result
+from circuitkit.page.purposes import Purpose, cost_purposes, rank_purpose
+from circuitkit.report.figures import GOOD, format_interval
 
-_SMALLEST = "The smallest circuit that holds on held-out prompts"
-_NAMED = 3
-"""So many methods that are not told apart are named; of the others there is the number."""
-
-
-@dataclass(frozen=True)
-class Purpose:
-    """What somebody may want, which method is best for it, and how one knows."""
-
-    purpose: str
-    method: str
-    evidence: str
+_LISTED = 4
+"""Methods that the sentence on several settings names."""
+_SMALLEST = "The smallest measured circuit that holds on held-out prompts"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Finding:
         where: the task, the model and the objective.
         sentence: the main result, with its evidence.
         purposes: the method to use for each purpose.
-        winners: the methods with the smallest circuit that holds; empty if there is none.
+        winners: the methods with the smallest measured circuit that holds, or one that is not told apart from it; empty
+            if there is none.
     """
 
     where: str
@@ -66,7 +67,8 @@ def headline(content: Content, entries: Sequence[Entry]) -> Headline:
         return Headline(_say_nothing(content))
     if len(findings) == 1:
         return Headline(findings[0].sentence, findings)
-    return Headline(_overall(findings), findings)
+    methods = {entry.method for entry in entries if not entry.is_control}
+    return Headline(_overall(findings) if len(methods) > 1 else _overall_of_one(findings, methods), findings)
 
 
 def _say_nothing(content: Content) -> str:
@@ -84,42 +86,51 @@ def _say_nothing(content: Content) -> str:
 
 
 def _overall(findings: Sequence[Finding]) -> str:
+    wins: dict[str, int] = {}
     alone: dict[str, int] = {}
-    tied = none = 0
     for finding in findings:
-        if len(finding.winners) == 1:
-            alone[finding.winners[0]] = alone.get(finding.winners[0], 0) + 1
-        tied, none = tied + (len(finding.winners) > 1), none + (not finding.winners)
-    order = sorted(alone, key=lambda name: -alone[name])
-    parts = [f"{name} in {alone[name]}" for name in order]
-    if order and alone[order[0]] == len(findings):
-        return f"{order[0]} finds the smallest circuit that holds on held-out prompts in all {len(findings)} settings."
-    if order:
-        parts[0] = f"{order[0]} alone finds the smallest circuit that holds on held-out prompts in {alone[order[0]]}"
-    parts += [f"in {tied} several methods find one that small, or are not told apart"] * bool(tied)
-    parts += [f"in {none} no measured circuit holds"] * bool(none)
-    return f"Of {len(findings)} settings (model, task and objective): {'; '.join(parts)}."
+        for winner in finding.winners:
+            wins[winner] = wins.get(winner, 0) + 1
+            alone[winner] = alone.get(winner, 0) + (len(finding.winners) == 1)
+    none = sum(not finding.winners for finding in findings)
+    what = "the smallest measured circuit that holds on held-out prompts"
+    settings = f"{len(findings)} settings (model, task and objective)"
+    if not wins:
+        return f"In none of {settings} a measured circuit holds on held-out prompts."
+    order = sorted(wins, key=lambda name: (-wins[name], -alone[name]))
+    if alone[order[0]] == len(findings):
+        return f"{order[0]} has {what} in all {settings}."
+    said = [f"{name} in {wins[name]} (alone in {alone[name]})" for name in order]
+    nothing = f"; in {none} no measured circuit holds" if none else ""
+    return f"Of {settings}, {what}, or one not told apart from it, is of {join_names(said, _LISTED)}{nothing}."
+
+
+def _overall_of_one(findings: Sequence[Finding], methods: Iterable[str]) -> str:
+    holds = sum(bool(finding.winners) for finding in findings)
+    settings = f"{len(findings)} settings (model, task and objective)"
+    for method in methods:
+        return f"{method} has a measured circuit that holds on held-out prompts in {holds} of {settings}."
+    return f"In {settings}, only random edges were measured."
 
 
 def _find(content: Content, entries: Sequence[Entry], several_objectives: bool) -> Finding:
     first = entries[0]
     where = f"{first.task} in {first.model}" + (f" ({first.objective})" if several_objectives else "")
-    purposes = tuple(_rank_purpose(entries)) + tuple(_cost_purposes(entries))
+    purposes = (*rank_purpose(entries), *cost_purposes(content, entries))
     methods = [entry for entry in entries if not entry.is_control]
     holding = sorted((entry for entry in methods if entry.smallest), key=_smallness)
     several = len({entry.method for entry in methods}) > 1
     missing = _count_missing(content, first)
     if holding and several:
         return _find_smallest(content, where, entries, holding[0], purposes, missing)
-    found = [_describe_own(entry) for entry in methods if not several and entry.own]
+    found = [_describe_own(entry, entries) for entry in methods if not several and entry.own]
     if holding:
-        best = holding[0]
-        size = _smallest(best)
-        chance = _of_chance(content, entries, best, size)
-        found.append(f"its smallest measured circuit that holds on held-out prompts: {_with_edges(size)}{chance}")
-        purposes = (Purpose(_SMALLEST, best.method, f"{_with_edges(size)}{chance}"), *purposes)
+        size = smallest_of(holding[0])
+        said = f"{say_size(size)}{say_marks(size, entries)}{say_chance(content, entries, holding[0], size)}"
+        of = name_entry(holding[0], entries)
+        found.append(f"the smallest measured circuit that holds on held-out prompts is that of {of}: {said}")
     else:
-        found.append(_nothing_holds(methods))
+        found.append(_nothing_holds(entries))
     return Finding(
         where,
         f"On {where}, {'; '.join(found)}.{missing}",
@@ -138,15 +149,14 @@ def _count_missing(content: Content, entry: Entry) -> str:
 
 
 def _smallness(entry: Entry) -> tuple[float, float]:
-    size = _smallest(entry)
-    return size.edges_asked, _off(size)
+    size = smallest_of(entry)
+    return size.edges, off_one(size)
 
 
-def _describe_own(entry: Entry) -> str:
+def _describe_own(entry: Entry, entries: Sequence[Entry]) -> str:
     assert entry.own is not None
-    return (
-        f"{entry.method} chose {entry.own.edges:,.0f} edges, {format_interval(_figure(entry.own))} on held-out prompts"
-    )
+    figure = "where faithfulness is undefined" if entry.own.test.value is None else say_figure(entry.own)
+    return f"{name_entry(entry, entries)} chose {entry.own.edges:,.0f} edges, {figure} on held-out prompts"
 
 
 def _find_smallest(
@@ -157,166 +167,108 @@ def _find_smallest(
     purposes: tuple[Purpose, ...],
     missing: str,
 ) -> Finding:
-    size = _smallest(best)
-    equal: list[str] = []
-    open_: list[str] = []
-    worse: list[tuple[Entry, Size, Figure]] = []
-    for entry, other in _rivals([entry for entry in entries if not entry.is_control], best, size):
-        difference = Figure(None, None, None) if other.holds else _difference(content, (best, size), (entry, other))
-        if other.holds:
-            equal.append(entry.method)
-        elif difference.low is not None and difference.low > 0 and _off(other) > _off(size):
-            worse.append((entry, other, difference))
-        elif not (other.test.low is not None and other.test.low > 2 - GOOD):
-            open_.append(entry.method)
-    found, chance = _with_edges(size), _of_chance(content, entries, best, size)
-    evidence = found
-    evidence += f"; {_join(equal, _NAMED)} hold{'s' * (len(equal) == 1)} at that size too" if equal else ""
-    evidence += f"; the prompts do not tell whether {_join(open_, _NAMED)} would" if open_ else ""
-    if worse and not equal and not open_:
-        entry, other, difference = worse[0]
-        better = f"difference {format_interval(difference)}"
-        next_best = ", the next best," if len(worse) > 1 else ""
-        evidence += f"; {entry.method}{next_best} at that size {format_interval(_figure(other))} ({better})"
-    elif not equal and not open_:
-        evidence += _say_next(entries, best)
-    evidence += chance
-    tied = [best.method, *equal, *open_]
-    claim = "finds the smallest circuit" if len(tied) == 1 else "finds a circuit as small as any"
-    sentence = f"On {where}, {best.method} {claim} that holds on held-out prompts: {evidence}.{missing}"
-    who = best.method if len(tied) == 1 else f"{best.method}, or {_join(tied[1:], _NAMED)}"
-    said = evidence if len(tied) == 1 else f"{found}{chance}; the others hold at that size too, or are not told apart"
-    return Finding(where, sentence, (Purpose(_SMALLEST, who, said), *purposes), tuple(tied))
+    size, name = smallest_of(best), name_entry(best, entries)
+    rivals = _judge_rivals(content, entries, best)
+    found = f"{say_size(size)}{say_marks(size, entries)}"
+    chance = say_chance(content, entries, best, size)
+    evidence = found + _say_rivals(rivals, entries, best) + chance
+    tied = [one for one, _ in (*rivals.equal, *rivals.open)]
+    claim = "finds a circuit as small as any measured" if tied else "finds the smallest measured circuit"
+    sentence = f"On {where}, {name} {claim} that holds on held-out prompts: {evidence}.{missing}"
+    names = [name_entry(one, entries) for one in tied]
+    who = f"{name}, or {join_names(names)}" if tied else name
+    said = f"{found}{chance}; the others hold at about that size too, or are not told apart" if tied else evidence
+    winners = (best.method, *(one.method for one in tied))
+    return Finding(where, sentence, (Purpose(_SMALLEST, who, said), *purposes), winners)
 
 
-def _rivals(entries: Sequence[Entry], best: Entry, size: Size) -> Iterator[tuple[Entry, Size]]:
-    """Yield the other methods' circuits of at least as many edges; of a method's several operating points, the best."""
-    found: dict[str, tuple[Entry, Size]] = {}
+@dataclass(frozen=True)
+class _Rivals:
+    """The other methods' circuits of about the size of the smallest that holds.
+
+    Attributes:
+        equal: they hold too; open: it is not known; worse: they do not, beyond doubt, with the difference.
+        unmeasured: methods without a circuit of about that size.
+    """
+
+    equal: list[tuple[Entry, Size]]
+    open: list[tuple[Entry, Size]]
+    worse: list[tuple[Entry, Size, Figure]]
+    unmeasured: list[str]
+
+
+def _judge_rivals(content: Content, entries: Sequence[Entry], best: Entry) -> _Rivals:
+    size = smallest_of(best)
+    judged = _Rivals([], [], [], [])
+    near: dict[str, tuple[Entry, Size] | None] = {}
     for entry in entries:
-        other = entry.at_least(size.edges_asked)
-        if entry.method == best.method or other is None or other.test.value is None:
+        if entry.is_control or entry.method == best.method:
             continue
-        before = found.get(entry.method)
-        if before is None or _off(other) < _off(before[1]):
-            found[entry.method] = entry, other
-    yield from sorted(found.values(), key=lambda pair: _off(pair[1]))
+        other, before = entry.near(size.edges), near.setdefault(entry.method, None)
+        if other is not None and (before is None or _preference(other) < _preference(before[1])):
+            near[entry.method] = entry, other
+    judged.unmeasured.extend(method for method, pair in near.items() if pair is None)
+    for entry, other in sorted((pair for pair in near.values() if pair), key=lambda pair: off_one(pair[1])):
+        difference = difference_of(content, (best, size), (entry, other))
+        if other.holds:
+            judged.equal.append((entry, other))
+        elif difference.low is not None and difference.low > 0 and off_one(other) > off_one(size):
+            judged.worse.append((entry, other, difference))
+        elif not (other.test.low is not None and other.test.low > 2 - GOOD):
+            judged.open.append((entry, other))
+    return judged
 
 
-def _off(size: Size) -> float:
-    return abs(1 - (size.test.value or 0))
+def _preference(size: Size) -> tuple[bool, float]:
+    """Return what sorts a method's operating points: those that hold first, then by the distance from 1."""
+    return not size.holds, off_one(size)
+
+
+def _say_rivals(rivals: _Rivals, entries: Sequence[Entry], best: Entry) -> str:
+    said = ""
+    if rivals.equal:
+        names = join_names([name_entry(one, entries) for one, _ in rivals.equal])
+        said += f"; {names} hold{'s' * (len(rivals.equal) == 1)} with {_range([one for _, one in rivals.equal])} too"
+    if rivals.open:
+        names = join_names([name_entry(one, entries) for one, _ in rivals.open])
+        what = "the prompts do" if best.seeds == 1 else "prompts and seeds do"
+        said += f"; {what} not tell whether {names} would"
+    if rivals.worse and not said:
+        entry, other, difference = rivals.worse[0]
+        next_best = ", the next best," if len(rivals.worse) > 1 else ""
+        said += f"; {name_entry(entry, entries)}{next_best} has {say_size(other)}"
+        said += f" (difference {format_interval(difference)}){say_marks(other, entries)}"
+    elif not said:
+        said += _say_next(entries, best)
+    if rivals.unmeasured:
+        edges = f"{smallest_of(best).edges:,.0f} edges"
+        said += f"; {join_names(rivals.unmeasured)}, not measured near {edges}, may have one as small"
+    return said
+
+
+def _range(sizes: Sequence[Size]) -> str:
+    ends = sorted({f"{size.edges:,.0f}": size.edges for size in sizes}.items(), key=lambda pair: pair[1])
+    return f"{ends[0][0]} to {ends[-1][0]} edges" if len(ends) > 1 else f"{ends[0][0]} edges"
 
 
 def _say_next(entries: Sequence[Entry], best: Entry) -> str:
     others = [entry for entry in entries if entry.smallest and not entry.is_control and entry.method != best.method]
     if not others:
-        return "; no other method has one"
+        return "; no other method's measured circuits hold"
     later = min(others, key=_smallness)
-    return f"; the next, {later.method}, takes {_smallest(later).edges:,.0f} edges"
+    return f"; the next, {name_entry(later, entries)}, takes {smallest_of(later).edges:,.0f} edges"
 
 
-def _of_chance(content: Content, entries: Sequence[Entry], best: Entry, size: Size) -> str:
-    """Return what random edges of that number reach."""
-    for entry in entries:
-        if entry.is_control and (other := entry.at_least(size.edges_asked)) and other.test.value is not None:
-            return f"; random edges {format_figure(other.test.value)}"
-    result = content.results.get(best.folders[0])
-    curve = _evaluation(result, best).curve("random") if result else []
-    larger = [point for point in curve if point.edges_asked >= size.edges_asked and point.fraction < 1]
-    if larger and larger[0].faithfulness is not None:
-        return f"; random edges {format_figure(larger[0].faithfulness)}"
-    return ""
-
-
-def _nothing_holds(methods: Sequence[Entry]) -> str:
+def _nothing_holds(entries: Sequence[Entry]) -> str:
+    methods = [entry for entry in entries if not entry.is_control]
+    if not methods:
+        return "only random edges were measured"
+    sizes = [(entry, size) for entry in methods for size in entry.sizes if size.fraction < 1]
+    known = [pair for pair in sizes if pair[1].test.value is not None]
+    if sizes and not known:
+        return "faithfulness is undefined: the full and the ablated model do equally well"
     text = f"no measured circuit holds on held-out prompts (faithfulness at least {GOOD:g} with 95% confidence)"
-    sizes = [
-        (entry, size) for entry in methods for size in entry.sizes if size.fraction < 1 and size.test.value is not None
-    ]
-    if not sizes:
+    if not known:
         return text
-    entry, size = min(sizes, key=lambda pair: _off(pair[1]))
-    return f"{text}; the nearest is {entry.method}, {_with_edges(size)}"
-
-
-def _rank_purpose(entries: Sequence[Entry]) -> Iterator[Purpose]:
-    first = [entry for entry in entries if entry.rank == 1 and entry.cmd.value is not None]
-    if first and all(entry.cmd.value is not None for entry in entries):
-        names = list(dict.fromkeys(entry.method for entry in first))
-        apart = f"; the intervals do not tell {len(names)} methods apart" if len(names) > 1 else ""
-        cmd = format_interval(Figure(*first[0].cmd[:3]))
-        yield Purpose(
-            "A ranking of all edges, to choose any size from", _join(names, _NAMED), f"CMD {cmd} (0 is best){apart}"
-        )
-
-
-def _cost_purposes(entries: Sequence[Entry]) -> Iterator[Purpose]:
-    holding = [entry for entry in entries if entry.smallest and not entry.is_control]
-    for purpose, name, unit in (
-        ("The least time to a circuit that holds", "wall_s", "s"),
-        ("The least memory to one that holds", "peak_mb", "MB"),
-    ):
-        known = [entry for entry in holding if getattr(entry, name) is not None]
-        if known:
-            best = min(known, key=lambda entry: float(getattr(entry, name)))
-            value = float(getattr(best, name))
-            cost = format_seconds(value) if unit == "s" else f"{value:,.0f} MB"
-            size = _smallest(best)
-            evidence = f"{cost}; {_with_edges(size)}"
-            yield Purpose(purpose, best.method, evidence)
-
-
-def _difference(content: Content, one: tuple[Entry, Size], other: tuple[Entry, Size]) -> Figure:
-    """Compare two circuits' faithfulness: paired where both have values of the same prompts."""
-    paired = [_per_prompt(content, *each) for each in (one, other)]
-    if paired[0] and paired[1] and paired[0][0] == paired[1][0]:
-        return difference_figure(paired[0][1], paired[1][1])
-    a, b = one[1].test, other[1].test
-    if None in (a.value, a.low, a.high, b.value, b.low, b.high):
-        return Figure(None, None, None)
-    return Figure(a.value - b.value, a.low - b.high, a.high - b.low)  # type: ignore[operator]  # none is None
-
-
-def _per_prompt(content: Content, entry: Entry, size: Size) -> tuple[str, PerPrompt] | None:
-    """Return the hash of the test prompts and the values of a circuit; None for several seeds, or if not loaded."""
-    result = content.results.get(entry.folders[0])
-    if entry.seeds != 1 or result is None:
-        return None
-    evaluation = _evaluation(result, entry)
-    point = next((point for point in evaluation.points if _is(point, size)), None)
-    if point is None:
-        return None
-    values = (evaluation.per_prompt(point), evaluation.per_prompt("full"), evaluation.per_prompt("ablated"))
-    prompts = result.config.get(CONTENT)
-    return (str(prompts.get("test", "")) if isinstance(prompts, Mapping) else ""), PerPrompt(*values)
-
-
-def _is(point: Point, size: Size) -> bool:
-    return point.ranking == size.ranking and (size.ranking == "own" or point.fraction == size.fraction)
-
-
-def _evaluation(result: Result, entry: Entry) -> Evaluation:
-    """Return the evaluation on test of the entry's operating point."""
-    selections = [circuit.selection for circuit in result.circuits]
-    number = selections.index(entry.operating_point) if entry.operating_point in selections else 0
-    return result.evaluations["test"][number]
-
-
-def _smallest(entry: Entry) -> Size:
-    assert entry.smallest is not None
-    return entry.smallest
-
-
-def _with_edges(size: Size) -> str:
-    which = "the edges it chose," if size.ranking == "own" else "its top"
-    return f"{format_interval(_figure(size))} with {which} {size.edges:,.0f}{' edges' * (size.ranking != 'own')}"
-
-
-def _figure(size: Size) -> Figure:
-    return Figure(*size.test[:3])
-
-
-def _join(names: Sequence[str], most: int = 1_000) -> str:
-    shown = list(names[:most])
-    if len(names) > most:
-        shown.append(f"{len(names) - most} more")
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+    entry, size = min(known, key=lambda pair: off_one(pair[1]))
+    return f"{text}; the nearest is {name_entry(entry, entries)}, {say_size(size)}{say_marks(size, entries)}"

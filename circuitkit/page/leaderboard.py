@@ -27,6 +27,8 @@ _USED = (
 )
 _FIGURES = ("faithfulness_test", "faithfulness_train", "accuracy_circuit", "cpr", "cmd")
 _NOTHING = SeedAverage(None, None, None, None)
+NEAR = 1.5
+"""Two circuits are of about one size if neither has more than this times the edges of the other."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,11 @@ class Size:
 
     Attributes:
         ranking: `own` for the edges that the method chose, `absolute` for the best by |score|.
-        fraction: the requested fraction of the edges; edges_asked: that number; edges: how many were left after
-            unconnected ones were dropped, on average.
+        fraction: the requested fraction of the edges; edges_asked: that number; edges: the size of the circuit, as
+            many as were left after unconnected ones were dropped, on average.
         test, train: faithfulness on held-out prompts, and on those where the circuit was found.
         accuracy: on held-out prompts.
+        of_seeds: `test` of each seed; None where it is undefined, or the seed has no such circuit.
     """
 
     ranking: str
@@ -48,12 +51,19 @@ class Size:
     test: SeedAverage
     train: SeedAverage
     accuracy: SeedAverage
+    of_seeds: tuple[float | None, ...]
 
     @property
     def holds(self) -> bool:
-        """Tell whether it is faithful on held-out prompts, with 95% confidence, and not the full model."""
+        """Tell whether it is faithful on held-out prompts: every seed's, and their mean with 95% confidence.
+
+        The full model does not count.
+        """
         value, low = self.test.value, self.test.low
-        return self.fraction < 1 and value is not None and low is not None and low >= GOOD and value <= 2 - GOOD
+        if self.fraction == 1 or value is None or low is None:
+            return False
+        every = all(one is not None and GOOD <= one <= 2 - GOOD for one in self.of_seeds)
+        return every and low >= GOOD and value <= 2 - GOOD
 
     @property
     def is_worse_held_out(self) -> bool:
@@ -110,11 +120,25 @@ class Entry:
     @property
     def smallest(self) -> Size | None:
         """Return the smallest circuit that holds on held-out prompts."""
-        return min((size for size in self.sizes if size.holds), key=lambda size: size.edges_asked, default=None)
+        return min((size for size in self.sizes if size.holds), key=lambda size: size.edges, default=None)
 
-    def at_least(self, edges: float, most: float = 1.5) -> Size | None:
-        """Return the smallest circuit of at least this number of edges, but not of more than `most` times it."""
-        found = (size for size in self.sizes if edges <= size.edges_asked <= most * edges and size.fraction < 1)
+    def near(self, edges: float) -> Size | None:
+        """Return the circuit to compare with one of this number of edges; None if there is none of about that size.
+
+        It is the smallest that is not smaller, or else the largest that is smaller, within a factor of `NEAR`.
+        """
+        sizes = [size for size in self.sizes if size.fraction < 1 and edges / NEAR <= size.edges <= edges * NEAR]
+        larger = [size for size in sizes if size.edges >= edges]
+        if larger:
+            return min(larger, key=lambda size: size.edges)
+        return max(sizes, key=lambda size: size.edges, default=None)
+
+    def drawn(self, edges: float) -> Size | None:
+        """Return the random control's smallest circuit of which at least this number of edges was drawn.
+
+        Of edges drawn at random few are connected, so that the number left says little.
+        """
+        found = (size for size in self.sizes if size.edges_asked >= edges and size.fraction < 1)
         return min(found, key=lambda size: size.edges_asked, default=None)
 
 
@@ -223,7 +247,8 @@ def _make_entry(key: tuple[Any, ...], rows: list[Mapping[str, Any]], several: se
     model, task, objective, strategy, precision, operating_point = map(str, key)
     by_ranking = {name: [row for row in rows if row["ranking"] == name] for name in ("signed", "absolute", "own")}
     of_sizes = list(_split(by_ranking["absolute"], "fraction").values())
-    sizes = [_make_size(found) for found in [*of_sizes, by_ranking["own"]] if found]
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    sizes = [_make_size(found, seeds) for found in [*of_sizes, by_ranking["own"]] if found]
     of_cells = list({row["folder"]: row for row in rows}.values())
     notes = dict.fromkeys(note for row in of_cells for note in str(row["notes"] or "").split(NOTES) if note)
     return Entry(
@@ -234,7 +259,7 @@ def _make_entry(key: tuple[Any, ...], rows: list[Mapping[str, Any]], several: se
         precision=precision,
         operating_point=operating_point,
         method=f"{strategy} ({precision})" if strategy in several else strategy,
-        seeds=len({row["seed"] for row in rows}),
+        seeds=len(seeds),
         prompts=max(row["prompts_test"] or 0 for row in rows),
         sizes=tuple(sorted(sizes, key=lambda size: size.fraction)),
         cmd=average_over_seeds(by_ranking["absolute"], "cmd"),
@@ -246,8 +271,9 @@ def _make_entry(key: tuple[Any, ...], rows: list[Mapping[str, Any]], several: se
     )
 
 
-def _make_size(rows: Sequence[Mapping[str, Any]]) -> Size:
+def _make_size(rows: Sequence[Mapping[str, Any]], seeds: Sequence[Any]) -> Size:
     first = rows[0]
+    of_seeds = {row["seed"]: row["faithfulness_test"] for row in rows}
     return Size(
         ranking=first["ranking"],
         fraction=fmean(row["fraction"] for row in rows),
@@ -256,6 +282,7 @@ def _make_size(rows: Sequence[Mapping[str, Any]]) -> Size:
         test=average_over_seeds(rows, "faithfulness_test"),
         train=average_over_seeds(rows, "faithfulness_train"),
         accuracy=average_over_seeds(rows, "accuracy_circuit"),
+        of_seeds=tuple(of_seeds.get(seed) for seed in seeds),
     )
 
 

@@ -13,6 +13,8 @@ from circuitkit.page.leaderboard import Size, describe_criterion, leaderboard, r
 from circuitkit.report.comparison_tables import CONTROL
 from circuitkit.report.over_seeds import average_over_seeds
 
+HALF = (0.5, 0.4, 0.6)
+
 
 @pytest.mark.parametrize(
     ("figures", "ranks"),
@@ -62,8 +64,32 @@ def test_a_circuit_holds_if_its_interval_says_so(test: Triple, holds: bool) -> N
 def test_the_smallest_circuit_that_holds() -> None:
     sizes = (size(10, 0.5, 0.4, 0.6), size(50, 0.9, 0.85, 0.95), size(100, 0.95, 0.9, 1.0))
     assert entry("a", sizes=sizes).smallest is sizes[1]
-    assert entry("a", sizes=sizes).at_least(51) is None  # 100 is not of that size
-    assert entry("a", sizes=sizes).at_least(70) is sizes[2]
+
+
+@pytest.mark.parametrize(("edges", "wanted"), [(45, 50), (70, 100), (51, 50), (160, None), (120, 100), (33, None)])
+def test_a_circuit_of_about_a_size_is_rather_larger_than_smaller(edges: float, wanted: float | None) -> None:
+    found = entry("a", sizes=tuple(size(one, *HALF) for one in (10, 50, 100, 1000))).near(edges)
+    assert (found and found.edges) == wanted
+
+
+def test_sizes_are_edges_left_not_edges_asked() -> None:
+    few, many = size(40, 0.95, 0.9, 1.0, asked=60), size(50, 0.95, 0.9, 1.0, asked=55)
+    assert entry("a", sizes=(many, few)).smallest is few
+
+
+@pytest.mark.parametrize(
+    ("of_seeds", "holds"),
+    [((0.9, 1.0, 1.1), True), ((1.0, 1.0, 0.5), False), ((1.25, 1.0, 0.8), False), ((1.0, 1.0, None), False)],
+)
+def test_a_circuit_holds_on_every_seed(of_seeds: tuple[float | None, ...], holds: bool) -> None:
+    assert size(20, 0.83, 0.82, 0.85, of_seeds=of_seeds).holds is holds
+
+
+def test_random_edges_are_counted_as_drawn() -> None:
+    control = entry(CONTROL, sizes=(size(1, 0.0, 0.0, 0.0, asked=50), size(30, 0.9, 0.8, 1.0, asked=130)))
+    assert control.drawn(50) is control.sizes[0]
+    assert control.drawn(51) is control.sizes[1]
+    assert control.drawn(131) is None
 
 
 @pytest.mark.parametrize(
@@ -73,6 +99,9 @@ def test_the_smallest_circuit_that_holds() -> None:
         (size(20, 0.5, 0.45, 0.55, train=(0.6, 0.54, 0.66)), []),
         (size(20, 5.0, 4.0, 6.0), ["overshoots"]),
         (size(20, 0.3, 0.15, 0.4), ["chance?"]),
+        (size(15, 0.3, 0.15, 0.4), ["chance?"]),
+        (size(21, 0.3, 0.15, 0.4), []),
+        (size(20, 0.5, 0.45, 0.55, of_seeds=(0.5, None)), ["undefined"]),
     ],
 )
 def test_marks_say_where_a_number_misleads(found: Size, names: list[str]) -> None:
@@ -98,6 +127,7 @@ def test_the_figures_are_those_of_the_rows(compared: Path) -> None:
             if measured.ranking == "absolute":
                 same = [row for row in same if row["fraction"] == measured.fraction]
             assert measured.test == average_over_seeds(same, "faithfulness_test")
+            assert measured.of_seeds == tuple(row["faithfulness_test"] for row in same)
             assert measured.train == average_over_seeds(same, "faithfulness_train")
 
 

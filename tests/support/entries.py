@@ -1,5 +1,7 @@
 """Lines of a leaderboard, without a computation."""
 
+from statistics import stdev
+
 from circuitkit.page.leaderboard import Entry, Size
 from circuitkit.report.comparison_tables import CONTROL
 from circuitkit.report.over_seeds import SeedAverage
@@ -13,8 +15,21 @@ def average(*figure: float | None) -> SeedAverage:
     return SeedAverage(value, low, high, None)
 
 
-def size(edges: float, *test: float | None, train: Triple = (None, None, None), ranking: str = "absolute") -> Size:
-    return Size(ranking, edges / 1000, edges, edges, average(*test), average(*train), NOTHING)
+def size(
+    edges: float,
+    *test: float | None,
+    train: Triple = (None, None, None),
+    ranking: str = "absolute",
+    of_seeds: tuple[float | None, ...] = (),
+    asked: float | None = None,
+) -> Size:
+    """Make a circuit of this many edges, of 1,000."""
+    asked = edges if asked is None else asked
+    found = of_seeds or test[:1]
+    spread = stdev(found) if len(found) > 1 and None not in found else None
+    value, low, high = test
+    figure = SeedAverage(value, low, high, spread)
+    return Size(ranking, asked / 1000, asked, edges, figure, average(*train), NOTHING, found)
 
 
 def entry(method: str, cmd: Triple = (None, None, None), sizes: tuple[Size, ...] = ()) -> Entry:
