@@ -100,7 +100,7 @@ def _overall(findings: Sequence[Finding]) -> str:
     order = sorted(wins, key=lambda name: (-wins[name], -alone[name]))
     if alone[order[0]] == len(findings):
         return f"{order[0]} has {what} in all {settings}."
-    said = [f"{name} in {wins[name]} (alone in {alone[name]})" for name in order]
+    said = [f"{name} in {wins[name]}" + f" (alone in {alone[name]})" * (alone[name] > 0) for name in order]
     nothing = f"; in {none} no measured circuit holds" if none else ""
     return f"Of {settings}, {what}, or one not told apart from it, is of {join_names(said, _LISTED)}{nothing}."
 

@@ -27,8 +27,9 @@ _USED = (
 )
 _FIGURES = ("faithfulness_test", "faithfulness_train", "accuracy_circuit", "cpr", "cmd")
 _NOTHING = SeedAverage(None, None, None, None)
-NEAR = 1.5
-"""Two circuits are of about one size if neither has more than this times the edges of the other."""
+NEAR, _LARGER = 1.1, 1.5
+"""Two circuits are of about one size if neither has more than `NEAR` times the edges of the other. What does not hold
+with up to `_LARGER` times as many edges speaks against a smaller one too."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,13 @@ class Entry:
         return min((size for size in self.sizes if size.holds), key=lambda size: size.edges, default=None)
 
     def near(self, edges: float) -> Size | None:
-        """Return the circuit to compare with one of this number of edges; None if there is none of about that size.
+        """Return the circuit to compare with one of this number of edges; None if none was measured near it.
 
-        It is the smallest that is not smaller, or else the largest that is smaller, within a factor of `NEAR`.
+        It is the smallest that is not smaller, or else the largest that is smaller. One that is larger by half does not
+        tell whether a smaller one holds if it holds itself.
         """
-        sizes = [size for size in self.sizes if size.fraction < 1 and edges / NEAR <= size.edges <= edges * NEAR]
+        ends = {size: edges * (NEAR if size.holds else _LARGER) for size in self.sizes if size.fraction < 1}
+        sizes = [size for size, most in ends.items() if edges / NEAR <= size.edges <= most]
         larger = [size for size in sizes if size.edges >= edges]
         if larger:
             return min(larger, key=lambda size: size.edges)

@@ -81,9 +81,12 @@ def _describe(content: Content) -> dict[str, Any]:
     return {
         "content": content,
         "headline": found,
+        "findings": found.evidence if len(found.evidence) > 1 or any(one.purposes for one in found.evidence) else (),
         "summary": summarize(content),
         "entries": entries,
         "several_methods": len(set(methods)) > 1,
+        "ranked": content.kind == "comparison"
+        and any(sum(not entry.is_control for entry in of) > 1 for of in groups.values()),
         "several_seeds": any(entry.seeds > 1 for entry in entries),
         "controls": {group: next((one for one in of if one.is_control), None) for group, of in groups.items()},
         "looks": find_looks(content),
@@ -94,7 +97,7 @@ def _describe(content: Content) -> dict[str, Any]:
         "notes": _notes(entries),
         "facts": list_facts(content),
         "hashes": list_hashes(content),
-        "good": GOOD,
+        "holds": _describe_holding(any(entry.seeds > 1 for entry in entries)),
         "fence": "`" * max(3, longest + 1),
     }
 
@@ -139,6 +142,15 @@ def _for_html(content: Content, reference: str | Path | None) -> dict[str, Any]:
         "version": metadata.version("pahq-circuitkit"),
         "now": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
     }
+
+
+def _describe_holding(several_seeds: bool) -> str:
+    every = f", and each seed's is from {GOOD:g} to {2 - GOOD:g}" if several_seeds else ""
+    return (
+        f"A circuit holds if its faithfulness on held-out prompts is at least {GOOD:g} with 95% confidence, and at "
+        f"most {2 - GOOD:g}{every}. It is the smallest of the sizes tried, chosen on these prompts: confirm it on "
+        "others. Between two sizes a smaller one may hold."
+    )
 
 
 def _notes(entries: Sequence[Entry]) -> list[tuple[str, str]]:

@@ -59,18 +59,22 @@ def test_a_rival_that_was_not_measured_near_the_size_is_named() -> None:
     said = say(entry("a", sizes=(size(59, *HOLDS),)), b)
     assert "a finds the smallest measured circuit" in said
     assert "; the next, b, takes 500 edges; b, not measured near 59 edges, may have one as small" in said
-    near = replace(b, sizes=(size(50, 0.1, 0.05, 0.15), size(500, *HOLDS)))
+    near = replace(b, sizes=(size(55, 0.1, 0.05, 0.15), size(500, *HOLDS)))
     said = say(entry("a", sizes=(size(59, *HOLDS),)), near)
-    assert "; b has 0.10 [0.05, 0.15] with 50 edges" in said
+    assert "; b has 0.10 [0.05, 0.15] with 55 edges" in said
     assert "not measured near" not in said
+    larger = replace(b, sizes=(size(80, *HOLDS),))
+    said = say(entry("a", sizes=(size(59, *HOLDS),)), larger)
+    assert "a finds the smallest measured circuit" in said
+    assert "; the next, b, takes 80 edges; b, not measured near 59 edges, may have one as small" in said
 
 
 def test_several_seeds_have_their_spread_and_all_must_hold() -> None:
     a = replace(entry("a", sizes=(size(100, *HOLDS, of_seeds=(0.9, 0.95, 1.0)),)), seeds=3)
-    b = replace(entry("b", sizes=(size(90, 0.83, 0.82, 0.85, of_seeds=(1.0, 1.0, 0.5)),)), seeds=3)
+    b = replace(entry("b", sizes=(size(95, 0.83, 0.82, 0.85, of_seeds=(1.0, 1.0, 0.5)),)), seeds=3)
     said = say(a, b)
     assert "a finds the smallest measured circuit that holds on held-out prompts: 0.95 [0.90, 1.00] ±0.05 with" in said
-    assert "b has 0.83 [0.82, 0.85] ±0.29 with 90 edges" in said
+    assert "b has 0.83 [0.82, 0.85] ±0.29 with 95 edges" in said
 
 
 def test_operating_points_are_named_where_a_method_has_several() -> None:
@@ -120,7 +124,7 @@ def test_several_settings_have_a_sentence_each_and_one_for_all() -> None:
     found = headline(without_results(), [a, b, *other])
     assert found.sentence == (
         "Of 2 settings (model, task and objective), the smallest measured circuit that holds on held-out prompts, or "
-        "one not told apart from it, is of a in 2 (alone in 1) and b in 1 (alone in 0)."
+        "one not told apart from it, is of a in 2 (alone in 1) and b in 1."
     )
     assert [finding.where for finding in found.evidence] == ["ioi in toy", "other in toy"]
 
@@ -208,8 +212,10 @@ def test_one_seed_is_compared_prompt_by_prompt(compared: Path) -> None:
         number = selections.index(best.operating_point) if best.operating_point in selections else 0
         evaluation = result.evaluations["test"][number]
         strategy = content.cell_of(folder).labels["strategy"]
+        if strategy == CONTROL:
+            continue
         curve = evaluation.curve("own" if strategy == "acdc" and chosen.ranking == "own" else "absolute")
-        near = [one for one in curve if chosen.edges / NEAR <= one.edges <= chosen.edges * NEAR]
+        near = [one for one in curve if chosen.edges / NEAR <= one.edges <= chosen.edges * 1.5]
         point = min(near, key=lambda one: (one.edges < chosen.edges, abs(one.edges - chosen.edges)))
         points[strategy] = PerPrompt(*(evaluation.per_prompt(which) for which in (point, "full", "ablated")))
     wanted = difference_figure(points["acdc"], points["eap"])

@@ -66,10 +66,17 @@ def test_the_smallest_circuit_that_holds() -> None:
     assert entry("a", sizes=sizes).smallest is sizes[1]
 
 
-@pytest.mark.parametrize(("edges", "wanted"), [(45, 50), (70, 100), (51, 50), (160, None), (120, 100), (33, None)])
+@pytest.mark.parametrize(("edges", "wanted"), [(45, 50), (70, 100), (51, 50), (111, None), (109, 100), (33, None)])
 def test_a_circuit_of_about_a_size_is_rather_larger_than_smaller(edges: float, wanted: float | None) -> None:
     found = entry("a", sizes=tuple(size(one, *HALF) for one in (10, 50, 100, 1000))).near(edges)
     assert (found and found.edges) == wanted
+
+
+def test_a_larger_circuit_that_holds_does_not_speak_for_smaller_ones() -> None:
+    sizes = (size(95, *HALF), size(140, 0.95, 0.9, 1.0))
+    assert entry("a", sizes=sizes).near(100) is sizes[0]
+    assert entry("a", sizes=sizes).near(130) is sizes[1]
+    assert entry("a", sizes=sizes).near(110) is None
 
 
 def test_sizes_are_edges_left_not_edges_asked() -> None:

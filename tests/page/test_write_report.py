@@ -60,6 +60,9 @@ def test_the_page_of_a_comparison(copied: Path) -> None:
         assert cell.reproduce in page.text
         assert cell.folder in page.text
     assert "Content-Security-Policy" in str(page.elements)
+    assert page.text.count("chosen on these prompts: confirm it on others") == 1
+    table = page.text.partition("Faithfulness and cost of each method, the best first")[2]
+    assert "Rank" in table
 
 
 def test_nothing_is_loaded_from_anywhere(copied: Path) -> None:
@@ -148,7 +151,12 @@ def test_a_grid_with_errors_only(copied: Path) -> None:
 def test_a_run_and_one_without_evaluation(copied: Path) -> None:
     folder = copied / Content.load(copied).cells[1].folder
     write_report(folder)
-    assert "acdc on ioi in toy" in read(folder).text
+    text = read(folder).text
+    assert "acdc on ioi in toy" in text
+    assert "What was found" not in text
+    assert "Rank" not in text
+    assert "confirm it on others" in text
+    assert "Rank" not in (folder / "report.md").read_text()
     assert f"circuitkit discover --config {folder}/config.yaml" in read(folder).text
     _unevaluated(folder)
     assert not (folder / "report.html").exists()  # it was of the earlier result
