@@ -28,6 +28,7 @@ from circuitkit.comparison.rows import COLUMNS, is_evaluated, rows_of, to_frame
 from circuitkit.config import specs
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.sizes import SIZES
+from circuitkit.page.cell_folders import check_files, find_link, find_problem
 from circuitkit.page.grid_labels import LABELS, RANDOM, list_controls, list_labels
 from circuitkit.report.comparison_tables import CONTROL
 from circuitkit.run.result import Result
@@ -37,9 +38,12 @@ from circuitkit.storage.owned_folder import MANIFEST
 from circuitkit.storage.text import read_yaml
 
 _MOST_NAMED = 3
-"""With more models or tasks, the title has their number."""
+"""With more models or tasks, the title has their number; of so many cells that are lost, notes have the folders."""
 MOST_RESULTS = 24
 """How many results are loaded at most."""
+
+
+State = Literal["finished", "failed", "unfinished", "lost"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,15 @@ class PageCell:
     Attributes:
         labels: the first columns of its rows: `model`, `task`, `strategy`, `precision`, `objective`, `seed`.
         folder: its run folder, as the column `folder` has it; empty for a cell that has not begun; `.` for a run.
-        state: what has become of it.
-        error: why it has failed; empty otherwise.
-        reproduce: the command that repeats its run or, of one without a result, that continues the comparison.
+        state: what has become of it; `lost`: it has rows, but its result is not in its folder any more.
+        error: why it has failed, or is lost; empty otherwise.
+        reproduce: the command that repeats its run or, of one without a result, that continues the comparison; empty
+            for a lost one.
     """
 
     labels: Mapping[str, Any]
     folder: str
-    state: Literal["finished", "failed", "unfinished"]
+    state: State
     error: str
     reproduce: str
 
@@ -75,9 +80,9 @@ class Content:
         conclusions: the lines of `conclusions.txt`.
         config: the text of `config.yaml`.
         environment: versions, machine and time.
-        results: by `folder`, of the cells whose circuits and prompts are shown: the first seed of each model, task,
-            objective, strategy and precision, the best first and in turn from each model, task and objective; at most
-            `MOST_RESULTS`.
+        results: by `folder`, of the cells whose circuits and prompts are shown: the first seed that is there of each
+            model, task, objective, strategy and precision, the best first and in turn from each model, task and
+            objective; at most `MOST_RESULTS`.
         controls: the labels of strategies that choose edges at random.
         notes: what could not be read, or is not there.
     """
@@ -105,6 +110,7 @@ class Content:
         """
         folder = Path(folder)
         kind = _tell_kind(folder)
+        check_files(folder)
         return cls(
             folder=folder, kind=kind, **(_read_comparison(folder) if kind == "comparison" else _read_run(folder))
         )
@@ -164,7 +170,9 @@ def _read_comparison(folder: Path) -> dict[str, Any]:
         controls |= list_controls(parsed)
     else:
         notes.append(f"{CONFIG} is missing: cells without a result are not listed.")
+    notes += _describe_lost(cells)
     conclusions = folder / CONCLUSIONS
+    there = {cell.folder for cell in cells if cell.state == "finished"}
     models, tasks = (_enumerate(name, [str(cell.labels[name]) for cell in cells]) for name in LABELS[:2])
     return {
         "title": f"Circuits for {tasks} in {models}" if cells else "Circuits",
@@ -174,7 +182,7 @@ def _read_comparison(folder: Path) -> dict[str, Any]:
         "conclusions": read_bytes(conclusions).decode(errors="replace").splitlines() if conclusions.exists() else [],
         "config": config,
         "environment": read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else {},
-        "results": _load_results(folder, frame[frame["folder"].isin({cell.folder for cell in cells})], notes),
+        "results": _load_results(folder, frame[frame["folder"].isin(there)], notes),
         "controls": controls,
         "notes": notes,
     }
@@ -247,11 +255,17 @@ def _known_cells(folder: Path, frame: pd.DataFrame) -> dict[tuple[Any, ...], Pag
     first = frame[names].drop_duplicates(list(LABELS))
     cells = {}
     for row in first.to_dict("records"):
-        labels, error = {name: row[name] for name in LABELS}, str(row["error"] or "")
-        again = _continue(folder) if error else reproduce_command(folder / row["folder"])
-        state: Literal["failed", "finished"] = "failed" if error else "finished"
-        cells[tuple(labels.values())] = PageCell(labels, str(row["folder"]), state, error, again)
+        labels = {name: row[name] for name in LABELS}
+        cells[tuple(labels.values())] = _make_cell(folder, labels, str(row["folder"]), str(row["error"] or ""))
     return cells
+
+
+def _make_cell(folder: Path, labels: Mapping[str, Any], name: str, error: str) -> PageCell:
+    if error:
+        return PageCell(labels, name, "failed", error, _continue(folder))
+    if lost := find_problem(folder, name):
+        return PageCell(labels, name, "lost", lost, "")
+    return PageCell(labels, name, "finished", "", reproduce_command(folder / name))
 
 
 def _all_cells(folder: Path, frame: pd.DataFrame, config: Mapping[str, Any]) -> list[PageCell]:
@@ -266,6 +280,18 @@ def _all_cells(folder: Path, frame: pd.DataFrame, config: Mapping[str, Any]) -> 
     ]
 
 
+def _describe_lost(cells: Sequence[PageCell]) -> list[str]:
+    by_reason: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.state == "lost":
+            by_reason.setdefault(cell.error, []).append(cell.folder)
+    return [
+        f"The result of {len(names)} cell{'s' * (len(names) != 1)} was not read, and the figures are those of "
+        f"{PARQUET}: {reason} ({', '.join(names[:_MOST_NAMED])}{', ...' * (len(names) > _MOST_NAMED)})."
+        for reason, names in by_reason.items()
+    ]
+
+
 def _continue(folder: Path) -> str:
     return f"circuitkit compare --out {shlex.quote(str(folder))} --resume"
 
@@ -275,6 +301,9 @@ def _load_results(folder: Path, frame: pd.DataFrame, notes: list[str]) -> dict[s
     for name in choose_shown(frame):
         if len(found) == MOST_RESULTS:
             break
+        if link := find_link(folder / name):
+            notes.append(f"The result in {name} cannot be shown: {link} is a link out of its folder.")
+            continue
         try:
             found[name] = Result.load(folder / name)
         except CircuitKitError as error:

@@ -143,7 +143,7 @@ def _count_missing(content: Content, entry: Entry) -> str:
     """Say how many cells of the entry's group have no result, which may be better."""
     names = ("model", "task", "objective")
     cells = [cell for cell in content.cells if tuple(cell.labels.get(name) for name in names) == entry.group]
-    missing = sum(cell.state != "finished" for cell in cells)
+    missing = sum(cell.state in ("failed", "unfinished") for cell in cells)
     have = "has" if missing == 1 else "have"
     return f" Of its {len(cells)} cells, {missing} {have} no result." if missing else ""
 

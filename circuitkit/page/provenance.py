@@ -19,7 +19,7 @@ def summarize(content: Content) -> str:
     states = [cell.state for cell in content.cells]
     done = states.count("finished")
     parts = [f"{done:,} of {len(states):,} cells finished"] if content.kind == "comparison" else []
-    parts += [f"{states.count('failed'):,} failed"] * ("failed" in states)
+    parts += [f"{states.count(state):,} {state}" for state in ("failed", "lost") if state in states]
     if not content.frame.empty:
         numbers = sorted(int(number) for number in content.frame["prompts_test"].dropna().unique())
         if numbers:

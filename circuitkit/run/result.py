@@ -12,6 +12,7 @@ A run folder holds
   without it is not a finished run.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -195,6 +196,9 @@ class Result:
             check_shape(shown, dict.fromkeys(shown, (float, type(None))), "metrics")
             if not found["circuits"]:
                 raise ValueError("it has no circuits")
+            for name in (one["file"] for one in found["circuits"]):
+                if os.path.basename(name) != name:  # noqa: PTH119
+                    raise ValueError(f"its circuit {name!r} lies in another folder")
             evaluations = _read_evaluations(folder, found["evaluations"], len(found["circuits"]))
         config = read_yaml(folder / CONFIG)
         with _damage(folder / CONFIG):

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.page_reader import read_page
 
 from circuitkit.comparison.grid import Grid
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.page.content import Content, choose_shown, to_records
 from circuitkit.page.grid_labels import list_labels
+from circuitkit.page.page import write_report
 from circuitkit.run.result import Result
 from circuitkit.storage.text import parse_yaml, to_yaml
 
@@ -141,3 +143,94 @@ def test_a_damaged_cell_is_a_note(copied: Path) -> None:
     assert name not in content.results
     assert len(content.results) == 2
     assert name in content.notes[0]
+
+
+# What is read lies in the folder
+
+
+def _rename_cell(folder: Path, name: str) -> str:
+    """Give the first cell another folder in the rows; return the old one."""
+    frame = Content.load(folder).frame
+    old = str(frame["folder"].iloc[0])
+    frame.loc[frame["folder"] == old, "folder"] = name
+    frame.to_parquet(folder / "results.parquet", index=False)
+    return old
+
+
+@pytest.mark.parametrize("way", ["absolute", "up", "link", "link above", "link in it", "null", "long", "gone", "empty"])
+def test_a_cell_is_read_from_its_own_folder_alone(
+    way: str, compared: Path, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = Path(shutil.copytree(compared / Content.load(compared).cells[0].folder, tmp_path / "elsewhere" / "cell"))
+    names = {
+        "absolute": str(cell),
+        "up": "../elsewhere/cell",
+        "link": "cells/link",
+        "link above": "linked/cell",
+        "null": "cells/a\0b",
+        "long": "cells/" + "x" * 5000,
+        "gone": "cells/gone",
+    }
+    if way == "empty":
+        (copied / Content.load(copied).cells[0].folder / "result.json").unlink()
+    elif way == "link in it":
+        file = copied / Content.load(copied).cells[0].folder / "circuit.json"
+        file.unlink()
+        file.symlink_to(cell / "circuit.json")
+    else:
+        _rename_cell(copied, names[way])
+    (copied / "cells" / "link").symlink_to(cell)
+    (copied / "linked").symlink_to(cell.parent)
+    opened: list[str] = []
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda file: opened.append(str(file.resolve())) or read(file))
+    content = Content.load(copied)
+    assert not [file for file in opened if str(cell) in file]
+    assert opened
+    found = content.cells[0]
+    assert found.folder not in content.results
+    if way == "link in it":
+        assert (found.state, "is a link out of its folder" in content.notes[0]) == ("finished", True)
+        return
+    reasons = {"gone": "its folder is gone", "long": "its folder is gone", "empty": "its folder has no result.json"}
+    reason = reasons.get(way, "its folder lies outside of the comparison's")
+    assert (found.state, found.error, found.reproduce) == ("lost", reason, "")
+    assert f"{reason} ({found.folder})." in content.notes[0]
+
+
+def test_cells_may_link_to_each_other_and_the_folder_may_be_a_link(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(copied)
+    assert [cell.state for cell in Content.load(tmp_path / "link").cells] == ["finished"] * 6
+    old = _rename_cell(copied, "cells/new")
+    (copied / "cells" / "new").symlink_to(copied / old)
+    content = Content.load(copied)
+    assert content.cells[0].state == "finished"
+    assert "cells/new" in content.results
+
+
+@pytest.mark.parametrize("name", ["conclusions.txt", "config.yaml", "environment.json", "agreement.csv"])
+def test_a_file_that_is_a_link_out_of_the_folder_is_refused(copied: Path, tmp_path: Path, name: str) -> None:
+    (copied / name).rename(tmp_path / "secret")
+    (copied / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(UsageError, match=f"{name} is a link to a file outside"):
+        Content.load(copied)
+
+
+def test_the_page_of_lost_cells_has_their_figures_and_says_so(copied: Path) -> None:
+    shutil.rmtree(copied / "cells")
+    write_report(copied)
+    text = read_page(copied).text
+    assert "The result of 6 cells was not read, and the figures are those of results.parquet" in text
+    assert "0 of 6 cells finished, 6 lost" in text
+    assert text.count("lost: its folder is gone") == 6
+    assert "circuitkit discover" not in text
+    assert "have no result" not in text
+    assert "Edges that hold" in (copied / "report.md").read_text()
+
+
+def test_a_result_cannot_name_a_circuit_outside_of_its_folder(copied: Path) -> None:
+    name = next(iter(Content.load(copied).results))
+    (copied / "cells" / "circuit.json").write_text("{}")
+    file = copied / name / "result.json"
+    file.write_text(file.read_text().replace('"circuit"', '"../circuit"'))
+    assert "its circuit '../circuit' lies in another folder" in Content.load(copied).notes[0]
