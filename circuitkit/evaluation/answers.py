@@ -16,13 +16,14 @@ from circuitkit.data.logits import Logits
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.evaluation.evaluation import Evaluation, Point, Ranking
 from circuitkit.evaluation.evaluator import Evaluator
+from circuitkit.evaluation.measures import GOOD
 from circuitkit.evaluation.sizes import choose_edges
 from circuitkit.evaluation.token_texts import token_texts
 
 TOP = 5
 """How many of the most probable tokens are kept of each answer."""
-FAITHFUL = 0.8
 LARGEST = 0.2
+"""The largest fraction of the edges of a circuit that is shown though it is not faithful."""
 _RANKINGS: tuple[Ranking, ...] = ("absolute", "greedy", "signed")
 
 Texts = tuple[str, ...]
@@ -102,8 +103,8 @@ class Answers:
         prompts: the prompts in order, which is that of `Evaluation.per_prompt`.
         full: what the full model answers to each.
         circuits: what circuits answer: those that chose their edges, with these; of a ranking the smallest circuit that
-            was evaluated with a faithfulness of at least `FAITHFUL`, or else the largest of at most `LARGEST` of the
-            edges.
+            was evaluated with a faithfulness of at least `GOOD`, or else the largest of at most `LARGEST` of the edges.
+            The full model, which is every ranking's last circuit, is none of them.
     """
 
     split: str = ""
@@ -154,13 +155,14 @@ class AnswerCollector:
 
 
 def choose_shown(evaluation: Evaluation) -> Point | None:
-    """Choose the circuit to show: see `Answers.circuits`; None if none but random ones were evaluated."""
+    """Choose the circuit to show: see `Answers.circuits`; None if nothing but random ones and the full model was."""
     if own := evaluation.curve("own"):
         return own[0]
-    curve = next(filter(None, map(evaluation.curve, _RANKINGS)), None)
+    curves = ([point for point in evaluation.curve(name) if point.fraction < 1] for name in _RANKINGS)
+    curve = next(filter(None, curves), None)
     if curve is None:
         return None
-    faithful = [point for point in curve if point.faithfulness is not None and point.faithfulness >= FAITHFUL]
+    faithful = [point for point in curve if point.faithfulness is not None and point.faithfulness >= GOOD]
     small = [point for point in curve if point.fraction <= LARGEST]
     return [*faithful[:1], *small[-1:], *curve[:1]][0]
 

@@ -15,6 +15,8 @@ from circuitkit.errors import UsageError
 
 ACCURACY = "accuracy"
 """The measure that is no objective: the share of a prompt's answers that beat every wrong answer."""
+GOOD = 0.8
+"""A circuit with at least this faithfulness is called faithful."""
 
 Values = Mapping[str, np.ndarray]
 """By measure, float64 `[prompts]`."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.drawing.viewer import viewer_data
-from circuitkit.evaluation.evaluation import Evaluation
 from circuitkit.page.content import Content, PageCell
+from circuitkit.report.result_view import measured_sizes
 from circuitkit.run.result import Result
 
 _MOST_EDGES, _MOST_OF_LARGE = 80_000, 30_000
@@ -32,13 +32,13 @@ def describe_circuits(content: Content) -> tuple[dict[str, Any], int]:
     graphs: dict[str, int] = {}
     circuits: list[dict[str, Any]] = []
     for folder, result, number in found:
-        circuit = result.circuits[number]
+        circuit, test = result.circuits[number], result.evaluations.get("test", ())
         needed = max(min(most, len(circuit.graph)), 0 if circuit.is_ranking else len(circuit))
         if circuits and needed > left:
             continue
         left -= needed
         name = name_circuit(content, content.cell_of(folder), result, circuit)
-        data = viewer_data(circuit, name, _sizes(result, number), most=most)
+        data = viewer_data(circuit, name, measured_sizes(test[number]) if test else (), most=most)
         graph = json.dumps(data.pop("graph"))
         circuits.append(data | {"graph": graphs.setdefault(graph, len(graphs))})
     return {"graphs": [json.loads(graph) for graph in graphs], "circuits": circuits}, len(found) - len(circuits)
@@ -53,20 +53,3 @@ def name_circuit(content: Content, cell: PageCell, result: Result, circuit: Circ
         *(str(labels[name]) for name in labels if name in several),
     ]
     return ", ".join([*parts, circuit.selection] if len(result.circuits) > 1 else parts)
-
-
-def _sizes(result: Result, number: int) -> list[Any]:
-    evaluations = result.evaluations.get("test")
-    if not evaluations:
-        return []
-    evaluation: Evaluation = evaluations[number]
-    points = {point.edges_asked: point for point in (*evaluation.curve("absolute"), *evaluation.curve("own"))}
-    return [
-        {
-            "edges": edges,
-            "faithfulness": None if figure is None or figure.value is None else figure._asdict(),
-            "split": "test",
-        }
-        for edges, figure in ((edges, point.searched.faithfulness) for edges, point in points.items())
-        if edges
-    ]

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from circuitkit.circuit.drawing.viewer import viewer_assets
+from circuitkit.evaluation.intervals import Figure
 from circuitkit.page.blocks import Block, list_licences, make_block, pack, read_asset, read_libraries
 from circuitkit.page.charts import chart_config, find_looks, make_charts
 from circuitkit.page.circuits import describe_circuits
@@ -21,7 +22,7 @@ from circuitkit.page.leaderboard import Entry, describe_criterion, leaderboard
 from circuitkit.page.pictures import Picture, draw_pictures
 from circuitkit.page.prompts import prompt_section
 from circuitkit.page.provenance import describe_cell, list_facts, list_hashes, summarize
-from circuitkit.report.figures import GOOD, format_seconds
+from circuitkit.report.figures import GOOD, format_interval, format_seconds
 from circuitkit.report.over_seeds import SeedAverage
 from circuitkit.run.run_folder import IN_REPORT_FILES, REPORT_FILES, REPORT_HTML, REPORT_MARKDOWN
 from circuitkit.storage.files import write_atomically
@@ -187,11 +188,7 @@ def _format_figure(figure: SeedAverage | None) -> str:
     if figure is None or figure.value is None:
         return "–"
     spread = "" if figure.spread is None else f" ±{figure.spread:.2f}"
-    return f"{figure.value:z.2f}{_interval(figure)}{spread}"
-
-
-def _interval(figure: SeedAverage) -> str:
-    return "" if figure.low is None else f" [{figure.low:z.2f}, {figure.high:z.2f}]"
+    return f"{format_interval(Figure(*figure[:3]))}{spread}"
 
 
 def _escape_markdown(text: Any) -> str:

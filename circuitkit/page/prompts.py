@@ -14,10 +14,10 @@ import numpy as np
 
 from circuitkit.evaluation.answers import Answers, PromptTexts, Reply, choose_shown
 from circuitkit.evaluation.evaluation import Evaluation, Point
-from circuitkit.evaluation.intervals import Figure
 from circuitkit.evaluation.measures import ACCURACY
 from circuitkit.page.circuits import name_circuit
 from circuitkit.page.content import Content
+from circuitkit.report.figures import format_interval
 
 MOST_CIRCUITS, MOST_PROMPTS = 24, 64
 """How many circuits a page shows, and how many prompts of each."""
@@ -29,6 +29,7 @@ STATES = (
     "other token",
     "both wrong",
     "right, model wrong",
+    "right, other token",
     "right",
     "same token",
     "not known",
@@ -36,7 +37,7 @@ STATES = (
 """What can be said of a circuit's answer beside the model's; the order in which prompts are listed."""
 FAILURES = 2
 """The first so many of them are failures."""
-_FAILS, _OTHER, _BOTH_WRONG, _ONLY_RIGHT, _RIGHT, _SAME, _UNKNOWN = range(len(STATES))
+_FAILS, _OTHER, _BOTH_WRONG, _ONLY_RIGHT, _RIGHT_OTHER, _RIGHT, _SAME, _UNKNOWN = range(len(STATES))
 
 
 def prompt_section(content: Content) -> dict[str, Any] | None:
@@ -106,7 +107,7 @@ class _Shown:
         evaluation: on the prompts that are shown.
         point: the circuit.
         answers: of its run; empty in those of an earlier version.
-        replies: the circuit's; empty where there are no answers.
+        replies: the circuit's; empty where there are none of it.
     """
 
     name: str
@@ -126,7 +127,8 @@ class _Shown:
         """Return a number of `STATES` for every prompt."""
         if ACCURACY in self.evaluation.values:
             full, own = (self.evaluation.per_prompt(which, ACCURACY) == 1 for which in self._ends)
-            found = np.where(full, np.where(own, _RIGHT, _FAILS), np.where(own, _ONLY_RIGHT, _BOTH_WRONG))
+            right = np.where(self._same_token(), _RIGHT, _RIGHT_OTHER) if self.replies else _RIGHT
+            found = np.where(full, np.where(own, right, _FAILS), np.where(own, _ONLY_RIGHT, _BOTH_WRONG))
             return [int(state) for state in found]
         if self.replies:
             return [_SAME if same else _OTHER for same in self._same_token()]
@@ -159,7 +161,7 @@ class _Shown:
             "says": [*self._say(states, len(kept))],
             "templates": self._templates(states, texts),
             "rows": [
-                [place, states[row], _decimals(value[row]), _decimals(faithfulness[row]), self._reply(row, texts)]
+                [place, states[row], self._value(value[row]), _decimals(faithfulness[row]), self._reply(row, texts)]
                 for place, row in ((place, kept[place]) for place in order)
             ],
         }
@@ -180,8 +182,12 @@ class _Shown:
             "full": [
                 _describe_reply(answers.full[row], answers.prompts[row], texts) if answers else None for row in kept
             ],
-            "values": [_decimals(values[row]) for row in kept],
+            "values": [self._value(values[row]) for row in kept],
         }
+
+    def _value(self, value: float) -> str:
+        """Show a value of the objective, with the sign that everybody knows (see `figures.format_interval`)."""
+        return _decimals(-value if self.evaluation.objective == "logit_difference" else value)
 
     def _reply(self, row: int, texts: _Texts) -> Any:
         return _describe_reply(self.replies[row], self.answers.prompts[row], texts) if self.replies else None
@@ -191,13 +197,15 @@ class _Shown:
         where = "held-out" if evaluation.split == "test" else evaluation.split
         if ACCURACY in evaluation.values:
             fails, both_wrong, only_right = (states.count(state) for state in (_FAILS, _BOTH_WRONG, _ONLY_RIGHT))
-            say = f"The circuit answers {count - fails - only_right} of {count} prompts as the model does"
-            say += f" (on {both_wrong} both are wrong)" if both_wrong else ""
-            say += f"; it fails on {fails} that the model gets right" if fails else ""
-            yield say + (f"; {only_right} it gets right and the model does not." if only_right else ".")
-        faithful = _figure(self.point.searched.faithfulness)
+            known = count - both_wrong - only_right
+            say = f"The circuit gets {known - fails} of the {known} prompts right that the model gets right"
+            say += f"; {only_right} it gets right and the model does not" if only_right else ""
+            yield say + (f"; on {both_wrong} both are wrong." if both_wrong else ".")
+        faithful = format_interval(self.point.searched.faithfulness)
         yield f"{self.point.edges:,} edges, with faithfulness {faithful} on {count} {where} prompts."
-        if self.replies:
+        if self.answers and not self.replies:
+            yield "Its answers are not shown: an earlier version saved those of the full model in their place."
+        elif self.replies:
             yield f"On {sum(self._same_token())} of {count} prompts its most probable token is the model's."
         else:
             yield "The text of the prompts and the answers are not saved: an earlier version made this run."
@@ -237,11 +245,13 @@ def _shown_of(content: Content, folder: str) -> Iterator[_Shown]:
     replies = {one.circuit: one for one in answers.circuits}
     for number, circuit in enumerate(result.circuits if split else (), 1):
         evaluation = evaluations[split or ""][number - 1]
-        own = replies.get(number)
+        own, saved = replies.get(number), answers if number in replies else Answers()
+        if own and own.ranking != "own" and own.fraction == 1:
+            own = None  # the full model, which earlier versions took for a ranking's circuit
         point = own.point(evaluation) if own else choose_shown(evaluation)
         if point is not None:
             name = name_circuit(content, content.cell_of(folder), result, circuit)
-            yield _Shown(name, evaluation, point, answers if own else Answers(), own.replies if own else ())
+            yield _Shown(name, evaluation, point, saved, own.replies if own else ())
 
 
 def _choose_prompts(some: Sequence[_Shown], most_tokens: int) -> list[int]:
@@ -302,10 +312,3 @@ def _last(value: float) -> float:
 
 def _decimals(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:z.2f}"
-
-
-def _figure(figure: Figure | None) -> str:
-    if figure is None or figure.value is None:
-        return "–"
-    interval = "" if figure.low is None or figure.high is None else f" [{figure.low:z.2f}, {figure.high:z.2f}]"
-    return f"{figure.value:z.2f}{interval}"

@@ -5,11 +5,10 @@ import math
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.evaluation.evaluation import Evaluation, Measured, Point
 from circuitkit.evaluation.intervals import Figure
+from circuitkit.evaluation.measures import GOOD as GOOD
 from circuitkit.evaluation.reference import Agreement
 from circuitkit.evaluation.sizes import SIZES
 
-GOOD = 0.8
-"""A circuit with at least this faithfulness is called faithful."""
 _BANDS = (
     (0.0, "worse than with every edge removed", ""),
     (0.5, "poor", ": most of the behavior is missing"),

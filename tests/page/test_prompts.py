@@ -81,20 +81,30 @@ def test_counts_and_rows_are_those_of_the_evaluation(make: Any, tmp_path: Path) 
         value, full, ablated = (evaluation.per_prompt(which) for which in (point, "full", "ablated"))
         right, full_right = (evaluation.per_prompt(which, "accuracy") for which in (point, "full"))
         assert sorted(row[0] for row in circuit["rows"]) == list(range(12))
+        same = [a.top[0] == b.top[0] for a, b in zip(result.answers.full, own.replies, strict=True)]
         for prompt, state, shown_value, faithfulness, _ in circuit["rows"]:
-            expected = {(1, 1): "right", (1, 0): "fails", (0, 1): "right, model wrong", (0, 0): "both wrong"}
+            expected = {
+                (1, 1): "right" if same[prompt] else "right, other token",
+                (1, 0): "fails",
+                (0, 1): "right, model wrong",
+                (0, 0): "both wrong",
+            }
             assert STATES[state] == expected[int(full_right[prompt]), int(right[prompt])]
-            assert shown_value == f"{value[prompt]:z.2f}"
+            assert shown_value == f"{-value[prompt]:z.2f}"  # the difference, not the objective
             whole = (value[prompt] - ablated[prompt]) / (full[prompt] - ablated[prompt])
             assert faithfulness == f"{whole:z.2f}"
-            assert data["sets"][0]["values"][prompt] == f"{full[prompt]:z.2f}"
+            assert data["sets"][0]["values"][prompt] == f"{-full[prompt]:z.2f}"
         states = [row[1] for row in circuit["rows"]]
         assert states == sorted(states)  # failures first
         fails = int(((right == 0) & (full_right == 1)).sum())
         assert sum(state < FAILURES for state in states) == fails
-        agreed = int((right == full_right).sum())
-        assert circuit["says"][0].startswith(f"The circuit answers {agreed} of 12 prompts as the model does")
-        assert (f"fails on {fails} that" in circuit["says"][0]) == bool(fails)
+        known, both = int(full_right.sum()), int(((right == 1) & (full_right == 1)).sum())
+        says = circuit["says"][0]
+        assert says.startswith(f"The circuit gets {both} of the {known} prompts right that the model gets right")
+        wrong = int(((right == 0) & (full_right == 0)).sum())
+        assert (f"on {wrong} both are wrong" in says) == bool(wrong)
+        only = int(((right == 1) & (full_right == 0)).sum())
+        assert (f"{only} it gets right and the model does not" in says) == bool(only)
         assert f"{point.edges:,} edges" in circuit["says"][1]
         by_template = evaluation.by_template(point)
         assert len(circuit["templates"]) == len(by_template) > 1
@@ -142,7 +152,7 @@ def test_a_folder_without_answers_shows_the_values(tmp_path: Path) -> None:
     with_answers = describe(several(), tmp_path / "new")
     without = describe(replace(several(), answers=Answers()), tmp_path / "old")
     for circuit, other in zip(without["circuits"], with_answers["circuits"], strict=True):
-        assert [row[:4] for row in circuit["rows"]] == [row[:4] for row in other["rows"]]
+        assert sorted(row[0:4:2] for row in circuit["rows"]) == sorted(row[0:4:2] for row in other["rows"])
         assert circuit["templates"]
         assert all(row[4] is None for row in circuit["rows"])
         assert circuit["says"][-1].startswith("The text of the prompts and the answers are not saved")
@@ -167,6 +177,58 @@ def test_prompts_without_answers_are_compared_by_token(tmp_path: Path) -> None:
     assert data["sets"][0]["prompts"][0]["asked"] == [[2, [], 0, [], 0]]
     assert data["sets"][0]["full"][0][:2] == [None, None]
     write_report(tmp_path / "run")
+
+
+def _like_an_earlier_version(result: Result) -> Result:
+    """Change answers to those of the full model, in the place of a ranking's circuit."""
+    (own,) = result.answers.circuits
+    evaluation = result.evaluations["test"][0]
+    whole = next(point for point in evaluation.curve(own.ranking) if point.fraction == 1)
+    old = replace(own, fraction=1.0, edges=whole.edges, replies=result.answers.full)
+    return replace(result, answers=replace(result.answers, circuits=(old,)))
+
+
+def test_the_full_model_is_not_shown_as_a_circuit(tmp_path: Path) -> None:
+    result = circuitkit.discover("toy", "ioi", "eap", examples=12, sizes=[0.1, 1.0])
+    new = describe(result, tmp_path / "new")
+    old = describe(_like_an_earlier_version(result), tmp_path / "old")
+    assert "in their place" in old["circuits"][0]["says"][-1]
+    assert "in their place" not in str(new)
+    assert [row[4] for row in old["circuits"][0]["rows"]] == [None] * 12
+    assert old["circuits"][0]["says"][1] == new["circuits"][0]["says"][1]  # of the same size
+    assert [old["texts"][one] for one in old["sets"][0]["prompts"][0]["tokens"]] == list(
+        result.answers.prompts[0].clean
+    )
+    write_report(tmp_path / "old" / "run")
+
+
+def test_the_logit_difference_is_that_of_the_summary_and_of_the_rows(tmp_path: Path) -> None:
+    result = several()
+    data = describe(result, tmp_path)
+    values = [float(value) for value in data["sets"][0]["values"]]
+    figures = result.to_pandas()
+    assert np.mean(values) == pytest.approx(figures["logit_difference_model"].iloc[0], abs=0.01)
+    own = figures[(figures["ranking"] == "own") & (figures["split"] == "test")]
+    for circuit, wanted in zip(data["circuits"], own["logit_difference"], strict=True):
+        assert np.mean([float(row[2]) for row in circuit["rows"]]) == pytest.approx(wanted, abs=0.01)
+
+
+def test_a_right_answer_with_another_token_is_listed_before_plain_right_ones(tmp_path: Path) -> None:
+    result = several()
+    full = result.answers.full
+    changed = tuple(
+        replace(reply, top=("another", *reply.top[1:]) if number % 2 else full[number].top)
+        for number, reply in enumerate(result.answers.circuits[0].replies)
+    )
+    first = replace(result.answers.circuits[0], replies=changed)
+    circuits = (first, *result.answers.circuits[1:])
+    data = describe(replace(result, answers=replace(result.answers, circuits=circuits)), tmp_path)
+    rows = [(STATES[row[1]], row[0] % 2) for row in data["circuits"][0]["rows"]]
+    right = [odd for state, odd in rows if state in ("right", "right, other token")]
+    assert right == sorted(right, reverse=True)
+    assert set(right) == {0, 1}
+    assert {state for state, odd in rows if not odd and state.startswith("right")} <= {"right", "right, model wrong"}
+    assert f"On {12 - 6} of 12 prompts its most probable token" in str(data["circuits"][0]["says"])
 
 
 # Limits

@@ -72,7 +72,12 @@ def test_filters_choose_prompts(page: Any) -> None:
     box.uncheck()
     view.locator("input[type=search]").fill("prompt 7, template")
     assert shown(page) == 1
+    none = view.locator(".none")
+    assert not none.is_visible()
+    view.locator("input[type=search]").fill("nothing has these words")
+    assert (shown(page), none.is_visible()) == (0, True)
     view.locator("input[type=search]").fill("")
+    assert not none.is_visible()
     template = view.locator("select[name=template]")
     label = template.locator("option").nth(1).inner_text()
     template.select_option(label)

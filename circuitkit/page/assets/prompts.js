@@ -21,6 +21,7 @@ const circuitkitPrompts = (function () {
     const failures = tools.querySelector("input[type=checkbox]");
     const output = tools.querySelector("output");
     const ofTemplates = view.querySelector(".templates");
+    const none = view.querySelector(".none");
     const body = view.querySelector(".prompts tbody");
     let current = null;
 
@@ -150,6 +151,7 @@ const circuitkitPrompts = (function () {
         row.hidden = !fits;
         shown += fits;
       });
+      none.hidden = shown > 0;
       output.textContent = `${shown} of ${current.rows.length} prompts`;
     }
 
