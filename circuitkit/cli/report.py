@@ -19,11 +19,11 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
         help="a circuit whose edges are known: a run folder, a circuit's folder, or EAP-IG's .json or .pt file",
     )
     values = parse(parser, arguments)
-    make_page(Path(values["folder"]), values["out"], values["reference"])
+    make_page(values["folder"], values["out"], values["reference"])
     return 0
 
 
-def make_page(folder: Path, out: str | None = None, reference: str | None = None) -> None:
+def make_page(folder: str | Path, out: str | None = None, reference: str | None = None) -> None:
     """Write the page, and say where it is."""
     from circuitkit.page.page import write_report
 

@@ -31,7 +31,7 @@ from circuitkit.evaluation.sizes import SIZES
 from circuitkit.page.cell_folders import check_files, find_link, find_problem
 from circuitkit.page.grid_labels import LABELS, RANDOM, list_controls, list_labels
 from circuitkit.report.comparison_tables import CONTROL
-from circuitkit.run.result import Result
+from circuitkit.run.result import DamagedAnswersError, Result
 from circuitkit.run.run_folder import CONFIG, RESULT
 from circuitkit.storage.files import read_bytes, read_json
 from circuitkit.storage.owned_folder import MANIFEST
@@ -105,9 +105,11 @@ class Content:
         """Read a comparison's folder or a run's, finished or not.
 
         Raises:
-            UsageError: it is neither.
+            UsageError: it is neither, or a file in it is a link out of it.
             CircuitKitError: a file is damaged, or cannot be read.
         """
+        if folder == "":
+            raise UsageError("The folder has an empty name.", "Give its name, or . for the current folder.")
         folder = Path(folder)
         kind = _tell_kind(folder)
         check_files(folder)
@@ -133,7 +135,7 @@ def read_frame(path: Path) -> pd.DataFrame:
     except Exception as error:  # pyarrow raises many kinds
         raise CircuitKitError(
             f"{path} is damaged, or of another version.",
-            "Write it again with `circuitkit compare --out DIR --resume`.",
+            f"Write it again with `{_continue(path.parent)}`.",
         ) from error
 
 
@@ -207,15 +209,17 @@ def _read_run(folder: Path) -> dict[str, Any]:
     if not (folder / RESULT).exists():
         say = f"The run has no {RESULT}: it runs still, or was interrupted. Continue it with --resume."
         return found | {"cells": [cell], "notes": [say]}
-    result = Result.load(folder)
+    notes: list[str] = []
+    result = _load_result(folder, notes)
     labels = _label(result)
     cell = PageCell(labels, ".", "finished", "", reproduce_command(folder))
-    notes = []
     if is_evaluated(result):
         found["frame"] = to_frame(rows_of(_as_cell(labels, result), ".", result))
     else:
         again = f"circuitkit evaluate {shlex.quote(str(folder))}"
-        notes = [f"The run was not evaluated, so there are no figures. Evaluate it: {again}"]
+        only = f" (only on {', '.join(result.evaluations)})" if result.evaluations else ""
+        what = "on both found-on and held-out prompts" if "test" in result.evaluations else "on held-out prompts"
+        notes.append(f"The run was not evaluated {what}{only}, so there are no figures. Evaluate it: {again}")
     return found | {
         "title": f"{labels['strategy']} on {labels['task']} in {labels['model']}",
         "cells": [cell],
@@ -246,7 +250,7 @@ def _read_agreement(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(io.BytesIO(data), keep_default_na=False, na_values=[""])
         return frame[list(AGREEMENT_COLUMNS)]
     except (ValueError, KeyError) as error:
-        raise CircuitKitError(f"{path} is damaged.", "Write it again with `circuitkit compare --resume`.") from error
+        raise CircuitKitError(f"{path} is damaged.", f"Write it again with `{_continue(path.parent)}`.") from error
 
 
 def _known_cells(folder: Path, frame: pd.DataFrame) -> dict[tuple[Any, ...], PageCell]:
@@ -305,10 +309,19 @@ def _load_results(folder: Path, frame: pd.DataFrame, notes: list[str]) -> dict[s
             notes.append(f"The result in {name} cannot be shown: {link} is a link out of its folder.")
             continue
         try:
-            found[name] = Result.load(folder / name)
+            found[name] = _load_result(folder / name, notes)
         except CircuitKitError as error:
             notes.append(f"The result in {name} cannot be shown: {error}")
     return found
+
+
+def _load_result(folder: Path, notes: list[str]) -> Result:
+    """Load a result, without its answers where these are damaged."""
+    try:
+        return Result.load(folder)
+    except DamagedAnswersError as error:
+        notes.append(f"The answers are not shown: {error.problem}")
+        return error.result
 
 
 def choose_shown(frame: pd.DataFrame) -> list[str]:

@@ -76,7 +76,8 @@ def _say_nothing(content: Content) -> str:
     if not states:
         return "This comparison has no cells."
     if content.kind == "run":
-        return "There are no figures of this run: it was not evaluated, or is not finished."
+        why = "was not evaluated on held-out prompts" if states == ["finished"] else "is not finished"
+        return f"There are no figures of this run: it {why}."
     if states.count("failed") == len(states):
         return f"All {len(states)} cells failed: there is nothing to compare. Their errors are below."
     return (

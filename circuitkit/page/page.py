@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from circuitkit.circuit.drawing.viewer import viewer_assets
+from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.page.blocks import Block, list_licences, make_block, pack, read_asset, read_libraries
 from circuitkit.page.charts import chart_config, find_looks, make_charts
@@ -46,14 +47,19 @@ def write_report(folder: str | Path, out: str | Path | None = None, reference: s
         UsageError: the folder holds neither a comparison nor a run, or the reference is of another graph.
         CircuitKitError: a file is damaged, or the page cannot be written.
     """
+    if out == "":
+        raise UsageError("The folder for the page has an empty name.", "Give its name, or . for the current folder.")
     content = Content.load(folder)
     target = Path(folder if out is None else out)
     pictures, described = draw_pictures(content), _describe(content)
     html = _render("report.html.j2", described | _for_html(content, reference))
     text = _render("report.md.j2", described | {"pictures": pictures, "picture_folder": REPORT_FILES})
-    written = _write_pictures(target / REPORT_FILES, pictures)
-    write_atomically(target / REPORT_MARKDOWN, text.encode())
-    write_atomically(target / REPORT_HTML, html.encode())
+    try:
+        written = _write_pictures(target / REPORT_FILES, pictures)
+        write_atomically(target / REPORT_MARKDOWN, text.encode())
+        write_atomically(target / REPORT_HTML, html.encode())
+    except CircuitKitError as error:
+        raise CircuitKitError(error.problem, "Write the page into another folder (--out FOLDER, out=...).") from error
     return [target / REPORT_HTML, target / REPORT_MARKDOWN, *written]
 
 

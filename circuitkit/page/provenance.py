@@ -44,6 +44,9 @@ def list_facts(content: Content) -> list[tuple[str, str]]:
         found = environment.get(name)
         if isinstance(found, Mapping):
             facts.append((title, ", ".join(f"{key} {value}" for key, value in found.items())))
+    if content.config and content.kind == "comparison":
+        again = "save the configuration below as FILE, then: circuitkit compare --config FILE --out NEW"
+        facts.append(("To repeat the whole comparison", again))
     workers = environment.get("workers")
     if workers is not None:
         shared = "; several ran at once, so that times are not comparable" if workers != 1 else ""

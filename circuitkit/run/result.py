@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -59,6 +59,19 @@ class UnsavedResultError(CircuitKitError):
     Args:
         problem, remedy: as in `CircuitKitError`; the remedy says where the result was saved instead.
         result: the result.
+    """
+
+    def __init__(self, problem: str, remedy: str, result: "Result") -> None:
+        super().__init__(problem, remedy)
+        self.result = result
+
+
+class DamagedAnswersError(CircuitKitError):
+    """A run's `answers.parquet` is damaged, but everything else could be read.
+
+    Args:
+        problem, remedy: as in `CircuitKitError`.
+        result: the result without answers.
     """
 
     def __init__(self, problem: str, remedy: str, result: "Result") -> None:
@@ -185,6 +198,7 @@ class Result:
 
         Raises:
             UsageError: the folder is not a finished run.
+            DamagedAnswersError: only the answers cannot be read.
             CircuitKitError: a file is missing or damaged.
         """
         folder = Path(folder)
@@ -203,14 +217,17 @@ class Result:
         config = read_yaml(folder / CONFIG)
         with _damage(folder / CONFIG):
             check_shape(config, _CONFIG_SHAPE, "it")
-        return cls(
+        result = cls(
             circuits=[Circuit.load(folder, one["file"]) for one in found["circuits"]],
             evaluations=evaluations,
             config=config,
             history=read_csv(folder / METRICS),
-            answers=_read_answers(folder / ANSWERS, evaluations),
             **{key: found[key] for key in ("metrics", "environment", "notes")},
         )
+        try:
+            return replace(result, answers=_read_answers(folder / ANSWERS, evaluations))
+        except CircuitKitError as error:
+            raise DamagedAnswersError(error.problem, error.remedy, result) from error
 
     def write(self, folder: Path) -> None:
         """Write all files into an existing folder; see `RunFolder.fill`."""

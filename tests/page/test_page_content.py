@@ -134,6 +134,9 @@ def test_a_damaged_file_is_named(copied: Path, name: str) -> None:
         Content.load(copied)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "DIR" not in str(caught.value)
+    if name in ("results.parquet", "agreement.csv"):
+        assert f"circuitkit compare --out {copied} --resume" in str(caught.value)
 
 
 def test_a_damaged_cell_is_a_note(copied: Path) -> None:

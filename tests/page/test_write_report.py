@@ -161,14 +161,14 @@ def test_a_run_and_one_without_evaluation(copied: Path) -> None:
     _unevaluated(folder)
     assert not (folder / "report.html").exists()  # it was of the earlier result
     write_report(folder)
-    assert "was not evaluated" in read(folder).text
+    assert "it was not evaluated on held-out prompts." in read(folder).text
 
 
 def test_a_run_that_is_not_finished(copied: Path) -> None:
     folder = copied / Content.load(copied).cells[1].folder
     _drop(folder, "result.json")
     write_report(folder)
-    assert "not finished" in read(folder).text
+    assert "There are no figures of this run: it is not finished." in read(folder).text
 
 
 def test_a_page_is_replaced_as_a_whole(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,8 +207,62 @@ def test_a_run_with_a_page_is_replaced(copied: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(copied: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CircuitKitError, match="cannot be written"):
+    with pytest.raises(CircuitKitError, match="cannot be written") as caught:
         write_report(copied, tmp_path / "file" / "inside")
+    assert "--out FOLDER" in caught.value.remedy
+
+
+@pytest.mark.parametrize("arguments", [[""], [".", "--out", ""]])
+def test_an_empty_name_is_no_folder(
+    arguments: list[str], copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(copied)  # which would be taken
+    assert main(["report", *arguments]) == 2
+    assert "has an empty name" in capsys.readouterr().err
+    assert not (copied / "report.html").exists()
+
+
+def test_a_run_that_was_evaluated_on_train_only(copied: Path) -> None:
+    folder = copied / Content.load(copied).cells[1].folder
+    result = Result.load(folder)
+    train = {"train": result.evaluations["train"]}
+    Result(result.circuits, train, result.metrics, result.config, result.environment).save(folder, overwrite=True)
+    write_report(folder)
+    text = read(folder).text
+    assert "There are no figures of this run: it was not evaluated on held-out prompts." in text
+    assert "The run was not evaluated on held-out prompts (only on train)" in text
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_the_configuration_ends_before_its_fence(copied: Path, end: str) -> None:
+    config = (copied / "config.yaml").read_text().rstrip()
+    (copied / "config.yaml").write_text(config + end)
+    write_report(copied)
+    assert f"```yaml\n{config}\n```\n" in (copied / "report.md").read_text()
+
+
+def test_the_whole_comparison_can_be_repeated(copied: Path, tmp_path: Path) -> None:
+    write_report(copied)
+    assert "save the configuration below as FILE, then: circuitkit compare --config FILE --out NEW" in read(copied).text
+    config = re.search(r"```yaml\n(.*?)```", (copied / "report.md").read_text(), re.DOTALL)
+    assert config
+    (tmp_path / "saved.yaml").write_text(config[1])
+    assert main(["compare", "--config", str(tmp_path / "saved.yaml"), "--out", str(tmp_path / "new"), "--dry_run"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["comparison", "run"])
+def test_damaged_answers_do_not_hide_the_circuits(copied: Path, kind: str) -> None:
+    name = next(iter(Content.load(copied).results))
+    (copied / name / "answers.parquet").write_bytes(b"damaged")
+    folder = copied / name if kind == "run" else copied
+    content = Content.load(folder)
+    assert content.results.keys() == Content.load(folder).results.keys()
+    result = content.results[name if kind == "comparison" else "."]
+    assert (len(result.circuits) > 0, len(result.answers)) == (True, 0)
+    assert "The answers are not shown: " in content.notes[0]
+    assert f"{name}/answers.parquet is damaged" in content.notes[0]
+    write_report(folder)
+    assert "circuit-data" in (folder / "report.html").read_text()
 
 
 def test_the_command(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
