@@ -39,6 +39,14 @@ def launch_browser() -> Iterator[Any]:
         browser.close()
 
 
+def expect(locator: Any) -> Any:
+    """Say what a part of the page will be within half a minute, as Playwright's `expect`."""
+    from playwright.sync_api import expect as expect_within
+
+    expect_within.set_options(timeout=30_000)
+    return expect_within(locator)
+
+
 @dataclass
 class Opened:
     """A page in the browser."""
