@@ -21,7 +21,7 @@ def to_pandas(
     writers, readers = graph.writer_of.tolist(), graph.reader_of.tolist()
     described = [graph.reader(index) for index in range(graph.n_readers)]
     rank = torch.empty_like(ranking)
-    rank[ranking] = torch.arange(1, len(ranking) + 1)
+    rank[ranking] = torch.arange(1, len(ranking) + 1, dtype=rank.dtype)
     columns = {
         "edge": graph.names,
         "writer": [graph.writer_names[writer] for writer in writers],

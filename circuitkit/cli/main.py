@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser
 
@@ -92,13 +92,20 @@ def _run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise registry.unknown_name("command", name, list(COMMANDS))
     command = COMMANDS[name]
-    parser = ArgumentParser(
+    parser = _Parser(
         prog=f"circuitkit {name}", description=f"{command.what[0].upper()}{command.what[1:]}.", exit_on_error=False
     )
     try:
         return command.run(parser, rest)
     except SystemExit as exit:  # --help, --print_config
         return exit.code if isinstance(exit.code, int) else 0
+
+
+class _Parser(ArgumentParser):
+    """A parser whose help, if it cannot be written, is an error: argparse hides that."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)
 
 
 def _discard_output() -> None:

@@ -14,7 +14,7 @@ import pandas
 import pytest
 import yaml
 from support.cells import make_grid, scripted
-from support.html import Page
+from support.markup import Page
 
 import circuitkit
 from circuitkit.cli.main import main

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from support.html import Page
+from support.markup import Page
 
 import circuitkit
 from circuitkit.errors import CircuitKitError, UsageError
