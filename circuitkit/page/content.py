@@ -216,10 +216,10 @@ def _read_run(folder: Path) -> dict[str, Any]:
     if is_evaluated(result):
         found["frame"] = to_frame(rows_of(_as_cell(labels, result), ".", result))
     else:
-        again = f"circuitkit evaluate {shlex.quote(str(folder))}"
         only = f" (only on {', '.join(result.evaluations)})" if result.evaluations else ""
+        again = f"{reproduce_command(folder)} --splits [train,test]"
         what = "on both found-on and held-out prompts" if "test" in result.evaluations else "on held-out prompts"
-        notes.append(f"The run was not evaluated {what}{only}, so there are no figures. Evaluate it: {again}")
+        notes.append(f"The run was not evaluated {what}{only}, so there are no figures. Repeat it with them: {again}")
     return found | {
         "title": f"{labels['strategy']} on {labels['task']} in {labels['model']}",
         "cells": [cell],

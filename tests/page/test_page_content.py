@@ -103,7 +103,7 @@ def test_a_run_without_evaluation(compared: Path, tmp_path: Path) -> None:
     bare.save(tmp_path / "bare")
     content = Content.load(tmp_path / "bare")
     assert content.frame.empty
-    assert "circuitkit evaluate" in content.notes[0]
+    assert "--splits [train,test]" in content.notes[0]
 
 
 def test_a_run_that_is_not_finished(compared: Path, tmp_path: Path) -> None:
