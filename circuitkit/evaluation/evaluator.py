@@ -28,13 +28,13 @@ from circuitkit.data.logits import Logits
 from circuitkit.data.objectives import KLDivergence, Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
-from circuitkit.engine.circuit_run import CircuitRun
 from circuitkit.engine.footprint import Footprints
 from circuitkit.engine.memory import Need
 from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches, reference_batches
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluation import CURVES, Evaluation, Point, Ranking, compute_areas, measure_rows
-from circuitkit.evaluation.measures import Measures, Values
+from circuitkit.evaluation.measured_batch import MeasuredBatch
+from circuitkit.evaluation.measures import Values
 from circuitkit.evaluation.minimality import check_minimality, edge_effects, remove_each, sample_edges
 from circuitkit.evaluation.prompts import make_prompts
 from circuitkit.evaluation.sizes import SIZES, check_sizes, choose_edges
@@ -146,32 +146,6 @@ def make_evaluator(
     )
 
 
-class _Part:
-    """A batch of the prompts: runs circuits on it, and measures them."""
-
-    def __init__(self, prepared: PreparedBatch) -> None:
-        self.prepared = prepared
-        self.run = CircuitRun(prepared)
-        stream = prepared.model.final_stream(prepared.batch)
-        self.logits = prepared.model.logits(stream)
-        self._measures = Measures(prepared.objective, prepared.batch, self.logits)
-        self.full = self._measures.of(self.logits)
-        self.ablated = self.of(self._ablated_stream())
-
-    def of(self, stream: Tensor) -> dict[str, Tensor]:
-        """Measure the final stream at the answer positions, `[B, A, D]`: float64 `[B]` by measure."""
-        return self._measures.of(self.prepared.model.logits(stream))
-
-    def _ablated_stream(self) -> Tensor:
-        """Compute the ablated model's final stream from all ablated outputs, without a run."""
-        prepared, model = self.prepared, self.prepared.model
-        stream = prepared.ablated.sum(0) + model.constant(prepared.context)
-        for layer in range(model.graph.layers):
-            stream = stream + model.attention_constant(layer)
-        shape = (len(prepared.batch), prepared.batch.length, stream.shape[-1])
-        return model.at_answers(stream.expand(shape), prepared.batch)
-
-
 @dataclass(frozen=True)
 class _Chosen:
     """The edges of a point to measure; the other attributes are those of `Point`."""
@@ -203,7 +177,7 @@ class Evaluator:
         self.graph = prepared_batches[0].model.graph
         self.prompts = sum(len(prepared.batch) for prepared in prepared_batches)
         self._templates = tuple(label for prepared in prepared_batches for label in prepared.batch.templates)
-        self._parts = [_Part(prepared) for prepared in prepared_batches]
+        self._parts = [MeasuredBatch(prepared) for prepared in prepared_batches]
         self._control = Circuit.from_scores(
             self.graph, torch.rand(len(self.graph), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
         )

@@ -1,4 +1,4 @@
-"""Colors that people with any color vision can tell apart: of methods in every chart, and of an edge's sign."""
+"""Colors that people with any color vision can tell apart: of methods in every chart."""
 
 from collections.abc import Iterable
 
@@ -7,8 +7,6 @@ METHODS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8
 more; with more methods they begin again."""
 CONTROL = "#7f7f7f"
 """Of the random control."""
-POSITIVE, NEGATIVE = "#0072b2", "#d55e00"
-"""Of edges whose score is positive (they help) and negative (they hurt)."""
 
 
 def color_methods(methods: Iterable[str], controls: Iterable[str] = ()) -> dict[str, str]:

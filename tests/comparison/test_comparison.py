@@ -14,7 +14,7 @@ import pandas
 import pytest
 import yaml
 from support.cells import make_grid, scripted
-from support.markup import Page
+from support.page_reader import PageReader
 
 import circuitkit
 from circuitkit.cli.main import main
@@ -114,14 +114,14 @@ def test_texts_are_no_formulas_for_a_spreadsheet_and_numbers_stay_numbers(hostil
 
 
 def test_a_notebook_shows_the_curves_and_the_tables(hostile: Comparison, tmp_path: Path) -> None:
-    page = Page(hostile._repr_html_())
+    page = PageReader(hostile._repr_html_())
     assert page.tags == ["div", "img", "pre"]
     assert page.text == str(hostile)
     assert str(page.find("img")["src"]).startswith("data:image/png;base64,")
     assert page.find("img")["alt"]
     failed = Comparison(tmp_path, [row for row in hostile if row["error"]])
     for empty in (failed, Comparison(tmp_path, [])):
-        page = Page(empty._repr_html_())
+        page = PageReader(empty._repr_html_())
         assert (page.tags, page.text) == (["div", "pre"], str(empty))
 
 

@@ -1,11 +1,11 @@
 """The files of a page: complete, self-contained, with every text escaped, for every state of a folder."""
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from support.comparisons import make_large
+from support.page_reader import read_page
 
 from circuitkit.cli.main import main
 from circuitkit.comparison.comparison_folder import ComparisonFolder
@@ -19,38 +19,11 @@ from circuitkit.run.run_folder import RunFolder
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"' [b]=1+1[/b] | `x` {{ 1234*4321 }} </textarea>"
 
 
-class Reader(HTMLParser):
-    """Collects the elements of a page, and the text outside scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._inside: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._inside.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._inside and self._inside.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if self._inside[-1:] not in (["script"], ["style"]):
-            self.text += data
-
-
-def read(folder: Path) -> Reader:
-    return Reader((folder / "report.html").read_text())
-
-
 def test_the_page_of_a_comparison(copied: Path) -> None:
     files = write_report(copied)
     assert files[:2] == [copied / "report.html", copied / "report.md"]
     assert all(file.exists() for file in files)
-    page = read(copied)
+    page = read_page(copied)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {"leaderboard", "circuits", "provenance", "main"} <= set(ids)
@@ -67,7 +40,7 @@ def test_the_page_of_a_comparison(copied: Path) -> None:
 
 def test_nothing_is_loaded_from_anywhere(copied: Path) -> None:
     write_report(copied)
-    for tag, attributes in read(copied).elements:
+    for tag, attributes in read_page(copied).elements:
         assert tag not in ("link", "iframe", "object", "embed", "base")
         assert "src" not in attributes
         assert all(not name.startswith("on") for name in attributes)
@@ -77,12 +50,12 @@ def test_nothing_is_loaded_from_anywhere(copied: Path) -> None:
 @pytest.mark.parametrize("field", ["model", "task", "strategy", "precision", "objective", "operating_point", "notes"])
 def test_every_text_of_the_rows_is_escaped(copied: Path, field: str) -> None:
     write_report(copied)
-    plain = read(copied).elements
+    plain = read_page(copied).elements
     frame = Content.load(copied).frame
     frame[field] = EVIL if field != "notes" else EVIL.replace(" | ", " ")
     frame.to_parquet(copied / "results.parquet", index=False)
     write_report(copied)
-    page = read(copied)
+    page = read_page(copied)
     assert "alert(1)" in page.text
     known = {tag for tag, _ in plain} | {"dl", "dt", "dd", "h3", "p"}
     assert {tag for tag, _ in page.elements} <= known
@@ -95,7 +68,7 @@ def test_every_text_of_the_rows_is_escaped(copied: Path, field: str) -> None:
 @pytest.mark.parametrize("name", ["config.yaml", "conclusions.txt", "environment.json"])
 def test_every_text_of_the_files_is_escaped(copied: Path, name: str) -> None:
     write_report(copied)
-    scripts = [tag for tag, _ in read(copied).elements].count("script")
+    scripts = [tag for tag, _ in read_page(copied).elements].count("script")
     text = (copied / name).read_text()
     if name == "environment.json":
         text = text.replace('"cpu"', '"<script>alert(1)</script>"')
@@ -103,7 +76,7 @@ def test_every_text_of_the_files_is_escaped(copied: Path, name: str) -> None:
         text += "# <script>alert(1)</script> ````\n"
     (copied / name).write_text(text)
     write_report(copied)
-    page = read(copied)
+    page = read_page(copied)
     assert "<script>alert(1)</script>" in page.text
     assert [tag for tag, _ in page.elements].count("script") == scripts
 
@@ -129,13 +102,13 @@ def test_a_half_finished_grid(copied: Path) -> None:
     frame = Content.load(copied).frame
     frame[frame["strategy"] == "eap"].to_parquet(copied / "results.parquet", index=False)
     write_report(copied)
-    assert "Cells that are not finished (4)" in read(copied).text
+    assert "Cells that are not finished (4)" in read_page(copied).text
 
 
 def test_a_grid_without_a_row(copied: Path) -> None:
     _drop(copied, "results.parquet", "agreement.csv", "conclusions.txt", "results.csv")
     write_report(copied)
-    assert "No cell is finished yet: 6 of 6" in read(copied).text
+    assert "No cell is finished yet: 6 of 6" in read_page(copied).text
 
 
 def test_a_grid_with_errors_only(copied: Path) -> None:
@@ -143,7 +116,7 @@ def test_a_grid_with_errors_only(copied: Path) -> None:
     frame = frame.assign(error="It broke <b>badly</b>.", ranking="", notes="")
     frame.to_parquet(copied / "results.parquet", index=False)
     write_report(copied)
-    text = read(copied).text
+    text = read_page(copied).text
     assert "All 6 cells failed" in text
     assert text.count("It broke <b>badly</b>.") == 6
 
@@ -151,24 +124,24 @@ def test_a_grid_with_errors_only(copied: Path) -> None:
 def test_a_run_and_one_without_evaluation(copied: Path) -> None:
     folder = copied / Content.load(copied).cells[1].folder
     write_report(folder)
-    text = read(folder).text
+    text = read_page(folder).text
     assert "acdc on ioi in toy" in text
     assert "What was found" not in text
     assert "Rank" not in text
     assert "confirm it on others" in text
     assert "Rank" not in (folder / "report.md").read_text()
-    assert f"circuitkit discover --config {folder}/config.yaml" in read(folder).text
+    assert f"circuitkit discover --config {folder}/config.yaml" in read_page(folder).text
     _unevaluated(folder)
     assert not (folder / "report.html").exists()  # it was of the earlier result
     write_report(folder)
-    assert "it was not evaluated on held-out prompts." in read(folder).text
+    assert "it was not evaluated on held-out prompts." in read_page(folder).text
 
 
 def test_a_run_that_is_not_finished(copied: Path) -> None:
     folder = copied / Content.load(copied).cells[1].folder
     _drop(folder, "result.json")
     write_report(folder)
-    assert "There are no figures of this run: it is not finished." in read(folder).text
+    assert "There are no figures of this run: it is not finished." in read_page(folder).text
 
 
 def test_a_page_is_replaced_as_a_whole(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +201,7 @@ def test_a_run_that_was_evaluated_on_train_only(copied: Path) -> None:
     train = {"train": result.evaluations["train"]}
     Result(result.circuits, train, result.metrics, result.config, result.environment).save(folder, overwrite=True)
     write_report(folder)
-    text = read(folder).text
+    text = read_page(folder).text
     assert "There are no figures of this run: it was not evaluated on held-out prompts." in text
     assert "The run was not evaluated on held-out prompts (only on train)" in text
 
@@ -243,7 +216,10 @@ def test_the_configuration_ends_before_its_fence(copied: Path, end: str) -> None
 
 def test_the_whole_comparison_can_be_repeated(copied: Path, tmp_path: Path) -> None:
     write_report(copied)
-    assert "save the configuration below as FILE, then: circuitkit compare --config FILE --out NEW" in read(copied).text
+    assert (
+        "save the configuration below as FILE, then: circuitkit compare --config FILE --out NEW"
+        in read_page(copied).text
+    )
     config = re.search(r"```yaml\n(.*?)```", (copied / "report.md").read_text(), re.DOTALL)
     assert config
     (tmp_path / "saved.yaml").write_text(config[1])
@@ -275,7 +251,7 @@ def test_the_command(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_reference_adds_the_curve_of_its_edges(copied: Path, tmp_path: Path) -> None:
     reference = copied / Content.load(copied).cells[1].folder
     assert main(["report", str(copied), "--out", str(tmp_path), "--reference", str(reference)]) == 0
-    assert "edges of the reference" in read(tmp_path).text
+    assert "edges of the reference" in read_page(tmp_path).text
     assert main(["report", str(copied), "--out", str(tmp_path), "--reference", str(tmp_path)]) in (1, 2)
 
 
@@ -308,5 +284,5 @@ def test_a_comparison_makes_the_page_or_says_how(tmp_path: Path, capsys: pytest.
 def test_the_page_of_many_cells_is_small(compared: Path, tmp_path: Path) -> None:
     folder = make_large(compared, tmp_path / "large", groups=(3, 4))
     write_report(folder)
-    assert len(read(folder).elements) > 1000
+    assert len(read_page(folder).elements) > 1000
     assert (folder / "report.html").stat().st_size < 3_000_000

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from support.markup import Page
+from support.page_reader import PageReader
 
 import circuitkit
 from circuitkit.errors import CircuitKitError, UsageError
@@ -83,7 +83,7 @@ def test_the_table_has_a_row_per_circuit_split_and_point(found: Result) -> None:
 
 def test_a_notebook_shows_a_picture_the_figures_and_the_viewer(found: Result, ranking: Result) -> None:
     for result in (found, ranking, replace(found, evaluations={})):
-        page = Page(result._repr_html_())
+        page = PageReader(result._repr_html_())
         assert {*page.tags} <= {"div", "img", "p", "br", "details", "summary", "pre", "iframe"}
         kind, _, data = str(page.find("img")["src"]).partition(",")
         assert kind == "data:image/png;base64"
@@ -94,17 +94,17 @@ def test_a_notebook_shows_a_picture_the_figures_and_the_viewer(found: Result, ra
         assert frame["sandbox"] == "allow-scripts"
         assert frame["title"]
         assert "circuitkitViewer.mount" in str(frame["srcdoc"])
-    text = Page(found._repr_html_()).text
+    text = PageReader(found._repr_html_()).text
     assert f"(threshold 0.1, signed): faithfulness {found.faithfulness} on held-out prompts" in text
-    assert "A score for each of 262 edges" in Page(ranking._repr_html_()).text
+    assert "A score for each of 262 edges" in PageReader(ranking._repr_html_()).text
 
 
 def test_texts_of_others_are_text(found: Result, hostile: Result) -> None:
     """Neither in the page nor in the viewer's own page, inside an attribute of it, is there an element more."""
-    page, plain = Page(hostile._repr_html_()), Page(found._repr_html_())
+    page, plain = PageReader(hostile._repr_html_()), PageReader(found._repr_html_())
     assert page.tags == plain.tags
     assert page.text.count(HOSTILE) >= 4
-    inner, plain_inner = (Page(str(one.find("iframe")["srcdoc"])) for one in (page, plain))
+    inner, plain_inner = (PageReader(str(one.find("iframe")["srcdoc"])) for one in (page, plain))
     assert inner.tags == plain_inner.tags
     assert HOSTILE in inner.text
 
@@ -127,7 +127,7 @@ def test_in_a_terminal_it_prints_and_writes_a_page(
     assert printed.startswith(f"{hostile}\nDrawn in ")
     text = Path(printed.rsplit("Drawn in ", 1)[1].strip()).read_text(encoding="utf-8")
     assert hostile._repr_html_() in text
-    page = Page(text)
+    page = PageReader(text)
     assert page.tags[:8] == ["html", "head", "meta", "meta", "meta", "title", "style", "body"]
     assert page.text.count(repr(hostile)) == 2
 

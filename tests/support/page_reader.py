@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 class PageReader(HTMLParser):
-    """Collects the elements of a page, and the text outside of scripts and styles."""
+    """Collects the elements of a page with their attributes, and the text outside of scripts and styles."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -13,6 +13,16 @@ class PageReader(HTMLParser):
         self.text = ""
         self._inside: list[str] = []
         self.feed(text)
+        self.close()
+
+    @property
+    def tags(self) -> list[str]:
+        return [tag for tag, _ in self.elements]
+
+    def find(self, tag: str) -> dict[str, str | None]:
+        """Return the attributes of the only element of this name."""
+        (found,) = (attributes for name, attributes in self.elements if name == tag)
+        return found
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
