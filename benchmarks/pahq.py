@@ -60,7 +60,7 @@ def child(variant: dict[str, Any], prompts: int, samples: int, reference: Path) 
     from circuitkit.engine.search.greedy import GreedySearch
     from circuitkit.precision.base import FullPrecision
     from circuitkit.precision.pahq import PAHQ
-    from circuitkit.strategies.base import EDITORS
+    from circuitkit.strategies.discovery import EDITORS
     from circuitkit.tasks.ioi import IOI
 
     editor = EDITORS[variant.pop("editor", "incremental")]

@@ -26,8 +26,8 @@ from .run.callbacks import Callback as Callback
 from .run.discoverer import Discoverer as Discoverer
 from .run.discoverer import discover as discover
 from .run.result import Result as Result
-from .strategies.base import Discovery as Discovery
 from .strategies.base import DiscoveryStrategy as DiscoveryStrategy
+from .strategies.discovery import Discovery as Discovery
 from .tasks.base import Task as Task
 
 __version__: str

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import circuitkit
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 
 PUBLIC = {
     "Ablation",

@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
 from circuitkit.run.run_folder import RunFolder
-from circuitkit.strategies import base
+from circuitkit.strategies import discovery
 
 SPECS: list[dict[str, Any]] = [
     {"threshold": [0.05, 0.3], "absolute": True, "try_whole_reader": True},
@@ -62,7 +62,7 @@ class Started:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def on_discovery_start(self, run: base.Discovery) -> None:
+    def on_discovery_start(self, run: discovery.Discovery) -> None:
         self._connection.send("started")
 
 
@@ -93,7 +93,7 @@ def discover(folder: Path, spec: dict[str, Any], connection: Connection, filling
         slow_down_filling(connection)
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
-    base.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    discovery.SECONDS_BETWEEN_CHECKPOINTS = 0.0
     discoverer = Discoverer("cpu", callbacks=[Started(connection)], memory_budget="1GB")
     discoverer.run("toy", "ioi", {"class_path": "acdc", "init_args": spec}, examples=6, out=folder, resume=True)
 

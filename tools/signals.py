@@ -34,7 +34,7 @@ from circuitkit.interrupts import TerminationError
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
-from circuitkit.strategies import base
+from circuitkit.strategies import discovery
 
 SPEC = {"class_path": "acdc", "init_args": {"threshold": 0.1, "absolute": True}}
 POLICIES: dict[str, Any] = {
@@ -65,7 +65,7 @@ def discover(folder: Path, policy: Any, connection: Connection) -> None:
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
-    base.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    discovery.SECONDS_BETWEEN_CHECKPOINTS = 0.0
     model = CircuitModel.from_pretrained("toy")
     before, said = weights(model), ""
     connection.send("started")

@@ -22,7 +22,7 @@ from circuitkit.errors import UsageError
 from circuitkit.storage.new_folder import output_folder
 
 if TYPE_CHECKING:
-    from circuitkit.strategies.base import Discovery
+    from circuitkit.strategies.discovery import Discovery
 
 _DEFAULTS = {"objective": "logit_difference", "ablation": "resample"}
 

@@ -18,7 +18,7 @@ from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.run_folder import CHECKPOINT, CONFIG
 from circuitkit.storage.owned_folder import BusyError
 from circuitkit.storage.text import read_yaml
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 
 SECONDS_BETWEEN_REPORTS = 0.2
 _PATIENCE = 10.0

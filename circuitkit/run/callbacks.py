@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.engine.search.greedy import GreedySearch
 from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 
 
 class Callback:

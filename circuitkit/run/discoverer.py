@@ -70,7 +70,7 @@ from circuitkit.run.run_config import (
 from circuitkit.run.run_folder import EVALUATED, RunFolder, finish_writing
 from circuitkit.run.searching import search
 from circuitkit.run.smallest import find_smallest, search_notes
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 from circuitkit.tasks.base import Split
 
 

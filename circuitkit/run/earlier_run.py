@@ -20,7 +20,7 @@ from circuitkit.run.run_folder import (
     check_same_config,
 )
 from circuitkit.storage.text import read_yaml
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 
 
 def load_finished(out: str | Path | None, config: dict[str, Any]) -> Result | None:

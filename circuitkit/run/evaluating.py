@@ -13,7 +13,7 @@ from circuitkit.evaluation.sizes import own_sizes
 from circuitkit.run.result import Result
 from circuitkit.run.run_config import RunConfig
 from circuitkit.run.smallest import reached_notes
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 
 
 def evaluate_circuits(

@@ -7,7 +7,8 @@ from typing import Any
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.engine.processes import Processes
 from circuitkit.errors import CircuitKitError
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+from circuitkit.strategies.base import DiscoveryStrategy
+from circuitkit.strategies.discovery import Discovery
 
 
 def check_circuits(strategy: DiscoveryStrategy, found: Any, run: Discovery) -> list[Circuit]:

@@ -11,7 +11,7 @@ from circuitkit.run.run_folder import METRICS
 from circuitkit.storage.files import write_atomically
 from circuitkit.storage.state import SavedState, misfit
 from circuitkit.storage.text import to_csv
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 
 _SECONDS_BETWEEN_WRITES = 10
 _ROWS = "rows"

@@ -13,7 +13,8 @@ from circuitkit.evaluation.intervals import Figure
 from circuitkit.report.dry_run import DryRun
 from circuitkit.run.resources import MB, ResourceMonitor, bytes_of
 from circuitkit.run.under_policy import under_policy
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+from circuitkit.strategies.base import DiscoveryStrategy
+from circuitkit.strategies.discovery import Discovery
 
 
 def predict(

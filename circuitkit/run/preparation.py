@@ -1,5 +1,7 @@
 """What a run prepares before it searches: prompts, the fitted ablation, and the `Discovery` for the strategy."""
 
+from collections.abc import Callable
+
 import torch
 from lightning.fabric import Fabric
 
@@ -7,10 +9,11 @@ from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.prepared_batch import reference_batches
 from circuitkit.engine.processes import Processes
 from circuitkit.evaluation.chance import chance_notes, model_accuracy
+from circuitkit.evaluation.prompts import make_prompts
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.run import launch
 from circuitkit.run.run_config import RunConfig
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 
 
 def prepare(
@@ -50,7 +53,23 @@ def prepare(
         generator=torch.Generator().manual_seed(run_config.seed),
         memory_budget=budget,
         processes=processes,
+        supply=_supply(run_config, model),
     )
     for note in chance_notes(model_accuracy(model, train, budget), train, "train"):
         run.note(note)
     return run, prompts
+
+
+def _supply(run_config: RunConfig, model: CircuitModel) -> Callable[[int], PromptBatch] | None:
+    """Return what makes more prompts of the train split than the run's own; None if there are no others."""
+    task, seed = run_config.task, run_config.seed
+    if isinstance(task, PromptBatch):
+        return None
+
+    def supply(count: int) -> PromptBatch:
+        most = task.available(model.tokenizer, "train", seed)
+        batch = make_prompts(model, task, "train", count if most is None else min(count, most), seed)
+        run_config.objective.check(batch)
+        return batch
+
+    return supply

@@ -17,7 +17,7 @@ from circuitkit.models.linear_layers import scales_of_quantized
 from circuitkit.precision.free_memory import return_free_memory
 from circuitkit.run.callbacks import Callback
 from circuitkit.storage.state import SavedState
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 
 MB = 2**20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)

@@ -12,12 +12,11 @@ from circuitkit.interrupts import hold_signals
 from circuitkit.run.content import CONTENT, check_same_content
 from circuitkit.storage.files import write_atomically
 from circuitkit.storage.owned_folder import COMMITTED, MANIFEST, BusyError, OwnedFolder, cannot_write
+from circuitkit.storage.state import FINISHED
 from circuitkit.storage.text import read_yaml, to_plain, to_yaml
 
 RESULT, CONFIG, METRICS = "result.json", "config.yaml", "metrics.csv"
 CHECKPOINT, STATE, SEARCH = "checkpoint", "state.safetensors", "search"
-FINISHED = "finished.safetensors"
-"""A finished search of several, in a folder of its own in the checkpoint."""
 EVALUATED = ("sizes", "splits", "rankings")
 """Parts of the configuration that say what is evaluated; they do not change what is found."""
 _WHERE = ("accelerator", "devices", "memory_budget", *EVALUATED, CONTENT)
@@ -74,7 +73,7 @@ def can_resume(folder: str | Path) -> bool:
     checkpoint = Path(folder) / CHECKPOINT
     if not os.path.isdir(checkpoint):  # noqa: PTH112  no error for long names
         return False
-    saved = (STATE, SEARCH, f"*/{STATE}", f"*/{FINISHED}")
+    saved = (SEARCH, f"**/{STATE}", f"**/{FINISHED}")
     return any(True for pattern in saved for _ in checkpoint.glob(pattern))
 
 

@@ -20,7 +20,8 @@ from circuitkit.evaluation.evaluator import Evaluator
 from circuitkit.report.figures import format_interval
 from circuitkit.run.bisection import MOST_SEARCHES, bisect_places, find_size
 from circuitkit.run.searching import SeveralSearches
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+from circuitkit.strategies.base import DiscoveryStrategy
+from circuitkit.strategies.discovery import Discovery
 
 REACHED = "validation_faithfulness"
 """The metric with the faithfulness of the chosen circuit."""

@@ -6,7 +6,8 @@ from typing import TypeVar
 from circuitkit.interrupts import run_then
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.weights import ModuleWeights
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+from circuitkit.strategies.base import DiscoveryStrategy
+from circuitkit.strategies.discovery import Discovery
 
 T = TypeVar("T")
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from circuitkit.errors import CircuitKitError
 from circuitkit.storage.files import write_atomically
 
+FINISHED = "finished.safetensors"
+"""The name of the file that holds the circuits of a finished search, where a run has several."""
 _TENSOR = "tensor:"
 _FROM_SCRATCH = "Start from scratch: with --overwrite (overwrite=True) and without resuming, or in another folder."
 

@@ -1,6 +1,6 @@
 """Discovery methods, one file per method.
 
-Read `base` first: `DiscoveryStrategy` has one abstract method, and `Discovery` is everything that a run gives it. Then
+Read `base` first: `DiscoveryStrategy` has one abstract method. `discovery` is everything that a run gives it. Then
 read `eap`, the shortest method.
 """
 

@@ -1,7 +1,7 @@
 from .acdc import ACDC as ACDC
-from .base import Discovery as Discovery
 from .base import DiscoveryStrategy as DiscoveryStrategy
 from .base import OperatingPoint as OperatingPoint
+from .discovery import Discovery as Discovery
 from .eap import EAP as EAP
 from .eap_ig import EAPIG as EAPIG
 from .edge_patching import EdgePatching as EdgePatching

@@ -13,7 +13,8 @@ from circuitkit.engine.search.greedy import GreedySearch
 from circuitkit.engine.search.visits import Order
 from circuitkit.errors import UsageError
 from circuitkit.storage.state import SavedState, misfit
-from circuitkit.strategies.base import EDITORS, Discovery, DiscoveryStrategy, EditorKind, OperatingPoint, as_list
+from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint, as_list
+from circuitkit.strategies.discovery import EDITORS, Discovery, EditorKind
 
 _CIRCUIT = ("scores", "kept", "score_sources", "selection")
 

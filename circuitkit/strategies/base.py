@@ -1,51 +1,21 @@
-"""The base class of discovery methods, and the tools that a run gives them."""
+"""The base class of discovery methods."""
 
 import inspect
 import math
 import time
-import warnings
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
-
-import torch
-from lightning.fabric import Fabric
-from torch import Tensor
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
 from circuitkit.data.objectives import Objective
-from circuitkit.data.prompt_batch import PromptBatch
-from circuitkit.engine.ablation import Ablation
-from circuitkit.engine.attribution.edge_scores import attribute
-from circuitkit.engine.attribution.reader_gradients import CLEAN_RUN, Interpolation
-from circuitkit.engine.editors.base import Editor
-from circuitkit.engine.editors.incremental import IncrementalEditor
-from circuitkit.engine.editors.replay import ReplayEditor
-from circuitkit.engine.footprint import Footprints
-from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.memory import Need
-from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches
-from circuitkit.engine.processes import ALONE, Processes
 from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.errors import UsageError
-from circuitkit.models.backward_rule import PLAIN, BackwardRule
-from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import FullPrecision, PrecisionPolicy
-from circuitkit.storage.state import SavedState, load_state, save_state
-
-SECONDS_BETWEEN_CHECKPOINTS = 1.0
-EditorKind = Literal["incremental", "replay"]
-EDITORS: dict[EditorKind, type[IncrementalEditor] | type[ReplayEditor]] = {
-    "incremental": IncrementalEditor,
-    "replay": ReplayEditor,
-}
-
-_SAVED = ("metrics", "notes", "memory_budget", "resumptions")
-"""The attributes of a `Discovery` that are saved with the strategy's state."""
+from circuitkit.strategies.discovery import Discovery
 
 
 def as_list(name: str, given: float | Sequence[float], accepts: Callable[[float], bool], advice: str) -> list[float]:
@@ -71,7 +41,7 @@ def as_list(name: str, given: float | Sequence[float], accepts: Callable[[float]
     return values
 
 
-def time_discovery(strategy: "DiscoveryStrategy", run: "Discovery") -> CostEstimate:
+def time_discovery(strategy: "DiscoveryStrategy", run: Discovery) -> CostEstimate:
     """Estimate the time of a strategy whose work is proportional to the number of prompts, by doing it for a few.
 
     Args:
@@ -98,211 +68,6 @@ def refuse_zero_gradient(objective: Objective, method: str) -> None:
             "its gradient vanishes at the full model.",
             "Choose logit_difference, or a strategy that also takes gradients at other points than the full model.",
         )
-
-
-@dataclass
-class Discovery:
-    """Everything that a run gives a strategy.
-
-    Where several processes run one discovery, each has its part of the prompts: `prepared_batches` and what is made of
-    them hold this process's only. `attribution` and editors return means over all prompts. A strategy that adds up
-    something over prompts itself passes it to `sum`.
-
-    Attributes:
-        model: under the run's precision policy.
-        batches: the prompts of the train split, on the model's device; all of them in every process.
-        objective: one value per prompt, lower is better.
-        ablation: what a removed edge carries; already fitted.
-        policy: the precision policy. Strategies rarely need it: editors and attribution tell it what they investigate.
-        fabric: launches, seeds, logs, and calls the callbacks.
-        generator: seeded by the run; the only source of randomness a strategy should use.
-        metrics: the figures given to `log`; part of the result.
-        notes: the caveats given to `note`; part of the result.
-        memory_budget: bytes for the engine's largest buffers; None: half of what is free.
-        checkpoint_file: where `checkpoint` saves; None: nowhere.
-        folder: the run's folder, if it has one.
-        resumed: in a resumed run, the state that the strategy last gave to `checkpoint`; otherwise None.
-        resumptions: how often the run was resumed from a saved state.
-        processes: those that run this discovery.
-    """
-
-    model: CircuitModel
-    batches: Sequence[PromptBatch]
-    objective: Objective
-    ablation: Ablation
-    policy: PrecisionPolicy
-    fabric: Fabric
-    generator: torch.Generator
-    metrics: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    memory_budget: int | None = None
-    checkpoint_file: Path | None = None
-    folder: Path | None = None
-    resumed: dict[str, Any] | None = None
-    resumptions: int = 0
-    processes: Processes = ALONE
-    _saved: float = -math.inf
-
-    @property
-    def prompts(self) -> int:
-        """Return the number of prompts in all batches and processes."""
-        return sum(map(len, self.batches))
-
-    def sum(self, x: Tensor) -> Tensor:
-        """Add up a tensor over the processes: a total over this one's prompts becomes one over all prompts."""
-        return self.processes.sum(x)
-
-    @property
-    def footprints(self) -> Footprints:
-        """Return what the engine's tools need per prompt, for the longest prompts."""
-        longest = max(self.batches, key=lambda batch: batch.length)
-        return Footprints(self.model, longest, self.objective, self.ablation, self.policy)
-
-    def prepared_batches(
-        self, need: Need | None = None, batches: Sequence[PromptBatch] | None = None
-    ) -> list[PreparedBatch]:
-        """Prepare this process's prompts for the engine, in batches that fit into memory.
-
-        Args:
-            need: of the tool that uses them (see `footprints`); by default captures and a run under autograd.
-            batches: to use instead of the run's.
-        """
-        return [prepared for prepared in self._prepare(need, batches) if prepared.share]
-
-    def _prepare(self, need: Need | None, batches: Sequence[PromptBatch] | None) -> list[PreparedBatch]:
-        """Prepare as many batches as every other process, also those of which this one has no prompt."""
-        prompts = self.batches if batches is None else batches
-        return prepare_batches(
-            self.model, prompts, self.objective, self.ablation, self.policy, self.memory_budget, need, self.processes
-        )
-
-    def batches_in_turn(self, need: Need) -> Iterator[PreparedBatch]:
-        """Prepare the prompts one batch after the other; report each, and free it before the next one."""
-        waiting, done = deque(self.prepared_batches(need)), 0
-        prompts = sum(len(prepared.batch) for prepared in waiting)
-        while waiting:
-            yield (prepared := waiting.popleft())
-            done += len(prepared.batch)
-            del prepared
-            self.report(done, prompts, "prompts")
-
-    def attribution(
-        self,
-        rule: BackwardRule = PLAIN,
-        interpolations: Sequence[Interpolation] = (CLEAN_RUN,),
-        own_writers: bool = False,
-    ) -> Tensor:
-        """Estimate the effect of removing each edge to first order, mean over prompts, float64 `[edges]` on the CPU.
-
-        Args:
-            rule: the backward rule of the gradients.
-            interpolations: the runs over which gradients are averaged; by default the clean run alone.
-            own_writers: use the gradients of an interpolation only for the edges out of its writers.
-        """
-        total = torch.zeros(len(self.model.graph), dtype=torch.float64)
-        for prepared in self.batches_in_turn(self.footprints.attribution(rule)):
-            total += attribute(prepared, rule, interpolations, own_writers, self.memory_budget).double().cpu()
-            del prepared
-        return self.sum(total) / self.prompts
-
-    def editor(self, kept: Tensor | None = None, kind: EditorKind = "incremental") -> Editor:
-        """Make an editor: a circuit under edit, with the objective's value for removals.
-
-        Args:
-            kept: the starting circuit, bool `[edges]`; by default the full model.
-            kind: `"incremental"`, or the reference, `"replay"`.
-        """
-        need = self.footprints.replay() if kind == "replay" else self.footprints.editor()
-        return EDITORS[kind](self.prepared_batches(need), kept, self.memory_budget)
-
-    def masked_runs(self, batches: Sequence[PromptBatch] | None = None, *, checkpoint: bool = False) -> list[MaskedRun]:
-        """Make a masked run (equation (1)) per batch of prompts; it is differentiable in the masks.
-
-        Every process makes one per batch, for its part of the batch's prompts (see `PreparedBatch.share`).
-
-        Args:
-            batches: to use instead of the run's, such as the same prompts in smaller batches.
-            checkpoint: compute each layer again in the backward pass instead of keeping it: less memory, more time.
-        """
-        prepared_batches = self._prepare(self.footprints.masked_run(True, checkpoint), batches)
-        return [MaskedRun(prepared, rotate=True, checkpoint=checkpoint) for prepared in prepared_batches]
-
-    def report(self, done: int, total: int, unit: str, **shown: Any) -> None:
-        """Report progress to the callbacks: `done` of `total` units, and figures to show with them."""
-        self.fabric.call("on_progress", self, done, total, unit, shown)
-
-    def checkpoint(self, state: Callable[[], Mapping[str, Any]]) -> None:
-        """Save the strategy's state, so that a killed run can resume from here; at most once per second.
-
-        A resumed run finds it in `resumed`. A strategy object keeps no state of its own: it may serve several runs.
-
-        Args:
-            state: makes the state: tensors and plain values in dictionaries and lists.
-        """
-        if time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
-            self.save(state())
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Save the strategy's state now; see `checkpoint`. Process 0 does it for all."""
-        if self.checkpoint_file is None or self.processes.rank:
-            return
-        of_callbacks: dict[str, Any] = {}
-        self.fabric.call("on_save_checkpoint", self, of_callbacks)
-        saved = {
-            "strategy": dict(state),
-            "callbacks": of_callbacks,
-            "generator": self.generator.get_state(),
-            "processes": self.processes.count,
-            **{name: getattr(self, name) for name in _SAVED},
-        }
-        self.checkpoint_file.parent.mkdir(exist_ok=True)
-        save_state(self.checkpoint_file, saved)
-        self._saved = time.monotonic()
-
-    def resume(self, memory_budget: int | None) -> None:
-        """Resume from the saved state, if there is one.
-
-        Args:
-            memory_budget: a new budget; None keeps the saved one, since with other batches the last bits differ.
-
-        Raises:
-            CircuitKitError: the state cannot be read, or does not fit.
-        """
-        if (found := self.processes.broadcast(self._load())) is None:
-            return
-        names = ("strategy", "callbacks", "generator", "processes", *_SAVED)
-        saved = SavedState(found, "the state", names)
-        self.metrics, self.notes = saved.mapping("metrics"), saved.texts("notes")
-        self.memory_budget = saved.count("memory_budget", least=1)
-        self.resumptions = saved.count("resumptions") + 1
-        generator = self.generator.get_state()
-        self.generator.set_state(saved.tensor("generator", generator.dtype, generator.shape))
-        self.resumed = saved.mapping("strategy")
-        if memory_budget not in (None, self.memory_budget):
-            self.memory_budget = memory_budget
-            self.notes.append("The run was resumed with another memory budget, so that the last bits may differ.")
-        if saved.count("processes", least=1) != self.processes.count:
-            self.notes.append("The run was resumed by another number of processes, so that the last bits may differ.")
-        self.fabric.call("on_load_checkpoint", self, saved.mapping("callbacks"))
-
-    def _load(self) -> dict[str, Any] | None:
-        """Read the saved state in process 0, so that the others cannot find a newer one."""
-        if self.processes.rank or self.checkpoint_file is None or not self.checkpoint_file.exists():
-            return None
-        return load_state(self.checkpoint_file)
-
-    def note(self, text: str) -> None:
-        """Add a caveat to the result's notes, unless it is there already; in Python it is also a warning."""
-        if text not in self.notes:
-            self.notes.append(text)
-            warnings.warn(text, stacklevel=2)
-
-    def log(self, **values: Any) -> None:
-        """Add figures to the result's metrics; numbers also go to the loggers."""
-        self.metrics.update(values)
-        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-        if numbers:
-            self.fabric.log_dict(numbers)
 
 
 @dataclass(frozen=True)

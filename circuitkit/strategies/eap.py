@@ -4,7 +4,8 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient, time_discovery
+from circuitkit.strategies.base import DiscoveryStrategy, refuse_zero_gradient, time_discovery
+from circuitkit.strategies.discovery import Discovery
 
 
 class EAP(DiscoveryStrategy):

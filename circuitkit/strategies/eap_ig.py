@@ -9,7 +9,8 @@ from circuitkit.engine.attribution.reader_gradients import Interpolation, writer
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.errors import UsageError
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient, time_discovery
+from circuitkit.strategies.base import DiscoveryStrategy, refuse_zero_gradient, time_discovery
+from circuitkit.strategies.discovery import Discovery
 
 Over = Literal["inputs", "activations", "clean-corrupted"]
 Endpoint = Literal["corrupted", "clean"]

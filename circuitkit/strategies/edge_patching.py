@@ -6,7 +6,8 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate, estimate_single
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+from circuitkit.strategies.base import DiscoveryStrategy
+from circuitkit.strategies.discovery import Discovery
 
 
 class EdgePatching(DiscoveryStrategy):

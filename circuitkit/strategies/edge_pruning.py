@@ -13,7 +13,8 @@ from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.memory import Need
 from circuitkit.errors import UsageError
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy, OperatingPoint, as_list
+from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint, as_list
+from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.hard_concrete import Gates
 from circuitkit.strategies.gate_training.trainer import (
     GateTraining,

@@ -14,7 +14,8 @@ from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.models.attention import Kind
 from circuitkit.models.backward_rule import BackwardRule
 from circuitkit.models.norm import Norm
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy, refuse_zero_gradient, time_discovery
+from circuitkit.strategies.base import DiscoveryStrategy, refuse_zero_gradient, time_discovery
+from circuitkit.strategies.discovery import Discovery
 
 TEMPERATURE = 2.0
 SCALES = {"q": 0.25, "k": 0.25, "v": 0.5}

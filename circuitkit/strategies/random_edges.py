@@ -5,7 +5,8 @@ import torch
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy, time_discovery
+from circuitkit.strategies.base import DiscoveryStrategy, time_discovery
+from circuitkit.strategies.discovery import Discovery
 
 
 class RandomEdges(DiscoveryStrategy):

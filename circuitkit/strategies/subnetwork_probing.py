@@ -11,7 +11,8 @@ from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.memory import Need
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy, OperatingPoint, as_list
+from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint, as_list
+from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.hard_concrete import Gates, open_probability, start_at
 from circuitkit.strategies.gate_training.trainer import (
     GateTraining,

@@ -13,7 +13,7 @@ import torch
 from circuitkit.cli.main import main
 from circuitkit.errors import CircuitKitError
 from circuitkit.run.result import Result
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 
 TRAINED = {
     "edge_pruning": ["--strategy.trainer", "{max_steps: 30}"],
@@ -31,7 +31,7 @@ def arguments(strategy: str) -> list[str]:
 
 def signal_at_report(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
     """Send this process a signal at the n-th report of progress."""
-    monkeypatch.setattr("circuitkit.strategies.base.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("circuitkit.strategies.discovery.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     report, seen = Discovery.report, []
 
     def reporting(self: Discovery, *args: object, **figures: object) -> None:

@@ -199,7 +199,7 @@ class Interrupting:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_interrupted_run_resumes_to_the_same_result(name, tmp_path, monkeypatch):
     """Interrupted at the start, and at the first, a middle and the last report."""
-    monkeypatch.setattr("circuitkit.strategies.base.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("circuitkit.strategies.discovery.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     model, undisturbed = tiny("llama", dtype=torch.float32), Interrupting()
     before, whole = state_of(model), run(name, model, callbacks=[undisturbed])
     reports = undisturbed.seen
@@ -222,7 +222,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(name, tmp_path, monkeypat
 @pytest.mark.parametrize("name", NAMES)
 def test_a_strategy_keeps_nothing_of_a_run_for_the_next(name, tmp_path, monkeypatch):
     """Neither of a resumed one nor of one that was interrupted."""
-    monkeypatch.setattr("circuitkit.strategies.base.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("circuitkit.strategies.discovery.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     model, strategy, undisturbed = tiny("llama", dtype=torch.float32), make(name), Interrupting()
     before = repr(vars(strategy))
     other = random_batch(7, lengths=(6, 5, 6))

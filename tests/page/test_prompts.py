@@ -19,7 +19,7 @@ from circuitkit.page.content import Content
 from circuitkit.page.page import write_report
 from circuitkit.page.prompts import FAILURES, MOST_CIRCUITS, MOST_PROMPTS, STATES, prompt_section, visible
 from circuitkit.run.result import Result
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'[b]=1+1[/b]{{ 1234*4321 }}{% if %}\0\u202ea</textarea>"
 EMOJI = "👩🏽‍🔬é𝕏ﷺ"

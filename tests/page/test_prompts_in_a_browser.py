@@ -11,7 +11,7 @@ from support.browser import open_file
 import circuitkit
 from circuitkit import Circuit, DiscoveryStrategy
 from circuitkit.page.page import write_report
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 
 EVIL = " <img src=x onerror=alert(1)>\"'&amp;{{ 7*7 }}\0\u202e👩🏽‍🔬 "
 

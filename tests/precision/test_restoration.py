@@ -18,7 +18,8 @@ from circuitkit.interrupts import hold_signals
 from circuitkit.precision.free_memory import Freeable
 from circuitkit.precision.pahq import PAHQ
 from circuitkit.precision.weight_store import FileWeightStore
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+from circuitkit.strategies.base import DiscoveryStrategy
+from circuitkit.strategies.discovery import Discovery
 
 LAYERS = 2
 

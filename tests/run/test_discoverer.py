@@ -27,7 +27,7 @@ from circuitkit.evaluation.evaluator import Evaluator
 from circuitkit.run import resources
 from circuitkit.run.callbacks import Callback, RichProgress
 from circuitkit.run.result import Result
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 from circuitkit.tasks.base import Task
 
 THRESHOLDS = [0.01, 0.1]

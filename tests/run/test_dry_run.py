@@ -247,7 +247,7 @@ def test_a_dry_run_of_an_interrupted_run(capsys, monkeypatch):
 
     arguments = [*DISCOVER, "--strategy", "acdc", "--out", "run", "--resume"]
     with monkeypatch.context() as patch:
-        patch.setattr("circuitkit.strategies.base.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        patch.setattr("circuitkit.strategies.discovery.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         patch.setattr("circuitkit.strategies.acdc.ACDC._discover", interrupted)
         assert main(arguments) == 130
     assert main([*arguments, "--dry_run"]) == 0

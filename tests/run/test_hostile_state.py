@@ -46,7 +46,7 @@ def interrupted(tmp_path_factory):
     def copy_of(name, folder):
         if name not in made:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("circuitkit.strategies.base.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+                patch.setattr("circuitkit.strategies.discovery.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
                 with pytest.raises(KeyboardInterrupt):
                     discover(name, home / name, Interrupt(AT[name]))
             made[name] = home / name

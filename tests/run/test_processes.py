@@ -61,7 +61,7 @@ def both(tmp_path_factory):
 def launch_both(folder):
     """Run all cases, and resume runs that one process has begun."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("circuitkit.strategies.base.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        patch.setattr("circuitkit.strategies.discovery.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         for name in RESUMED:
             with pytest.raises(KeyboardInterrupt):
                 discover(CASES[name], callbacks=[Interrupting(12)], out=folder / f"interrupted {name}")

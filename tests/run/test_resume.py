@@ -69,7 +69,7 @@ class Interrupt:
 
 @pytest.fixture
 def save_always(monkeypatch):
-    monkeypatch.setattr("circuitkit.strategies.base.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("circuitkit.strategies.discovery.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
 
 
 def run(model, task, folder, at=None, strategy=SPEC, callbacks=(), memory_budget=None, **more):

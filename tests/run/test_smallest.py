@@ -18,7 +18,8 @@ from circuitkit.run import resources
 from circuitkit.run.result import Result
 from circuitkit.run.smallest import _Validation
 from circuitkit.strategies import ACDC, EdgePruning, SubnetworkProbing
-from circuitkit.strategies.base import Discovery, OperatingPoint
+from circuitkit.strategies.base import OperatingPoint
+from circuitkit.strategies.discovery import Discovery
 
 pytestmark = pytest.mark.filterwarnings("ignore:No circuit reaches")
 
@@ -207,7 +208,7 @@ def test_a_resumed_run_finds_the_same_and_repeats_no_finished_search(
 def test_a_trained_strategy_resumes_its_interrupted_training(
     model: CircuitModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("circuitkit.strategies.base.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("circuitkit.strategies.discovery.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
 
     class Interrupt:
         left = 7

@@ -131,7 +131,7 @@ class Interrupt:
 
 
 def test_a_checkpoint_has_no_weights_of_the_model_and_loads_safely(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("circuitkit.strategies.base.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("circuitkit.strategies.discovery.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         found(toy, out=tmp_path / "run", callbacks=[Interrupt(5)])

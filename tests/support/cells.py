@@ -15,7 +15,8 @@ import torch
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.comparison.grid import Grid
 from circuitkit.errors import CircuitKitError
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+from circuitkit.strategies.base import DiscoveryStrategy
+from circuitkit.strategies.discovery import Discovery
 
 FEW = [0.02, 0.1, 0.5, 1.0]
 

@@ -9,9 +9,9 @@ from typing import Any
 _RUN = """
 import json, os, signal, sys
 from circuitkit.run.discoverer import Discoverer
-from circuitkit.strategies import base
+from circuitkit.strategies import discovery
 
-base.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+discovery.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 arguments = json.loads(sys.argv[1])
 
 class Killer:

@@ -12,7 +12,8 @@ from support.tiny import random_batch, tiny
 from circuitkit.errors import CircuitKitError
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
-from circuitkit.strategies.base import Discovery, DiscoveryStrategy
+from circuitkit.strategies.base import DiscoveryStrategy
+from circuitkit.strategies.discovery import Discovery
 
 LENGTHS = (6, 7, 5, 7, 6)
 """Of the prompts: padded, and one more for process 0 than for process 1."""

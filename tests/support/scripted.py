@@ -8,7 +8,7 @@ from support.tiny import random_batch, tiny
 
 from circuitkit import Circuit, CircuitModel, Discoverer, DiscoveryStrategy, PromptBatch
 from circuitkit.run.result import Result
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies.discovery import Discovery
 
 
 class Scripted(DiscoveryStrategy):

@@ -30,8 +30,8 @@ from circuitkit.config import registry
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.errors import UsageError
 from circuitkit.storage.state import SavedState
-from circuitkit.strategies import base
-from circuitkit.strategies.base import Discovery
+from circuitkit.strategies import discovery
+from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.hard_concrete import Gates, noise
 from circuitkit.strategies.gate_training.saved_training import check_saved_training
 
@@ -256,7 +256,7 @@ class _Saving(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # Save only after optimizer steps: accumulated gradients are not part of the state
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if stepped and time.monotonic() - self._saved >= base.SECONDS_BETWEEN_CHECKPOINTS:
+        if stepped and time.monotonic() - self._saved >= discovery.SECONDS_BETWEEN_CHECKPOINTS:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,0 +1,79 @@
+"""Searches within a search: strategies that call other strategies, and runs of several searches.
+
+Each has a name, and a `Discovery` of its own (see `Discovery.part`). Where the run has a folder, each has a folder in
+the checkpoint: for the state of its strategy and, at the end, for its circuits. So a resumed run reads the finished
+ones, and continues the interrupted one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from circuitkit.circuit.circuit import Circuit
+from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.errors import UsageError
+from circuitkit.storage.state import FINISHED, SavedState, misfit
+from circuitkit.strategies.base import DiscoveryStrategy
+from circuitkit.strategies.discovery import Discovery
+
+CIRCUIT = ("scores", "kept", "score_sources", "selection", "tie")
+"""What is saved of a circuit."""
+
+
+def run_strategy(strategy: DiscoveryStrategy, run: Discovery) -> Sequence[Circuit]:
+    """Run a strategy within another one, from its saved state if there is one; the policy is prepared already."""
+    run.resume(None)
+    try:
+        strategy.setup(run)
+        found = strategy.discover(run)
+    finally:
+        strategy.teardown(run)
+    return [found] if isinstance(found, Circuit) else found
+
+
+def search_part(
+    run: Discovery, name: str, key: Any, find: Callable[[Discovery], Sequence[Circuit]]
+) -> tuple[list[Circuit], Discovery]:
+    """Search within a run, or read the circuits of this search if an interrupted run has finished it.
+
+    Args:
+        run: of the whole.
+        name: of the search within the run.
+        key: plain data that the circuits depend on, to recognize the search.
+        find: finds the circuits; it resumes the `Discovery` that it is given.
+
+    Returns:
+        The circuits, and the search's own `Discovery` with its metrics and notes.
+
+    Raises:
+        CircuitKitError: what is saved does not fit.
+    """
+    part = run.part(name)
+    file = None if part.checkpoint_file is None else part.checkpoint_file.with_name(FINISHED)
+    finished = replace(part, checkpoint_file=file)
+    finished.resume(run.memory_budget)
+    if finished.resumed is not None:
+        saved = SavedState(finished.resumed, "the finished search", ("key", "circuits"))
+        saved.expect("key", saved["key"] == key, repr(key))
+        return [read_circuit(run.model.graph, one) for one in saved.items("circuits")], finished
+    circuits = list(find(part))
+    replace(part, checkpoint_file=file).save({"key": key, "circuits": list(map(save_circuit, circuits))})
+    return circuits, part
+
+
+def save_circuit(circuit: Circuit) -> dict[str, Any]:
+    """Return what `read_circuit` reads."""
+    return {name: getattr(circuit, name) for name in CIRCUIT}
+
+
+def read_circuit(graph: EdgeGraph, saved: Any) -> Circuit:
+    """Make a circuit of what was saved of it.
+
+    Raises:
+        CircuitKitError: it is no circuit of this graph.
+    """
+    part = SavedState(saved, "a circuit", CIRCUIT)
+    try:
+        return Circuit(graph, **{name: part[name] for name in CIRCUIT})
+    except UsageError as error:
+        raise misfit(error.problem.rstrip(".")) from error
