@@ -169,6 +169,17 @@ class PromptBatch:
         """Split the prompts into batches of at most `size`."""
         return [self[start : start + size] for start in range(0, len(self), size)]
 
+    def trim(self) -> Self:
+        """Drop the padding that all prompts share, as of a few short prompts that were padded for a longer one."""
+        start = int(self.mask.any(0).long().argmax())
+        return replace(
+            self,
+            clean=self.clean[:, start:],
+            corrupted=self.corrupted[:, start:],
+            mask=self.mask[:, start:],
+            answer_positions=(self.answer_positions - start).masked_fill(self.answer_positions < 0, -1),
+        )
+
     def to(self, device: torch.device | str) -> Self:
         """Return the batch on a device."""
         return self._map(lambda values: values.to(device))

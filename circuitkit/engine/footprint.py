@@ -80,25 +80,25 @@ class Footprints:
             extra={"autograd": (steps - 1) * run},
         )
 
-    def masked_run(self, training: bool = False, checkpoint: bool = False, most: int | None = None) -> Need:
-        """Count masked runs under one mask; their ablated outputs are kept for the next mask.
+    def masked_run(self, checkpoint: bool = False) -> Need:
+        """Count one masked run after the other, each under one mask and with its gradient.
 
         Args:
-            training: under autograd.
             checkpoint: without what autograd keeps of a layer.
-            most: the largest number of prompts in a batch.
         """
         graph = self.model.graph
         captured = (graph.n_writers if self.ablation.per_prompt else 0) + 3  # and the ends of the upstream writers
-        working = {"differences": graph.n_writers * self.vector, "inputs": 2 * graph.readers_per_layer * self.vector}
-        if training:
-            kept = masked_run.kept_per_layer(self._one())
-            layers = graph.layers * self.vector + kept if checkpoint else graph.layers * kept
-            working |= {"autograd": graph.n_writers * self.vector + layers}
+        kept = masked_run.kept_per_layer(self._one())
+        layers = graph.layers * self.vector + kept if checkpoint else graph.layers * kept
         return Need(
-            held={"captures": captured * self.vector, "offsets": self._offsets * self.vector},
-            working={**working, "logits": self.logits},
-            most=most,
+            working={
+                "captures": captured * self.vector,
+                "offsets": self._offsets * self.vector,
+                "differences": graph.n_writers * self.vector,
+                "inputs": 2 * graph.readers_per_layer * self.vector,
+                "autograd": graph.n_writers * self.vector + layers,
+                "logits": self.logits,
+            }
         )
 
     def circuit_run(self) -> Need:

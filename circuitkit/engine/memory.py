@@ -130,13 +130,13 @@ class Need:
         held: for every prompt, as long as the use lasts.
         working: for every prompt of the batch at work, until the next one.
         extra: likewise, if the budget leaves room for it.
-        most: the largest number of prompts in a batch, or None.
+        prompts: the number of prompts that it works on; None: those of the run.
     """
 
     held: Mapping[str, int] = field(default_factory=dict)
     working: Mapping[str, int] = field(default_factory=dict)
     extra: Mapping[str, int] = field(default_factory=dict)
-    most: int | None = None
+    prompts: int | None = None
 
     def largest_batch(self, prompts: int, available: int) -> int:
         """Compute how many prompts may be in a batch.
@@ -159,8 +159,7 @@ class Need:
 
     def predict(self, prompts: int, available: int) -> dict[str, int]:
         """Return the bytes at the peak, by part; arguments and errors as of `largest_batch`."""
-        batch = min(self.largest_batch(prompts, available), self.most or prompts)
-        batch = -(-prompts // -(-prompts // batch)) if self.most else batch  # batches of nearly equal size
+        batch = self.largest_batch(prompts, available)
         parts = [{part: prompts * size for part, size in self.held.items()}]
         parts += [{part: batch * size for part, size in some.items()} for some in (self.working, self.extra)]
         room = available - sum(sum(part.values()) for part in parts[:2])

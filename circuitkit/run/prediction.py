@@ -40,7 +40,7 @@ def predict(
 
     def count() -> tuple[Need | None, dict[str, int], CostEstimate, Mapping[str, int]]:
         need = strategy.footprint(run)
-        parts = {} if need is None else need.predict(run.prompts, budget)
+        parts = {} if need is None else need.predict(_prompts_of(need, run, config), budget)
         estimate = strategy.estimate_cost(few).times(run.prompts / few.prompts)
         weights = run.policy.footprint() or {"weights": bytes_of(run.model, run.model.device)}
         return need, parts, estimate, weights
@@ -64,6 +64,11 @@ def predict(
         accuracy=accuracy,
         notes=tuple(notes),
     )
+
+
+def _prompts_of(need: Need, run: Discovery, config: Mapping[str, Any]) -> int:
+    """Return how many prompts of one process are counted: the run's, which are already its part, or the need's own."""
+    return run.prompts if need.prompts is None else -(-need.prompts // config["devices"])
 
 
 class PredictedPeak(NamedTuple):

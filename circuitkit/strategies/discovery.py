@@ -136,14 +136,11 @@ class Discovery:
             need: of the tool that uses them (see `footprints`); by default captures and a run under autograd.
             batches: to use instead of the run's.
         """
-        return [prepared for prepared in self._prepare(need, batches) if prepared.share]
-
-    def _prepare(self, need: Need | None, batches: Sequence[PromptBatch] | None) -> list[PreparedBatch]:
-        """Prepare as many batches as every other process, also those of which this one has no prompt."""
         prompts = self.batches if batches is None else batches
-        return prepare_batches(
+        found = prepare_batches(
             self.model, prompts, self.objective, self.ablation, self.policy, self.memory_budget, need, self.processes
         )
+        return [prepared for prepared in found if prepared.share]
 
     def batches_in_turn(self, need: Need) -> Iterator[PreparedBatch]:
         """Prepare the prompts one batch after the other; report each, and free it before the next one."""
@@ -184,17 +181,24 @@ class Discovery:
         need = self.footprints.replay() if kind == "replay" else self.footprints.editor()
         return EDITORS[kind](self.prepared_batches(need), kept, self.memory_budget)
 
-    def masked_runs(self, batches: Sequence[PromptBatch] | None = None, *, checkpoint: bool = False) -> list[MaskedRun]:
-        """Make a masked run (equation (1)) per batch of prompts; it is differentiable in the masks.
+    def masked_runs(
+        self, batches: Sequence[PromptBatch] | None = None, *, need: Need | None = None, checkpoint: bool = False
+    ) -> Iterator[MaskedRun]:
+        """Make masked runs (equation (1)) of this process's prompts, differentiable in the masks.
 
-        Every process makes one per batch, for its part of the batch's prompts (see `PreparedBatch.share`).
+        They come one after the other, and each is let go before the next.
 
         Args:
-            batches: to use instead of the run's, such as the same prompts in smaller batches.
+            batches: to use instead of the run's.
+            need: `footprints.masked_run(checkpoint)`, if there is one for these prompts; it takes a while to measure.
             checkpoint: compute each layer again in the backward pass instead of keeping it: less memory, more time.
         """
-        prepared_batches = self._prepare(self.footprints.masked_run(True, checkpoint), batches)
-        return [MaskedRun(prepared, rotate=True, checkpoint=checkpoint) for prepared in prepared_batches]
+        waiting = deque(self.prepared_batches(need or self.footprints.masked_run(checkpoint), batches))
+        while waiting:
+            with torch.no_grad():  # the captures; only the mask has a gradient
+                masked_run = MaskedRun(waiting.popleft(), rotate=True, checkpoint=checkpoint)
+            yield masked_run
+            del masked_run
 
     def report(self, done: int, total: int, unit: str, **shown: Any) -> None:
         """Report progress to the callbacks: `done` of `total` units, and figures to show with them."""

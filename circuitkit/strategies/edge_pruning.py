@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
-from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.memory import Need
 from circuitkit.errors import UsageError
 from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint, as_list
@@ -22,8 +21,9 @@ from circuitkit.strategies.gate_training.trainer import (
     check_options,
     finished_trainings,
     train,
-    training_runs,
+    training_prompts,
 )
+from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts, step_need
 
 MULTIPLIER_TRAVEL = 4800.0
 """The default learning rate of the multipliers times the number of steps: the distance that they can travel."""
@@ -51,6 +51,8 @@ class EdgePruning(DiscoveryStrategy):
         target: the fraction of the edges to remove; several values give one training and one circuit each.
         writer_gates: add a gate per writer that mixes its output with its ablated output for all readers.
         batch_size: prompts per step; 32 in the paper.
+        prompts: how many different prompts of the train split the steps take in turn; by default as many as they use,
+            if the task has them. More prompts cost neither memory nor time, and the circuit holds on others.
         learning_rate: AdamW's for the gates: 0.1 (ours; the paper's 0.8 needs its 3,000 steps). It rises over the
             first `warm_up` of the steps and falls linearly to 0.
         multiplier_learning_rate: AdamW's for l1 and l2; by default 4800 / `max_steps` (ours: the distance that they can
@@ -77,6 +79,7 @@ class EdgePruning(DiscoveryStrategy):
         target: float | Sequence[float] = 0.9,
         writer_gates: bool = False,
         batch_size: int = 32,
+        prompts: int | None = None,
         learning_rate: float = 0.1,
         multiplier_learning_rate: float | None = None,
         start: float = 2.0,
@@ -86,7 +89,7 @@ class EdgePruning(DiscoveryStrategy):
         trainer: dict[str, Any] | None = None,
     ) -> None:
         self._targets = as_list("target", target, lambda value: 0 < value < 1, "Give a sparsity between 0 and 1.")
-        check_batches(batch_size, learning_rate)
+        check_batches(batch_size, prompts, learning_rate)
         if multiplier_learning_rate is not None and not 0 < multiplier_learning_rate < math.inf:
             raise UsageError(
                 f"multiplier_learning_rate={multiplier_learning_rate!r} is not a positive number.",
@@ -100,6 +103,7 @@ class EdgePruning(DiscoveryStrategy):
         self.target = target
         self.writer_gates = writer_gates
         self.batch_size = batch_size
+        self.prompts = prompts
         self.learning_rate = learning_rate
         self.multiplier_learning_rate = multiplier_learning_rate
         self.start = start
@@ -110,22 +114,22 @@ class EdgePruning(DiscoveryStrategy):
         self._options = check_options(trainer, max_steps=1000)
 
     def footprint(self, run: Discovery) -> Need:
-        """Count one step, and the captures of all prompts."""
-        return run.footprints.masked_run(True, self.checkpoint, self.batch_size)
+        """Count one step."""
+        return step_need(run, self.batch_size, self.prompts, self.checkpoint)
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Train once per target, each time from the full model."""
         logged = finished_trainings(run, len(self._targets))
-        runs = training_runs(run, self.batch_size, self.checkpoint)
+        prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
         targets = enumerate(map(float, self._targets), 1)
-        return [self._discover(run, runs, target, number, logged) for number, target in targets]
+        return [self._discover(run, prompts, target, number, logged) for number, target in targets]
 
-    def _discover(self, run: Discovery, runs: Sequence[MaskedRun], target: float, number: int, logged: int) -> Circuit:
+    def _discover(self, run: Discovery, prompts: TrainingPrompts, target: float, number: int, logged: int) -> Circuit:
         graph = run.model.graph
         edges = torch.arange(len(graph), dtype=torch.int64)
         of_edges = torch.stack([edges, len(graph) + graph.writer_of] if self.writer_gates else [edges])
         gates = Gates(len(graph) + self.writer_gates * graph.n_writers, of_edges, self.start)
-        module = _Pruning(self, gates, runs, run.generator.initial_seed(), target)
+        module = _Pruning(self, gates, prompts, run.generator.initial_seed(), target)
         train(module, run, self._options, f"target_{number}", max(logged, number - 1))
         scores, wanted = gates.scores(), round((1 - target) * len(graph))
         kept = round_to_size(graph, scores, wanted)
@@ -141,10 +145,8 @@ class EdgePruning(DiscoveryStrategy):
 class _Pruning(GateTraining):
     """The training of edge pruning: objective plus Lagrangian."""
 
-    def __init__(
-        self, strategy: EdgePruning, gates: Gates, runs: Sequence[MaskedRun], seed: int, target: float
-    ) -> None:
-        super().__init__(gates, runs, seed, strategy._options["max_steps"])
+    def __init__(self, strategy: EdgePruning, gates: Gates, prompts: TrainingPrompts, seed: int, target: float) -> None:
+        super().__init__(gates, prompts, seed, strategy._options["max_steps"])
         self.multipliers = nn.Parameter(torch.zeros(2, dtype=torch.float32))
         self._settings = strategy
         self._target = target

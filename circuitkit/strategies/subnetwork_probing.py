@@ -9,7 +9,6 @@ from torch import Tensor
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
-from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.memory import Need
 from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint, as_list
 from circuitkit.strategies.discovery import Discovery
@@ -20,8 +19,9 @@ from circuitkit.strategies.gate_training.trainer import (
     check_options,
     finished_trainings,
     train,
-    training_runs,
+    training_prompts,
 )
+from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts, step_need
 
 KEEP_PROBABILITY = 0.9
 
@@ -45,6 +45,7 @@ class SubnetworkProbing(DiscoveryStrategy):
         l0_weight: the weight of the expected L0 norm (the default 1 is ours; for logit differences or KL in nats the
             papers' sweeps go from 0.01 to 250); several give one training and one circuit each.
         batch_size: prompts per step.
+        prompts: how many different prompts of the train split the steps take in turn; see `EdgePruning`.
         learning_rate: Adam's: 0.05 (ours, for `max_steps` = 600; 1e-3 for 3,000 to 10,000 steps in the papers).
         checkpoint: compute each layer again in the backward pass instead of keeping it: less memory, more time.
         trainer: options of `lightning.Trainer`; see `EdgePruning`.
@@ -59,6 +60,7 @@ class SubnetworkProbing(DiscoveryStrategy):
         self,
         l0_weight: float | Sequence[float] = 1.0,
         batch_size: int = 32,
+        prompts: int | None = None,
         learning_rate: float = 0.05,
         checkpoint: bool = False,
         trainer: dict[str, Any] | None = None,
@@ -66,32 +68,33 @@ class SubnetworkProbing(DiscoveryStrategy):
         self._l0_weights = as_list(
             "l0_weight", l0_weight, lambda value: value >= 0, "Give a number of at least 0, such as 1."
         )
-        check_batches(batch_size, learning_rate)
+        check_batches(batch_size, prompts, learning_rate)
         self.l0_weight = l0_weight
         self.batch_size = batch_size
+        self.prompts = prompts
         self.learning_rate = learning_rate
         self.checkpoint = checkpoint
         self.trainer = trainer
         self._options = check_options(trainer, max_steps=600)
 
     def footprint(self, run: Discovery) -> Need:
-        """Count one step, and the captures of all prompts."""
-        return run.footprints.masked_run(True, self.checkpoint, self.batch_size)
+        """Count one step."""
+        return step_need(run, self.batch_size, self.prompts, self.checkpoint)
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Train once per L0 weight."""
         logged = finished_trainings(run, len(self._l0_weights))
-        runs = training_runs(run, self.batch_size, self.checkpoint)
+        prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
         weights = enumerate(map(float, self._l0_weights), 1)
-        return [self._discover(run, runs, weight, number, logged) for number, weight in weights]
+        return [self._discover(run, prompts, weight, number, logged) for number, weight in weights]
 
     def _discover(
-        self, run: Discovery, runs: Sequence[MaskedRun], l0_weight: float, number: int, logged: int
+        self, run: Discovery, prompts: TrainingPrompts, l0_weight: float, number: int, logged: int
     ) -> Circuit:
         graph = run.model.graph
         of_edges = node_gates(graph)
         gates = Gates(int(of_edges.max()) + 1, of_edges, start_at(KEEP_PROBABILITY))
-        module = _Probing(self, gates, runs, run.generator.initial_seed(), l0_weight)
+        module = _Probing(self, gates, prompts, run.generator.initial_seed(), l0_weight)
         train(module, run, self._options, f"l0_weight_{number}", max(logged, number - 1))
         scores = gates.scores()
         if number > logged:
@@ -108,9 +111,9 @@ class _Probing(GateTraining):
     """The training of subnetwork probing: objective plus penalty."""
 
     def __init__(
-        self, strategy: SubnetworkProbing, gates: Gates, runs: Sequence[MaskedRun], seed: int, l0_weight: float
+        self, strategy: SubnetworkProbing, gates: Gates, prompts: TrainingPrompts, seed: int, l0_weight: float
     ) -> None:
-        super().__init__(gates, runs, seed, strategy._options["max_steps"])
+        super().__init__(gates, prompts, seed, strategy._options["max_steps"])
         self._settings = strategy
         self._l0_weight = l0_weight
 

@@ -172,4 +172,4 @@ def test_needs_grow_with_what_is_held():
     assert total(with_kl.attribution()) > total(plain.attribution())
     assert total(mean.editor()) < total(plain.editor())
     assert total(plain.attribution(steps=5)) > 2 * total(plain.attribution())
-    assert total(plain.masked_run(True, True)) < total(plain.masked_run(True))
+    assert total(plain.masked_run(checkpoint=True)) < total(plain.masked_run())

@@ -1,8 +1,8 @@
 """Training gates on masked runs with `lightning.Trainer`, shared by edge pruning and subnetwork probing.
 
-A step takes one batch of prompts, samples the gates once for all of them, and adds the strategy's penalty to the
-objective. The objective is divided by its span between the full and the ablated model, so that it has the unit of
-faithfulness, and the same learning rates work for every objective.
+A step takes one batch of prompts (see `training_prompts`), samples the gates once for all of them, and adds the
+strategy's penalty to the objective. The objective is divided by its span between the full and the ablated model, so
+that it has the unit of faithfulness, and the same learning rates work for every objective.
 """
 
 import inspect
@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,16 @@ from lightning.pytorch.cli import instantiate_class
 from torch import Tensor
 
 from circuitkit.config import registry
-from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.errors import UsageError
 from circuitkit.storage.state import SavedState
 from circuitkit.strategies import discovery
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.hard_concrete import Gates, noise
 from circuitkit.strategies.gate_training.saved_training import check_saved_training
+from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts
 
 CHECKPOINT = "last.ckpt"
+_ACCUMULATE = "accumulate_grad_batches"
 _OPTIONS = {
     "gradient_clip_val": 1.0,
     "logger": False,
@@ -52,7 +53,6 @@ _NOT_OPTIONS = (
     *("max_epochs", "min_epochs", "min_steps", "fast_dev_run", "limit_train_batches", "overfit_batches", "barebones"),
 )
 _REPORTS = 100
-_SHUFFLE = 2**32  # a step number that no training reaches
 
 
 class GateTraining(LightningModule, ABC):
@@ -63,20 +63,20 @@ class GateTraining(LightningModule, ABC):
 
     Args:
         gates: to train.
-        runs: masked runs, one per batch of prompts; used in turn.
+        prompts: a batch per step.
         seed: determines the noise, together with the step.
         max_steps: the number of optimizer steps.
     """
 
-    def __init__(self, gates: Gates, runs: Sequence[MaskedRun], seed: int, max_steps: int) -> None:
+    def __init__(self, gates: Gates, prompts: TrainingPrompts, seed: int, max_steps: int) -> None:
         super().__init__()
         self.gates = gates
         self.figures: dict[str, Tensor] = {}
         self.max_steps = max_steps
-        self._runs = list(runs)
-        self._processes = self._runs[0].prepared.processes
+        self._prompts = prompts
+        self._processes = prompts.processes
         self._seed = seed
-        self._span = _span(self._runs, gates)
+        self._span = prompts.span()
 
     @abstractmethod
     def penalty(self) -> Tensor:
@@ -88,15 +88,13 @@ class GateTraining(LightningModule, ABC):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """Compute the loss of one batch of prompts under one sample of the gates."""
-        group, which = divmod(batch_idx, len(self._runs))
-        run = self._runs[which]
-        run.group = group
         mask = self.gates.sample(noise(self._seed, batch_idx, len(self.gates.log_alpha)).to(self.device))
-        part, penalty = run.values(mask[None]).mean() * run.prepared.share, self.penalty()
-        objective = self._processes.sum(part.detach())
+        (part, gradient), penalty = self._prompts.objective(batch_idx, mask), self.penalty()
+        objective = self._processes.sum(part)
         self.figures = {"objective": objective, "sparsity": self.sparsity().detach()}
         self.log_dict({**self.figures, "penalty": penalty.detach()}, prog_bar=True)
-        return part / self._span + (penalty if self._processes.rank == 0 else 0.0)
+        loss = part + ((mask - mask.detach()) * gradient).sum()  # the value, with the gradient that is known
+        return loss / self._span + (penalty if self._processes.rank == 0 else 0.0)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Add up the gradients over the processes."""
@@ -110,53 +108,63 @@ class GateTraining(LightningModule, ABC):
 
 
 def check_options(options: Mapping[str, Any] | None, max_steps: int) -> dict[str, Any]:
-    """Check options for `lightning.Trainer`, and add defaults: `max_steps`, clipping at 1.0, no output.
+    """Check options for `lightning.Trainer`, and add defaults: steps of one batch, clipping at 1.0, no output.
 
     Args:
         options: the user's; a logger or a callback may be a mapping of `class_path` and `init_args`.
         max_steps: the default.
 
     Raises:
-        UsageError: an option is unknown or cannot be set here, or `max_steps` is not a positive number.
+        UsageError: an option is unknown or cannot be set here, or a number of steps or batches is not positive.
     """
     if options is not None and not isinstance(options, Mapping):
         raise UsageError(f"trainer={options!r} is not a mapping.", "Give `option: value` pairs of lightning.Trainer.")
-    found = {"max_steps": max_steps, **_OPTIONS, **(options or {})}
+    found = {"max_steps": max_steps, _ACCUMULATE: 1, **_OPTIONS, **(options or {})}
     known = [name for name in inspect.signature(Trainer).parameters if name not in _NOT_OPTIONS]
     for name in found:
         if name in _NOT_OPTIONS:
             raise UsageError(f"The trainer option {name!r} cannot be set here.", f"Choose from {', '.join(known)}.")
         if name not in known:
             raise registry.unknown_name("trainer option", name, known)
-    steps = found["max_steps"]
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise UsageError(f"The trainer option max_steps is {steps!r}.", "Give a positive whole number.")
+    for name in ("max_steps", _ACCUMULATE):
+        if not _is_count(found[name]):
+            raise UsageError(f"The trainer option {name} is {found[name]!r}.", "Give a positive whole number.")
     return found
 
 
-def check_batches(batch_size: int, learning_rate: float) -> None:
+def check_batches(batch_size: int, prompts: int | None, learning_rate: float) -> None:
     """Check the arguments that all trained strategies share.
 
     Raises:
         UsageError: an argument is out of its range.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if not _is_count(batch_size):
         raise UsageError(f"batch_size={batch_size!r} is not a positive whole number.", "Give a number of prompts.")
+    if prompts is not None and not _is_count(prompts):
+        raise UsageError(
+            f"prompts={prompts!r} is not a positive whole number.", "Leave it out for as many as the training uses."
+        )
     if not 0 < learning_rate < math.inf:
         raise UsageError(f"learning_rate={learning_rate!r} is not a positive number.", "Give one such as 0.1.")
 
 
-def training_runs(run: Discovery, batch_size: int, checkpoint: bool) -> list[MaskedRun]:
-    """Make masked runs of the train prompts, shuffled by the seed, in batches of nearly equal size.
+def _is_count(given: object) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool) and given > 0
 
-    Every process has its part of each batch.
+
+def training_prompts(
+    run: Discovery, options: Mapping[str, Any], batch_size: int, prompts: int | None, checkpoint: bool
+) -> TrainingPrompts:
+    """Draw the prompts of a training, and log their number.
+
+    Args:
+        run: the run.
+        options: as returned by `check_options`.
+        batch_size, prompts, checkpoint: as of `TrainingPrompts`.
     """
-    runs = []
-    for number, batch in enumerate(run.batches):
-        order = noise(run.generator.initial_seed(), _SHUFFLE + number, len(batch)).argsort()
-        parts = math.ceil(len(batch) / batch_size)
-        runs += run.masked_runs(batch[order].split(math.ceil(len(batch) / parts)), checkpoint=checkpoint)
-    return runs
+    made = TrainingPrompts(run, options["max_steps"] * options[_ACCUMULATE], batch_size, prompts, checkpoint)
+    run.log(train_prompts=len(made))
+    return made
 
 
 def finished_trainings(run: Discovery, most: int) -> int:
@@ -193,10 +201,10 @@ def train(module: GateTraining, run: Discovery, options: Mapping[str, Any], name
         own.append(_Saving(last, lambda: run.save({"finished": finished})))
     with _quiet(), _interruptions(), torch.enable_grad():
         trainer = _trainer(run, options, own)
-        batches = range(module.max_steps * trainer.accumulate_grad_batches)
+        batches = range(module.max_steps * options[_ACCUMULATE])
         resumed = last if last is not None and last.exists() else None
         if resumed is not None:
-            check_saved_training(resumed, module, module.max_steps, trainer.accumulate_grad_batches)
+            check_saved_training(resumed, module, module.max_steps, options[_ACCUMULATE])
         trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
 
 
@@ -225,8 +233,6 @@ def _trainer(run: Discovery, options: Mapping[str, Any], callbacks: list[Callbac
         )
         # The Trainer's own handler of SIGTERM would swallow it, or raise an exception of its own
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-        if trainer.accumulate_grad_batches < 1:
-            raise ValueError(f"accumulate_grad_batches is {trainer.accumulate_grad_batches}")
     except (MisconfigurationException, ImportError, AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"The trainer cannot be made: {error}.", "Check the trainer's options.") from error
     return trainer
@@ -306,14 +312,3 @@ def _instantiate(value: Any) -> Any:
     if isinstance(value, Mapping) and "class_path" in value:
         return instantiate_class((), dict(value))
     return [_instantiate(item) for item in value] if isinstance(value, list) else value
-
-
-@torch.no_grad()
-def _span(runs: Sequence[MaskedRun], gates: Gates) -> float:
-    """Compute |objective of the full model - of the ablated model|, over all processes; 1 if they are equal."""
-    ends = torch.tensor([[1.0], [0.0]], dtype=torch.float32).expand(-1, gates.edges)
-    values = torch.cat([run.values(ends) for run in runs if run.prepared.share], 1).double()
-    processes, prompts = runs[0].prepared.processes, torch.tensor(values.shape[1], dtype=torch.int64)
-    share = values.shape[1] / int(processes.sum(prompts))
-    full, ablated = processes.sum(values.mean(1) * share).tolist()
-    return abs(full - ablated) or 1.0
