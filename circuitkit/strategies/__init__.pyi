@@ -8,6 +8,7 @@ from .edge_patching import EdgePatching as EdgePatching
 from .edge_pruning import EdgePruning as EdgePruning
 from .gim import GIM as GIM
 from .hisp import HISP as HISP
+from .matryoshka import Matryoshka as Matryoshka
 from .pahq_acdc import PAHQACDC as PAHQACDC
 from .random_edges import RandomEdges as RandomEdges
 from .subnetwork_probing import SubnetworkProbing as SubnetworkProbing

@@ -61,6 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
             },
         )
     },
+    "matryoshka": {"strategy": ("matryoshka", {"batch_size": 2, "trainer": {"max_steps": 14}}), "objective": "kl"},
     "subnetwork_probing": {"strategy": ("subnetwork_probing", {"l0_weight": 3.0, "trainer": _TRAINED})},
 }
 

@@ -1,6 +1,7 @@
-"""Training gates on edges or nodes, shared by edge pruning and subnetwork probing.
+"""Training masks over edges, shared by edge pruning, subnetwork probing and matryoshka attribution.
 
-Read `hard_concrete` first (the gates' distribution), then `trainer` (the training on `lightning.Trainer`).
+Read `hard_concrete` first (the gates' distribution), then `training_prompts` (a step's batch, and its gradient) and
+`trainer` (the training on `lightning.Trainer`). `soft_top` is the mask of a ranking.
 """
 
 import lazy_loader

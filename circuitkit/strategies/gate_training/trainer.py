@@ -1,7 +1,7 @@
-"""Training gates on masked runs with `lightning.Trainer`, shared by edge pruning and subnetwork probing.
+"""Training masks on masked runs with `lightning.Trainer`, shared by the trained strategies.
 
-A step takes one batch of prompts (see `training_prompts`), samples the gates once for all of them, and adds the
-strategy's penalty to the objective. The objective is divided by its span between the full and the ablated model, so
+A step takes one batch of prompts (see `training_prompts`), makes one mask for all of them, and adds the strategy's
+penalty to the objective. The objective is divided by its span between the full and the ablated model, so
 that it has the unit of faithfulness, and the same learning rates work for every objective.
 """
 
@@ -55,40 +55,40 @@ _NOT_OPTIONS = (
 _REPORTS = 100
 
 
-class GateTraining(LightningModule, ABC):
-    """Gates as a `LightningModule`; its parameters are those of the gates and the penalty, not the model's.
+class MaskTraining(LightningModule, ABC):
+    """A mask over the edges as a `LightningModule`; its parameters are those of mask and penalty, not the model's.
 
     Several processes each compute the part of the loss that is due to their prompts, process 0 the penalty too, and
     step along the sum of their gradients. So their parameters stay the same.
 
     Args:
-        gates: to train.
         prompts: a batch per step.
-        seed: determines the noise, together with the step.
         max_steps: the number of optimizer steps.
     """
 
-    def __init__(self, gates: Gates, prompts: TrainingPrompts, seed: int, max_steps: int) -> None:
+    def __init__(self, prompts: TrainingPrompts, max_steps: int) -> None:
         super().__init__()
-        self.gates = gates
         self.figures: dict[str, Tensor] = {}
         self.max_steps = max_steps
         self._prompts = prompts
         self._processes = prompts.processes
-        self._seed = seed
         self._span = prompts.span()
 
     @abstractmethod
-    def penalty(self) -> Tensor:
-        """Compute the term to add to the objective, a scalar."""
+    def mask(self, number: int) -> Tensor:
+        """Compute the mask for the batch of this number, `[edges]`; it depends on nothing else but the parameters."""
 
+    @abstractmethod
     def sparsity(self) -> Tensor:
-        """Compute the expected fraction of removed edges, a scalar."""
-        return 1 - self.gates.expected_edges() / self.gates.edges
+        """Compute the fraction of removed edges, a scalar."""
+
+    def penalty(self) -> Tensor:
+        """Compute the term to add to the objective, a scalar; by default 0."""
+        return torch.zeros((), dtype=torch.float32, device=self.device)
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
-        """Compute the loss of one batch of prompts under one sample of the gates."""
-        mask = self.gates.sample(noise(self._seed, batch_idx, len(self.gates.log_alpha)).to(self.device))
+        """Compute the loss of one batch of prompts under one mask."""
+        mask = self.mask(batch_idx)
         (part, gradient), penalty = self._prompts.objective(batch_idx, mask), self.penalty()
         objective = self._processes.sum(part)
         self.figures = {"objective": objective, "sparsity": self.sparsity().detach()}
@@ -105,6 +105,30 @@ class GateTraining(LightningModule, ABC):
         summed = self._processes.sum(torch.cat([gradient.flatten() for gradient in own]).double())
         for parameter, part in zip(parameters, summed.split([one.numel() for one in parameters]), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+
+class GateTraining(MaskTraining):
+    """The training of a mask of gates, sampled anew for every batch.
+
+    Args:
+        gates: to train.
+        prompts: a batch per step.
+        seed: determines the noise, together with the step.
+        max_steps: the number of optimizer steps.
+    """
+
+    def __init__(self, gates: Gates, prompts: TrainingPrompts, seed: int, max_steps: int) -> None:
+        super().__init__(prompts, max_steps)
+        self.gates = gates
+        self._seed = seed
+
+    def mask(self, number: int) -> Tensor:
+        """Sample the gates."""
+        return self.gates.sample(noise(self._seed, number, len(self.gates.log_alpha)).to(self.device))
+
+    def sparsity(self) -> Tensor:
+        """Compute the expected fraction of removed edges, a scalar."""
+        return 1 - self.gates.expected_edges() / self.gates.edges
 
 
 def check_options(options: Mapping[str, Any] | None, max_steps: int) -> dict[str, Any]:
@@ -179,7 +203,7 @@ def finished_trainings(run: Discovery, most: int) -> int:
     return SavedState(run.resumed, "the strategy", ["finished"]).count("finished", most=most)
 
 
-def train(module: GateTraining, run: Discovery, options: Mapping[str, Any], name: str, finished: int) -> None:
+def train(module: MaskTraining, run: Discovery, options: Mapping[str, Any], name: str, finished: int) -> None:
     """Train to the end; resume from the saved state of an interrupted run in the same folder, if there is one.
 
     Global state (grad mode, signal handlers, warnings, log levels) is left as it was.
@@ -245,7 +269,7 @@ class _Reporting(Callback):
         self._run = run
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, GateTraining)
+        assert isinstance(pl_module, MaskTraining)
         step, total = trainer.global_step, pl_module.max_steps
         if step % max(1, total // _REPORTS) == 0 or step == total:
             self._run.report(step, total, "steps", **{name: float(x) for name, x in pl_module.figures.items()})
