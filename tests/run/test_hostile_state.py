@@ -197,9 +197,16 @@ def test_a_state_that_does_not_fit_is_refused(name, what, interrupted, tmp_path)
 
 FIT = ("loops", "fit_loop")
 STEPS = (*FIT, "epoch_loop.automatic_optimization.optim_progress", "optimizer", "step", "total", "completed")
+
+
+def put_gates(value):
+    """Return a change of the first parameter: gates, or the scores of a ranking."""
+    return lambda state: put("state_dict", next(iter(state["state_dict"])), value=value)(state)
+
+
 OF_LAST = {
-    "gates of another graph": put("state_dict", "gates.log_alpha", value=lambda gates: gates[1:]),
-    "gates NaN": put("state_dict", "gates.log_alpha", value=lambda gates: gates * float("nan")),
+    "gates of another graph": put_gates(lambda gates: gates[1:]),
+    "gates NaN": put_gates(lambda gates: gates * float("nan")),
     "no gates": put("state_dict", value={}),
     "steps 10**9": lambda state: (put("global_step", value=10**9)(state), put(*STEPS, value=10**9)(state)),
     "steps that were not taken": put("global_step", value=5),
