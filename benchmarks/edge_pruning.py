@@ -5,8 +5,9 @@ Run: python benchmarks/edge_pruning.py [--rounds N] [--models gpt2 smollm2] [--p
 `gpt2` is the shape of GPT-2 small with random weights, `smollm2` is SmolLM2-135M (fetched before); prompts of 16 random
 tokens. Plain: the transformers model's own forward and backward pass to the token embeddings, no gradients of
 parameters, logits at the answer position only. Step: a masked run with every edge's mask in (0, 1), and its gradient
-with respect to all of them. The passes that the steps of a training share are `captures`: the ablated outputs, and the
-full model's log-probabilities for objectives that compare with them, as KL does here. The last line is one JSON object:
+with respect to all of them. The passes that prepare a step's prompts are `captures`: the ablated outputs, and the full
+model's log-probabilities for objectives that compare with them, as KL does here; a training makes them anew for every
+step. The last line is one JSON object:
 `ratio` (time of a step relative to plain, by model and prompts), `step_s`, `plain_s`, `captures_s`, `peak_mb` (memory
 that a step adds at its peak, above model, prompts and captures).
 """
@@ -30,7 +31,7 @@ from circuitkit.models.circuit_model import CircuitModel
 
 
 def prepare(model: CircuitModel, batch: PromptBatch) -> PreparedBatch:
-    """Prepare a batch, and compute everything that is computed once."""
+    """Prepare a batch, and compute everything that its steps need."""
     prepared = PreparedBatch(model, batch, KLDivergence(), Resample())
     for part in ("context", "embedded", "ablated", "reference"):
         getattr(prepared, part)

@@ -24,7 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
     "acdc": {"strategy": {"class_path": "acdc", "init_args": {"threshold": 3.0}}},
     "acdc, kl": {"strategy": {"class_path": "acdc", "init_args": {"threshold": 3.0}}, "objective": "kl"},
     "edge_pruning, kl": {
-        "strategy": {"class_path": "edge_pruning", "init_args": {"trainer": {"max_steps": 2}}},
+        "strategy": {"class_path": "edge_pruning", "init_args": {"batch_size": 8, "trainer": {"max_steps": 2}}},
         "objective": "kl",
     },
 }

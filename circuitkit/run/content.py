@@ -7,13 +7,13 @@ name at all. A run with a folder records hashes of what it computes with in its 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from circuitkit.data.hashes import hash_prompts, hash_tensors
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
@@ -42,9 +42,9 @@ def describe_content(model: CircuitModel, prompts: Mapping[str, PromptBatch]) ->
     Returns:
         Hashes by what they are of: `weights` (names, shapes, dtypes and values), `settings`, and each split.
     """
-    found = {"weights": _hash(_weights(model.model)), "settings": _hash_text(_settings(model))}
+    found = {"weights": hash_tensors(_weights(model.model)), "settings": _hash_text(_settings(model))}
     return_free_memory()  # the pages of a mapped file that hashing has read
-    return found | {split: _hash(_tensors_of(batch)) for split, batch in prompts.items()}
+    return found | {split: hash_prompts(batch) for split, batch in prompts.items()}
 
 
 def check_same_content(where: str | Path, made_with: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
@@ -95,24 +95,10 @@ def _weights(module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield name, tensor
 
 
-def _tensors_of(batch: PromptBatch) -> Iterator[tuple[str, Tensor]]:
-    found = ((field.name, getattr(batch, field.name)) for field in fields(batch))
-    return ((name, value) for name, value in found if isinstance(value, Tensor))
-
-
 def _settings(model: CircuitModel) -> str:
     found = model.model.config.to_dict()
     kept = {key: value for key, value in found.items() if not key.startswith("_") and key not in _NO_SETTINGS}
     return json.dumps(kept, sort_keys=True, default=str)
-
-
-def _hash(tensors: Iterator[tuple[str, Tensor]]) -> str:
-    hashed = hashlib.sha256()
-    for name, tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
-        hashed.update(f"{name} {plain.dtype} {tuple(plain.shape)};".encode())
-        hashed.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return hashed.hexdigest()
 
 
 def _hash_text(text: str) -> str:

@@ -119,8 +119,8 @@ class EdgePruning(DiscoveryStrategy):
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Train once per target, each time from the full model."""
-        logged = finished_trainings(run, len(self._targets))
         prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
+        logged = finished_trainings(run, len(self._targets), prompts)
         targets = enumerate(map(float, self._targets), 1)
         return [self._discover(run, prompts, target, number, logged) for number, target in targets]
 

@@ -89,8 +89,8 @@ class Matryoshka(DiscoveryStrategy):
 
     def discover(self, run: Discovery) -> Circuit:
         """Train the scores of every edge."""
-        finished_trainings(run, 0)
         prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
+        finished_trainings(run, 0, prompts)
         module = _Ranking(self, len(run.model.graph), prompts, run.generator.initial_seed())
         train(module, run, self._options, "ranking", finished=0)
         run.log(steps=module.max_steps)

@@ -83,8 +83,8 @@ class SubnetworkProbing(DiscoveryStrategy):
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Train once per L0 weight."""
-        logged = finished_trainings(run, len(self._l0_weights))
         prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
+        logged = finished_trainings(run, len(self._l0_weights), prompts)
         weights = enumerate(map(float, self._l0_weights), 1)
         return [self._discover(run, prompts, weight, number, logged) for number, weight in weights]
 

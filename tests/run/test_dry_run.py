@@ -152,6 +152,19 @@ def test_a_strategy_without_an_estimate_says_so():
     assert "There is no time estimate for edge_pruning" in shown(found)
 
 
+@pytest.mark.parametrize("name", ["edge_pruning", "matryoshka", "subnetwork_probing"])
+def test_a_training_needs_the_memory_of_one_step_whatever_the_number_of_prompts(name):
+    def parts(examples, **arguments):
+        spec = {"class_path": name, "init_args": arguments}
+        task = {"class_path": "ioi", "init_args": {"template": 0}}
+        return Discoverer("cpu", callbacks=[]).dry_run("toy", task, spec, examples=examples).parts
+
+    few = parts(4, batch_size=8)
+    assert few == parts(40, batch_size=8) == parts(40, batch_size=8, prompts=500)
+    assert few == {part: 2 * size for part, size in parts(4, batch_size=8, prompts=4).items()}
+    assert few["captures"] > 0
+
+
 @pytest.mark.parametrize("strategy", ["eap", "eap_ig", "gim", "hisp", "random_edges"])
 def test_work_on_a_few_prompts_is_timed_for_all(strategy):
     found = Discoverer("cpu", callbacks=[]).dry_run("toy", "ioi", strategy, examples=8)

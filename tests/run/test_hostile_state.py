@@ -167,6 +167,8 @@ OF_TRAINED = {
     "finished more than there are": put("strategy", "finished", value=2),
     "finished negative": put("strategy", "finished", value=-1),
     "foreign key": lambda state: state["strategy"].update(foreign=1),
+    "other prompts": put("strategy", "prompts", value="0" * 64),
+    "prompts a number": put("strategy", "prompts", value=3),
     "no entry": put("strategy", value={}),
 }
 CASES = [

@@ -177,6 +177,16 @@ def test_a_dry_run_predicts_one_process(launched):
     assert sum(predicted.parts.values()) < sum(whole.parts.values())
 
 
+def test_processes_share_each_step_of_a_training(launched):
+    def parts(devices):
+        launched(devices)
+        spec = {"class_path": "edge_pruning", "init_args": {"batch_size": 8}}
+        return Discoverer("cpu", devices, callbacks=[]).dry_run("toy", "ioi", spec, examples=5).parts
+
+    whole, each = parts(1), parts(2)
+    assert whole == {part: 2 * size for part, size in each.items()}
+
+
 def test_processes_share_the_free_memory_of_a_cpu(launched, monkeypatch):
     monkeypatch.setattr("circuitkit.engine.memory.budget", lambda device: 1000)
     cpu, cuda = torch.device("cpu"), torch.device("cuda", 1)

@@ -126,9 +126,14 @@ def test_the_span_is_that_of_the_full_and_the_ablated_model():
     ends = (prepared.values(slow_final(prepared, torch.full((len(model.graph),), end))).mean() for end in (1.0, 0.0))
     full, ablated = (end.item() for end in ends)
     assert made(run).span() == pytest.approx(abs(full - ablated), abs=1e-12)
-    many = discovery(model, random_batch(lengths=(5,) * 100))
-    assert len(list(many.masked_runs())) > 0
-    assert made(many, batch_size=50).span() > 0
+
+
+def test_the_span_takes_the_first_64_prompts_of_the_first_order():
+    model = tiny("llama")
+    many = made(discovery(model, random_batch(lengths=(5,) * 100)), batches=100, batch_size=1)
+    few = discovery(model, many._prompts[many._order(0)[:64]])
+    assert sorted(rows(few.batches[0])) == sorted(row for number in range(64) for row in rows(many.batch(number)))
+    assert many.span() == pytest.approx(made(few, batch_size=64).span(), abs=1e-12)
 
 
 def test_nothing_of_a_batch_is_kept(monkeypatch):

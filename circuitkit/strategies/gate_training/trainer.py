@@ -70,7 +70,7 @@ class MaskTraining(LightningModule, ABC):
         super().__init__()
         self.figures: dict[str, Tensor] = {}
         self.max_steps = max_steps
-        self._prompts = prompts
+        self.prompts = prompts
         self._processes = prompts.processes
         self._span = prompts.span()
 
@@ -89,7 +89,7 @@ class MaskTraining(LightningModule, ABC):
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """Compute the loss of one batch of prompts under one mask."""
         mask = self.mask(batch_idx)
-        (part, gradient), penalty = self._prompts.objective(batch_idx, mask), self.penalty()
+        (part, gradient), penalty = self.prompts.objective(batch_idx, mask), self.penalty()
         objective = self._processes.sum(part)
         self.figures = {"objective": objective, "sparsity": self.sparsity().detach()}
         self.log_dict({**self.figures, "penalty": penalty.detach()}, prog_bar=True)
@@ -191,16 +191,27 @@ def training_prompts(
     return made
 
 
-def finished_trainings(run: Discovery, most: int) -> int:
+def finished_trainings(run: Discovery, most: int, prompts: TrainingPrompts) -> int:
     """Return how many of a strategy's trainings an interrupted run has finished and logged; save it in a new run.
 
+    Args:
+        run: the run.
+        most: how many trainings there are.
+        prompts: of all of them.
+
     Raises:
-        CircuitKitError: the saved state does not fit this run.
+        CircuitKitError: the saved state does not fit this run, such as one with other prompts.
     """
     if run.resumed is None:
-        run.checkpoint(lambda: {"finished": 0})
+        run.checkpoint(lambda: _state(0, prompts))
         return 0
-    return SavedState(run.resumed, "the strategy", ["finished"]).count("finished", most=most)
+    saved = SavedState(run.resumed, "the strategy", list(_state(0, prompts)))
+    saved.expect("prompts", saved["prompts"] == prompts.content, "that of this run's training prompts")
+    return saved.count("finished", most=most)
+
+
+def _state(finished: int, prompts: TrainingPrompts) -> dict[str, Any]:
+    return {"finished": finished, "prompts": prompts.content}
 
 
 def train(module: MaskTraining, run: Discovery, options: Mapping[str, Any], name: str, finished: int) -> None:
@@ -222,7 +233,7 @@ def train(module: MaskTraining, run: Discovery, options: Mapping[str, Any], name
     last = None if run.checkpoint_file is None else run.checkpoint_file.parent / name / CHECKPOINT
     own: list[Callback] = [_Reporting(run)]
     if last is not None and run.processes.rank == 0:
-        own.append(_Saving(last, lambda: run.save({"finished": finished})))
+        own.append(_Saving(last, lambda: run.save(_state(finished, module.prompts))))
     with _quiet(), _interruptions(), torch.enable_grad():
         trainer = _trainer(run, options, own)
         batches = range(module.max_steps * options[_ACCUMULATE])

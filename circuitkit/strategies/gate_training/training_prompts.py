@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from circuitkit.data.hashes import hash_prompts
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.footprint import Footprints
 from circuitkit.engine.memory import Need
@@ -33,6 +34,10 @@ class TrainingPrompts:
         batch_size: the most prompts in one.
         prompts: how many different prompts; None: as many as the training uses, if the task has them.
         checkpoint: compute each layer again in the backward pass instead of keeping it.
+
+    Attributes:
+        processes: those of the run.
+        content: a hash of all prompts.
     """
 
     def __init__(self, run: Discovery, batches: int, batch_size: int, prompts: int | None, checkpoint: bool) -> None:
@@ -45,6 +50,7 @@ class TrainingPrompts:
         self._checkpoint = checkpoint
         self._need = _footprints(run, [self._prompts]).masked_run(checkpoint)
         self.processes = run.processes
+        self.content = hash_prompts(self._prompts)
 
     def __len__(self) -> int:
         return len(self._prompts)
