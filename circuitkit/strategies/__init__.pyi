@@ -1,4 +1,5 @@
 from .acdc import ACDC as ACDC
+from .annealed_pruning import AnnealedPruning as AnnealedPruning
 from .base import DiscoveryStrategy as DiscoveryStrategy
 from .base import OperatingPoint as OperatingPoint
 from .discovery import Discovery as Discovery

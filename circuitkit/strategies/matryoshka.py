@@ -3,18 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.engine.memory import Need
 from circuitkit.errors import UsageError
 from circuitkit.strategies.base import DiscoveryStrategy, as_list
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.hard_concrete import noise
-from circuitkit.strategies.gate_training.soft_top import soft_top
+from circuitkit.strategies.gate_training.ranking import RankingTraining
 from circuitkit.strategies.gate_training.trainer import (
-    MaskTraining,
     check_batches,
     check_options,
     finished_trainings,
@@ -91,36 +87,22 @@ class Matryoshka(DiscoveryStrategy):
         """Train the scores of every edge."""
         prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
         finished_trainings(run, 0, prompts)
-        module = _Ranking(self, len(run.model.graph), prompts, run.generator.initial_seed())
+        module = _EverySize(self, len(run.model.graph), prompts, run.generator.initial_seed())
         train(module, run, self._options, "ranking", finished=0)
         run.log(steps=module.max_steps)
-        scores = module.scores.detach().double().cpu()
-        return Circuit.from_scores(run.model.graph, scores - scores.min())
+        return Circuit.from_scores(run.model.graph, module.ranking())
 
 
-class _Ranking(MaskTraining):
-    """The training of matryoshka attribution: the objective alone, at a size per step."""
+class _EverySize(RankingTraining):
+    """The training of matryoshka attribution: another size at every step."""
 
     def __init__(self, strategy: Matryoshka, edges: int, prompts: TrainingPrompts, seed: int) -> None:
-        super().__init__(prompts, strategy._options["max_steps"])
-        self.scores = nn.Parameter(torch.zeros(edges, dtype=torch.float32))
+        super().__init__(edges, prompts, strategy._options["max_steps"], strategy.learning_rate)
         self._settings = strategy
         self._start = noise(seed, _START, 1).item()
-        self._size = float(edges)
 
-    def mask(self, number: int) -> Tensor:
-        """Compute the mask of this batch's size."""
+    def schedule(self, number: int) -> tuple[float, float]:
+        """Return the next size of the sequence, and the temperature."""
         smallest, largest = self._settings.sizes
         place = (self._start + number * _GOLDEN) % 1
-        self._size = max(len(self.scores) * smallest ** (1 - place) * largest**place, 1.0)
-        return soft_top(self.scores, self._size, self._settings.temperature)
-
-    def sparsity(self) -> Tensor:
-        """Compute the fraction of edges that the last mask removed, a scalar."""
-        return self.scores.new_tensor(1 - self._size / len(self.scores))
-
-    def configure_optimizers(self) -> Any:
-        """Set up Adam, with a rate that falls to 0."""
-        optimizer = torch.optim.Adam([self.scores], lr=self._settings.learning_rate)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / self.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return smallest ** (1 - place) * largest**place, self._settings.temperature

@@ -17,6 +17,7 @@ from circuitkit.strategies.discovery import Discovery
 
 TRAINED = {
     "edge_pruning": ["--strategy.trainer", "{max_steps: 30}"],
+    "annealed_pruning": ["--strategy.trainer", "{max_steps: 30}"],
     "matryoshka": ["--strategy.trainer", "{max_steps: 30}"],
     "subnetwork_probing": ["--strategy.trainer", "{max_steps: 30}"],
     "acdc": ["--strategy.threshold", "0.05"],

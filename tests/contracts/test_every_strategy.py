@@ -25,12 +25,13 @@ ARGUMENTS = {
     "acdc": {"threshold": 0.02, "absolute": True},
     "pahq_acdc": {"threshold": 0.02, "absolute": True},
     "edge_pruning": {"target": [0.5], "trainer": {"max_steps": 6}},
+    "annealed_pruning": {"trainer": {"max_steps": 6}},
     "matryoshka": {"trainer": {"max_steps": 6}},
     "subnetwork_probing": {"l0_weight": 100.0, "learning_rate": 3.0, "trainer": {"max_steps": 6}},
     "eap_ig": {"steps": 2},
 }
 """Small enough for a test; the other strategies have their defaults."""
-RESUMES = {"acdc", "pahq_acdc", "edge_pruning", "matryoshka", "subnetwork_probing"}
+RESUMES = {"acdc", "annealed_pruning", "pahq_acdc", "edge_pruning", "matryoshka", "subnetwork_probing"}
 """The strategies that continue an interrupted run from its saved state; the others start again."""
 FAMILIES = ("gpt2", "gpt_neox", "llama_biased", "qwen3")
 

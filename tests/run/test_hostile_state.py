@@ -15,12 +15,18 @@ SPECS = {
     "acdc": {"class_path": "acdc", "init_args": ACDC},
     "pahq_acdc": {"class_path": "pahq_acdc", "init_args": {"threshold": 0.3}},
     "edge_pruning": {"class_path": "edge_pruning", "init_args": {"target": [0.5], "trainer": {"max_steps": 6}}},
+    "annealed_pruning": {"class_path": "annealed_pruning", "init_args": {"trainer": {"max_steps": 6}}},
     "matryoshka": {"class_path": "matryoshka", "init_args": {"trainer": {"max_steps": 6}}},
     "subnetwork_probing": {"class_path": "subnetwork_probing", "init_args": {"trainer": {"max_steps": 6}}},
 }
-AT = {"acdc": 60, "pahq_acdc": 30, "edge_pruning": 4, "matryoshka": 4, "subnetwork_probing": 4}
+AT = {"acdc": 60, "pahq_acdc": 30, "edge_pruning": 4, "matryoshka": 4, "annealed_pruning": 4, "subnetwork_probing": 4}
 """The report of progress at which each is interrupted; ACDC in its second search."""
-FIRST_LAST = {"edge_pruning": "target_1", "matryoshka": "ranking", "subnetwork_probing": "l0_weight_1"}
+FIRST_LAST = {
+    "annealed_pruning": "target_1",
+    "edge_pruning": "target_1",
+    "matryoshka": "ranking",
+    "subnetwork_probing": "l0_weight_1",
+}
 pytestmark = pytest.mark.filterwarnings("ignore:This precision cannot decide")
 
 

@@ -20,8 +20,14 @@ from circuitkit.run.found_circuits import check_agreement
 from circuitkit.run.result import Result
 from circuitkit.strategies.eap import EAP
 
-RESUMED = ("acdc", "edge_pruning", "matryoshka")
-ATOL = {"edge_pruning": 1e-6, "matryoshka": 1e-6, "subnetwork_probing": 1e-6, "acdc, screened": 1e-8}
+RESUMED = ("acdc", "edge_pruning", "matryoshka", "annealed_pruning")
+ATOL = {
+    "edge_pruning": 1e-6,
+    "annealed_pruning": 1e-6,
+    "matryoshka": 1e-6,
+    "subnetwork_probing": 1e-6,
+    "acdc, screened": 1e-8,
+}
 """Gates, and the effects that a search estimates, are in float32; everything else is equal to 1e-12."""
 
 

@@ -12,7 +12,7 @@ from circuitkit import CircuitModel
 from circuitkit.errors import UsageError
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.strategies.gate_training.soft_top import soft_top
-from circuitkit.strategies.matryoshka import Matryoshka, _Ranking
+from circuitkit.strategies.matryoshka import Matryoshka, _EverySize
 
 
 def scores_of(seed, count=40, scale=2.0):
@@ -117,7 +117,7 @@ def test_sizes_are_spread_over_their_range_by_seed_and_step_alone(toy):
     strategy, edges, steps, parts = Matryoshka(sizes=(0.01, 0.64)), 10_000, 200, 8
     drawn = {}
     for seed in (0, 1):
-        ranking = _Ranking(strategy, edges, Prompts(), seed)
+        ranking = _EverySize(strategy, edges, Prompts(), seed)
         for step in range(steps):
             assert ranking.mask(step).sum().item() == pytest.approx(ranking._size, rel=1e-5)
             assert ranking.sparsity().item() == pytest.approx(1 - ranking._size / edges)
@@ -137,7 +137,7 @@ def test_a_size_below_one_edge_is_one_edge(toy):
         def span(self):
             return 1.0
 
-    ranking = _Ranking(Matryoshka(sizes=[1e-6, 1e-6]), 50, Prompts(), 0)
+    ranking = _EverySize(Matryoshka(sizes=[1e-6, 1e-6]), 50, Prompts(), 0)
     assert ranking.mask(0).sum().item() == pytest.approx(1.0, rel=1e-5)
 
 

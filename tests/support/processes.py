@@ -61,6 +61,10 @@ CASES: dict[str, dict[str, Any]] = {
             },
         )
     },
+    "annealed_pruning": {
+        "strategy": ("annealed_pruning", {"batch_size": 2, "trainer": {"max_steps": 14}}),
+        "objective": "kl",
+    },
     "matryoshka": {"strategy": ("matryoshka", {"batch_size": 2, "trainer": {"max_steps": 14}}), "objective": "kl"},
     "subnetwork_probing": {"strategy": ("subnetwork_probing", {"l0_weight": 3.0, "trainer": _TRAINED})},
 }

@@ -1,4 +1,4 @@
-"""Training masks over edges, shared by edge pruning, subnetwork probing and matryoshka attribution.
+"""Training masks over edges, shared by annealed pruning, edge pruning, matryoshka attribution and subnetwork probing.
 
 Read `hard_concrete` first (the gates' distribution), then `training_prompts` (a step's batch, and its gradient) and
 `trainer` (the training on `lightning.Trainer`). `soft_top` is the mask of a ranking.
