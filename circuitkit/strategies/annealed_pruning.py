@@ -62,7 +62,7 @@ class AnnealedPruning(DiscoveryStrategy):
         target: float | Sequence[float] = 0.99,
         start: float = 0.98,
         temperature: float = 0.1,
-        falling: float = 0.6,
+        falling: float = 0.9,
         batch_size: int = 8,
         prompts: int | None = None,
         learning_rate: float = 0.1,
@@ -72,7 +72,7 @@ class AnnealedPruning(DiscoveryStrategy):
         self._targets = as_list("target", target, lambda value: 0 < value < 1, "Give a sparsity between 0 and 1.")
         as_list("start", [start], lambda value: 0 < value < 1, "Give a fraction of the edges such as 0.98.")
         as_list("temperature", [temperature], lambda value: 0 < value <= 1, "Give a number up to 1, such as 0.1.")
-        as_list("falling", [falling], lambda value: 0 < value <= 1, "Give a fraction of the steps such as 0.6.")
+        as_list("falling", [falling], lambda value: 0 < value <= 1, "Give a fraction of the steps such as 0.9.")
         check_batches(batch_size, prompts, learning_rate)
         self.target = target
         self.start = start
