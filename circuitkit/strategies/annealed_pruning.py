@@ -91,8 +91,8 @@ class AnnealedPruning(DiscoveryStrategy):
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Train once per target, each time from equal scores."""
-        logged = finished_trainings(run, len(self._targets))
         prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
+        logged = finished_trainings(run, len(self._targets), prompts)
         targets = enumerate(map(float, self._targets), 1)
         return [self._discover(run, prompts, target, number, logged) for number, target in targets]
 
