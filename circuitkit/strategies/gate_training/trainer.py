@@ -187,7 +187,8 @@ def training_prompts(
         batch_size, prompts, checkpoint: as of `TrainingPrompts`.
     """
     made = TrainingPrompts(run, options["max_steps"] * options[_ACCUMULATE], batch_size, prompts, checkpoint)
-    run.log(train_prompts=len(made))
+    if "train_prompts" not in run.metrics:  # as it is in a resumed run
+        run.log(train_prompts=len(made))
     return made
 
 
