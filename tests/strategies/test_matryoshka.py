@@ -44,7 +44,9 @@ def test_the_mask_sums_to_the_size_and_orders_edges_as_their_scores_do(seed, cou
     mask = soft_top(scores, size, temperature)
     assert mask.sum().item() == pytest.approx(size, rel=1e-9)
     assert torch.allclose(mask, bisect(scores, size, temperature), rtol=0, atol=1e-9)
-    assert bool((mask[scores.argsort()].diff() >= 0).all())
+    assert bool(
+        (mask[scores.argsort()].diff() >= -1e-15).all()
+    )  # a vectorized sigmoid rounds its last elements otherwise
     shifted = soft_top(scores + 5, size, temperature)
     assert torch.allclose(shifted, mask, rtol=0, atol=1e-9)
 
