@@ -1,16 +1,19 @@
 """Matryoshka attribution: the mask of a size and its gradient; what a training ranks first; its arguments."""
 
 import math
+import signal
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import killed
 
 import circuitkit
 from circuitkit import CircuitModel
 from circuitkit.errors import UsageError
 from circuitkit.run.discoverer import Discoverer
+from circuitkit.run.result import Result
 from circuitkit.strategies.gate_training.soft_top import soft_top
 from circuitkit.strategies.matryoshka import Matryoshka, _EverySize
 
@@ -147,6 +150,21 @@ def test_the_seed_decides(toy):
     one, same, other = (found(toy, seed=seed, trainer={"max_steps": 3}).circuit.scores for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_killed_in_its_second_epoch_and_resumed(toy, tmp_path):
+    """Sizes, prompts and accumulation go on where they were."""
+    arguments = {"batch_size": 3, "prompts": 8, "trainer": {"max_steps": 6, "accumulate_grad_batches": 2}}
+    spec = {"class_path": "matryoshka", "init_args": arguments}
+    died = killed.run(spec, tmp_path / "run", 8)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    finished = killed.run(spec, tmp_path / "run")
+    assert finished.returncode == 0, finished.stderr.decode()
+    assert killed.reports(finished) < 12
+    resumed = Result.load(tmp_path / "run")
+    whole = Discoverer("cpu", callbacks=[]).run(toy, "ioi", spec, examples=6, sizes=[])
+    assert torch.equal(resumed.circuit.scores, whole.circuit.scores)
+    assert resumed.metrics["train_prompts"] == whole.metrics["train_prompts"] == 8
 
 
 @pytest.mark.parametrize(
