@@ -1,8 +1,10 @@
-"""Backward rules: gradients through norms, attention and gated MLPs, plain or as an attribution method defines them."""
+"""Backward rules: gradients through norms, attention and MLPs, plain or as an attribution method defines them."""
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from circuitkit.models.norm import Norm
 
@@ -25,9 +27,33 @@ class BackwardRule:
         """Return projected queries, keys or values `[heads, ..., T, E]` with the same values, and other gradients."""
         return x
 
+    def activation(self, x: Tensor, output: Tensor) -> Tensor:
+        """Return the output of an MLP's activation function at `x` with the same values, and other gradients."""
+        return output
+
     def gated_mlp(self, output: Tensor) -> Tensor:
         """Return the output of a gated MLP, `[..., D]`, with the same values, and other gradients."""
         return output
 
 
 PLAIN = BackwardRule()
+
+
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """Return `x`, whose gradient is multiplied by a number."""
+    scaled: Tensor = _ScaledGradient.apply(x, scale)  # type: ignore[no-untyped-call]
+    return scaled
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """Identity, with a scaled gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.scale, None

@@ -26,7 +26,7 @@ from circuitkit.models.brought import Fingerprint, check_vocabulary, check_weigh
 from circuitkit.models.families.base import Family
 from circuitkit.models.linear_layers import describe
 from circuitkit.models.loading import find_family, load_pretrained
-from circuitkit.models.module_copy import copy_without_hooks, modules_with_hooks
+from circuitkit.models.module_copy import copy_mlp, modules_with_hooks
 from circuitkit.models.weights import ModuleWeights, Weights
 from circuitkit.torch_state import usual_torch_state
 
@@ -96,10 +96,8 @@ class CircuitModel:
         self.family = family
         self.graph: EdgeGraph = graph
         self.weights: Weights = ModuleWeights(family)
-        layers = range(family.layers)
-        self._mlps = [copy_without_hooks(family.mlp_module(layer)) for layer in layers] if family.mlps else []
+        self._apply_rule()
         self.mlp_size = sum(parameter.numel() for parameter in self._mlps[0].parameters()) if family.mlps else 0
-        self._apply_rule_to_norms()
 
     def check_weights(self) -> None:
         """Refuse a model without its weights, or with weights that allow no gradients.
@@ -130,8 +128,10 @@ class CircuitModel:
         """What a result of this model should say about it: that its weights are dequantized, or include adapters."""
         return describe(self.model)
 
-    def _apply_rule_to_norms(self) -> None:
-        family, norm = self.family, self._rule.norm
+    def _apply_rule(self) -> None:
+        family, rule, norm = self.family, self._rule, self._rule.norm
+        layers = range(family.layers if family.mlps else 0)
+        self._mlps = [copy_mlp(family.mlp_module(layer), rule, family.mlp_activation) for layer in layers]
         layers = range(family.layers)
         self._attention_norms = [norm(family.attention_norm(layer)) for layer in layers]
         self._mlp_norms = [norm(family.mlp_norm(layer)) for layer in layers] if family.mlps else []
@@ -143,7 +143,7 @@ class CircuitModel:
         """Return a copy of this model with the same weights, whose gradients follow a rule."""
         ruled = copy.copy(self)
         ruled._rule = rule
-        ruled._apply_rule_to_norms()
+        ruled._apply_rule()
         return ruled
 
     @classmethod

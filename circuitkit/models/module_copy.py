@@ -2,12 +2,14 @@
 
 import types
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from circuitkit.errors import UsageError
+from circuitkit.models.backward_rule import BackwardRule
 from circuitkit.models.linear_layers import bias, is_made, unwrap
 
 
@@ -40,6 +42,23 @@ def copy_without_hooks(module: nn.Module) -> nn.Module:
     twin._modules = {
         name: None if child is None else copy_without_hooks(child) for name, child in module._modules.items()
     }
+    return twin
+
+
+def copy_mlp(mlp: nn.Module, rule: BackwardRule, find_activation: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Copy an MLP; the gradient of the copy's activation function follows a rule.
+
+    Args:
+        mlp: the module.
+        rule: the backward rule.
+        find_activation: returns the activation function within the copy; called if the rule changes its gradient.
+
+    Raises:
+        UsageError: as `copy_without_hooks` and `find_activation`.
+    """
+    twin = copy_without_hooks(mlp)
+    if type(rule).activation is not BackwardRule.activation:
+        find_activation(twin).register_forward_hook(lambda _, given, output: rule.activation(given[0], output))
     return twin
 
 

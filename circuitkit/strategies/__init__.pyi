@@ -12,4 +12,5 @@ from .hisp import HISP as HISP
 from .matryoshka import Matryoshka as Matryoshka
 from .pahq_acdc import PAHQACDC as PAHQACDC
 from .random_edges import RandomEdges as RandomEdges
+from .relp import RelP as RelP
 from .subnetwork_probing import SubnetworkProbing as SubnetworkProbing

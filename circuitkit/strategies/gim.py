@@ -12,7 +12,7 @@ from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.models.attention import Kind
-from circuitkit.models.backward_rule import BackwardRule
+from circuitkit.models.backward_rule import BackwardRule, scale_gradient
 from circuitkit.models.norm import Norm
 from circuitkit.strategies.base import DiscoveryStrategy, refuse_zero_gradient, time_discovery
 from circuitkit.strategies.discovery import Discovery
@@ -64,15 +64,16 @@ class GIMRule(BackwardRule):
 
     def softmax(self, scores: Tensor) -> Tensor:
         """Compute the softmax, with the gradient of a softer pattern."""
-        return _apply(_SofterGradient, scores, TEMPERATURE)
+        softmax: Tensor = _SofterGradient.apply(scores, TEMPERATURE)  # type: ignore[no-untyped-call]
+        return softmax
 
     def projected(self, kind: Kind, x: Tensor) -> Tensor:
         """Scale the gradients of queries, keys or values."""
-        return _apply(_ScaledGradient, x, SCALES[kind])
+        return scale_gradient(x, SCALES[kind])
 
     def gated_mlp(self, output: Tensor) -> Tensor:
         """Halve the gradients of gate and up: all of both passes through the output, which is linear in the product."""
-        return _apply(_ScaledGradient, output, GATED_SCALE)
+        return scale_gradient(output, GATED_SCALE)
 
 
 class _SofterGradient(torch.autograd.Function):
@@ -90,22 +91,3 @@ class _SofterGradient(torch.autograd.Function):
         (scores,) = ctx.saved_tensors
         softer = (scores / ctx.temperature).softmax(-1)
         return softer * (gradient - (gradient * softer).sum(-1, keepdim=True)), None
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """Identity, with a scaled gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.scale, None
-
-
-def _apply(function: type[torch.autograd.Function], x: Tensor, number: float) -> Tensor:
-    applied: Tensor = function.apply(x, number)
-    return applied

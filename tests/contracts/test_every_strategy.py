@@ -67,7 +67,9 @@ def same_state(one, other):
 
 
 def test_the_strategies_and_policies_of_the_package_are_among_those_tested():
-    assert DECIDES | set(ARGUMENTS) | RESUMES | {"eap", "edge_patching", "gim", "hisp", "random_edges"} <= set(NAMES)
+    assert DECIDES | set(ARGUMENTS) | RESUMES | {"eap", "edge_patching", "gim", "hisp", "random_edges", "relp"} <= set(
+        NAMES
+    )
     assert {"full", "pahq", "all_low"} <= set(policies())
 
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from support.rules import gated_mlp, gradients_at_outputs
 from support.slow import SlowModel
 from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 from support.weights import prepared
@@ -78,17 +79,6 @@ def test_gradients_are_those_of_the_authors_package(variant, monkeypatch):
     assert (attribute_writers(prepared) - expected).abs().max() > 1e-2 * expected.abs().max()
 
 
-def half_gradient(x):
-    """The same values; half of the gradient."""
-    return 0.5 * x + 0.5 * x.detach()
-
-
-def gated_mlp(module, x):
-    """GIM's rule for gated MLPs: where gate and up are multiplied, each gets half of its gradient."""
-    gate, up = module.act_fn(module.gate_proj(x)), module.up_proj(x)
-    return module.down_proj(half_gradient(gate) * half_gradient(up))
-
-
 def frozen_norm(module, x):
     """An RMSNorm whose scale is a constant."""
     return module.weight * x * (x.square().mean(-1, keepdim=True) + module.variance_epsilon).rsqrt().detach()
@@ -147,30 +137,6 @@ def attention_by_softmax(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False
     if seen.dtype == torch.bool:
         return torch.softmax(scores.masked_fill(~seen, -1e300), -1) @ v
     return torch.softmax(scores + seen, -1) @ v
-
-
-def gradients_at_outputs(hf, batch):
-    """Gradients of the logit difference at every writer's output, through the modules' own forward."""
-    slow = SlowModel(hf)
-    outputs = {}
-
-    def keep(name):
-        def hook(module, arguments, output):
-            tensor = output[0] if isinstance(output, tuple) else output
-            tensor.retain_grad()
-            outputs[name] = tensor
-
-        return hook
-
-    for layer, block in enumerate(slow.layers):
-        attention = next(getattr(block, name) for name in ("attn", "attention", "self_attn") if hasattr(block, name))
-        attention.register_forward_hook(keep(f"a{layer}"))
-        block.mlp.register_forward_hook(keep(f"m{layer}"))
-    embedded = hf.get_input_embeddings()(batch.clean).detach().requires_grad_()
-    last = hf(inputs_embeds=embedded, use_cache=False).logits[:, -1]
-    rows = torch.arange(len(batch))
-    (last[rows, batch.wrong_answers[:, 0, 0]] - last[rows, batch.answers[:, 0, 0]]).sum().backward()
-    return [embedded.grad if name == "input" else outputs[name.split(".")[0]].grad for name in slow.writers]
 
 
 def test_the_strategy_scores_with_the_rule():

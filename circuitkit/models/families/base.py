@@ -121,6 +121,17 @@ class Family(ABC):
         """Return the size of the sliding window: a position and those before it that it sees; None: unlimited."""
         return None
 
+    def mlp_activation(self, mlp: nn.Module) -> nn.Module:
+        """Return the activation function of an MLP that `mlp_module` returned, or of a copy of it.
+
+        Raises:
+            UsageError: it is not where transformers' models have it.
+        """
+        found = getattr(mlp, "act", getattr(mlp, "act_fn", None))
+        if not isinstance(found, nn.Module):
+            raise unsupported(f"a {type(mlp).__name__} without an activation function of its own")
+        return found
+
     def mlp_weights(self, layer: int) -> Mapping[str, Tensor]:
         """Return parameters and buffers of a layer's MLP, detached."""
         return named_weights(self.mlp_module(layer), self.dtype)

@@ -1,0 +1,39 @@
+"""Backward rules in the terms of transformers' modules, and gradients through their own forward."""
+
+import torch
+from support.slow import SlowModel
+
+
+def half_gradient(x):
+    """The same values; half of the gradient."""
+    return 0.5 * x + 0.5 * x.detach()
+
+
+def gated_mlp(module, x):
+    """A gated MLP; where gate and up are multiplied, each gets half of its gradient."""
+    gate, up = module.act_fn(module.gate_proj(x)), module.up_proj(x)
+    return module.down_proj(half_gradient(gate) * half_gradient(up))
+
+
+def gradients_at_outputs(hf, batch):
+    """Gradients of the logit difference at every writer's output, through the modules' own forward."""
+    slow = SlowModel(hf)
+    outputs = {}
+
+    def keep(name):
+        def hook(module, arguments, output):
+            tensor = output[0] if isinstance(output, tuple) else output
+            tensor.retain_grad()
+            outputs[name] = tensor
+
+        return hook
+
+    for layer, block in enumerate(slow.layers):
+        attention = next(getattr(block, name) for name in ("attn", "attention", "self_attn") if hasattr(block, name))
+        attention.register_forward_hook(keep(f"a{layer}"))
+        block.mlp.register_forward_hook(keep(f"m{layer}"))
+    embedded = hf.get_input_embeddings()(batch.clean).detach().requires_grad_()
+    last = hf(inputs_embeds=embedded, use_cache=False).logits[:, -1]
+    rows = torch.arange(len(batch))
+    (last[rows, batch.wrong_answers[:, 0, 0]] - last[rows, batch.answers[:, 0, 0]]).sum().backward()
+    return [embedded.grad if name == "input" else outputs[name.split(".")[0]].grad for name in slow.writers]
