@@ -60,22 +60,26 @@ class Footprints:
         vocabulary = self.model.family.unembedding()[0].shape[0]
         return _LOGITS * self.batch.answer_positions.shape[1] * vocabulary * self._item
 
-    def attribution(self, rule: BackwardRule = PLAIN, steps: int = 1) -> Need:
+    def attribution(self, rule: BackwardRule = PLAIN, steps: int = 1, keep: bool = False) -> Need:
         """Count attribution: every batch's memory is free before the next.
 
         Args:
             rule: the backward rule.
             steps: how many integration steps are computed at once.
+            keep: the scores of all prompts are kept, in 16 bits.
         """
         writers = self.model.graph.n_writers
         several = len(next(iter(self.policy.groups(self.model.graph)))) < self.model.graph.n_readers
         kept_apart = writers if several and self.ablation.per_prompt else 0  # one pass per group of readers
         run = reader_gradients.bytes_per_run(self._one(), rule) + self.logits
+        edges = len(self.model.graph)
         return Need(
+            held={"scores": 2 * edges} if keep else {},
             working={
                 "captures": (writers + kept_apart) * self.vector,
                 "offsets": self._offsets * self.vector,
                 "autograd": run,
+                "scores": (1 + several) * edges * self._item,
             },
             extra={"autograd": (steps - 1) * run},
         )

@@ -149,13 +149,17 @@ class Need:
             CircuitKitError: not even batches of one prompt fit.
         """
         held, working = prompts * sum(self.held.values()), max(sum(self.working.values()), 1)
-        if available < held + working:
+        if not self.fits(prompts, available):
             raise CircuitKitError(
                 f"{prompts:,} prompts need at least {(held + working) / 2**20:,.1f} MiB of memory "
                 f"besides the weights, but only {available / 2**20:,.1f} MiB may be used.",
                 "Raise the memory budget, free memory, or take fewer or shorter prompts.",
             )
         return min((available - held) // working, prompts)
+
+    def fits(self, prompts: int, available: int) -> bool:
+        """Tell whether at least batches of one prompt fit; arguments as of `largest_batch`."""
+        return available >= prompts * sum(self.held.values()) + max(sum(self.working.values()), 1)
 
     def predict(self, prompts: int, available: int) -> dict[str, int]:
         """Return the bytes at the peak, by part; arguments and errors as of `largest_batch`."""

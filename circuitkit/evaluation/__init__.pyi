@@ -22,3 +22,4 @@ from .minimality import EdgeEffect as EdgeEffect
 from .reference import Agreement as Agreement
 from .reference import compute_agreement as compute_agreement
 from .reference import load_reference as load_reference
+from .score_intervals import ScoreIntervals as ScoreIntervals

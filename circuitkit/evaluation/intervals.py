@@ -311,7 +311,7 @@ def _resample(figure: Callable[..., Array], columns: Sequence[Array], seed: int)
             n_resamples=RESAMPLES,
             batch=1000,  # bounds the memory
             vectorized=True,
-            confidence_level=_expand_level(count),
+            confidence_level=expand_level(count),
             method="percentile",
             rng=np.random.default_rng(seed),
         )
@@ -319,7 +319,12 @@ def _resample(figure: Callable[..., Array], columns: Sequence[Array], seed: int)
     return Figures(value, low, high)
 
 
-def _expand_level(count: int) -> float:
+def expand_level(count: int) -> float:
+    """Return the level of percentiles that makes the interval of a normal mean of `count` prompts Student's.
+
+    Args:
+        count: of prompts, 2 or more.
+    """
     width = math.sqrt(count / (count - 1)) * stats.t.ppf((1 + LEVEL) / 2, count - 1)
     return float(1 - 2 * stats.norm.sf(width))
 

@@ -10,7 +10,10 @@ from circuitkit.evaluation.measures import ACCURACY
 from circuitkit.report.figures import format_interval, format_measure, format_seconds, verdict
 
 _SHOWN_EDGES = 5
-SHOWN = ("edges_tested", "joint_tests", "forward_equivalents", "wall_s", "peak_mb")
+SHOWN = (
+    *("edges_tested", "joint_tests", "forward_equivalents", "wall_s", "peak_mb"),
+    *("sign_certain", "halves_spearman", "halves_jaccard"),
+)
 """The metrics that a summary shows."""
 
 
@@ -26,6 +29,7 @@ def summarize(
     for number, circuit in enumerate(circuits):
         lines.append(_found(circuit))
         lines += _measured({split: found[number] for split, found in evaluations.items()})
+    lines += _scores(circuits[0], metrics)
     every = [evaluation for found in evaluations.values() for evaluation in found]
     lines.append(_cost(metrics, sum(evaluation.seconds for evaluation in every)))
     said = [*notes, *(note for evaluation in every for note in evaluation.notes)]
@@ -48,6 +52,19 @@ def _found(circuit: Circuit) -> str:
     if circuit.tie:
         found += " The cut falls between edges of equal score: others would be as good."
     return f"{found} Strongest: {strongest}." if strongest else found
+
+
+def _scores(circuit: Circuit, metrics: Mapping[str, Any]) -> list[str]:
+    """Say what estimated scores are worth."""
+    certain, jaccard = metrics.get("sign_certain"), metrics.get("halves_jaccard")
+    if certain is None or jaccard is None:
+        return []
+    correlation = metrics.get("halves_spearman")
+    order = "" if correlation is None else f"on the order of all edges {correlation:.2f} (Spearman), "
+    return [
+        f"Scores: {certain:,} of {len(circuit.graph):,} have a certain sign (95% intervals over prompts). Rankings "
+        f"from two halves of the prompts agree {order}on the first 1% of the edges {jaccard:.2f} (Jaccard)."
+    ]
 
 
 def _measured(evaluations: Mapping[str, Evaluation]) -> list[str]:

@@ -33,6 +33,7 @@ from circuitkit.errors import UsageError
 from circuitkit.evaluation.chance import model_accuracy
 from circuitkit.evaluation.evaluation import CURVES, Ranking
 from circuitkit.evaluation.prompts import prompt_notes
+from circuitkit.evaluation.score_intervals import ScoreIntervals
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.report.dry_run import DryRun
@@ -284,7 +285,10 @@ class Discoverer:
             circuits = self._search(run_config, run, prompts)
             notes = [*run.model.notes, *prompt_notes(prompts), *run.notes, *resumption_notes(run)]
             environment = describe_environment(self.device)
-            result = Result(circuits, {}, run.metrics, run_config.config, environment, notes, rows)
+            intervals = ScoreIntervals.of_circuit(circuits[0], run.score_intervals)
+            result = Result(
+                *(circuits, {}, run.metrics, run_config.config, environment, notes, rows), score_intervals=intervals
+            )
             if folder is not None and run_config.splits:
                 result.save_or_rescue(folder, unevaluated=True)
         if not processes.rank:

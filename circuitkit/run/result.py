@@ -8,6 +8,8 @@ A run folder holds
 - `prompts.parquet`: the value of every prompt in every evaluation (see `prompt_table`), if there are evaluations;
 - `answers.parquet`: the prompts of one split as text, and what the full model and the circuits answer (see
   `answer_table`), if the run evaluated them;
+- `score_intervals.parquet`: the interval of every edge's score (see `ScoreIntervals`), if the strategy estimates scores
+  prompt by prompt;
 - `result.json`: everything else, in strict JSON (numbers that are not finite are null). It is written last: a folder
   without it is not a finished run.
 """
@@ -28,6 +30,7 @@ from circuitkit.evaluation.answer_table import read_answer_table, write_answer_t
 from circuitkit.evaluation.answers import Answers
 from circuitkit.evaluation.evaluation import Evaluation
 from circuitkit.evaluation.prompt_table import PromptValues, write_prompt_table
+from circuitkit.evaluation.score_intervals import ScoreIntervals
 from circuitkit.interrupts import hold_signals
 from circuitkit.report.estimate import Estimate
 from circuitkit.report.notebook import show
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 VERSION = 2
-PROMPTS, ANSWERS = "prompts.parquet", "answers.parquet"
+PROMPTS, ANSWERS, INTERVALS = "prompts.parquet", "answers.parquet", "score_intervals.parquet"
 _SHAPE = {"circuits": [{"file": str}], "metrics": dict, "evaluations": dict, "notes": [str], "environment": dict}
 _CONFIG_SHAPE = {
     **dict.fromkeys(("model", "kv", "dtype"), str),
@@ -96,6 +99,8 @@ class Result:
         answers: the prompts of the test split (or of the only one that was evaluated) as text, and what the full model
             and the circuits answer, with probabilities; empty if the run evaluated nothing, or was saved by an earlier
             version.
+        score_intervals: the intervals over prompts of the first circuit's scores, for a strategy that estimates scores
+            prompt by prompt (EAP and its kin) on at least 5 prompts; otherwise None.
     """
 
     circuits: list[Circuit]
@@ -106,6 +111,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     answers: Answers = field(default_factory=Answers)
+    score_intervals: ScoreIntervals | None = None
 
     @property
     def circuit(self) -> Circuit:
@@ -217,8 +223,10 @@ class Result:
         config = read_yaml(folder / CONFIG)
         with _damage(folder / CONFIG):
             check_shape(config, _CONFIG_SHAPE, "it")
+        circuits = [Circuit.load(folder, one["file"]) for one in found["circuits"]]
         result = cls(
-            circuits=[Circuit.load(folder, one["file"]) for one in found["circuits"]],
+            circuits=circuits,
+            score_intervals=_read_intervals(folder / INTERVALS, circuits[0]),
             evaluations=evaluations,
             config=config,
             history=read_csv(folder / METRICS),
@@ -233,13 +241,15 @@ class Result:
         """Write all files into an existing folder; see `RunFolder.fill`."""
         for name, circuit in zip(_circuit_names(len(self.circuits)), self.circuits, strict=True):
             circuit.save(folder, name)
-        evaluated = {PROMPTS: write_prompt_table(self.evaluations)} if self.evaluations else {}
+        tables = {PROMPTS: write_prompt_table(self.evaluations)} if self.evaluations else {}
         if self.answers and self.answers.split in self.evaluations:  # which may have been taken out
-            evaluated[ANSWERS] = write_answer_table(self.answers)
+            tables[ANSWERS] = write_answer_table(self.answers)
+        if self.score_intervals is not None:
+            tables[INTERVALS] = self.score_intervals.to_parquet()
         files = {
             CONFIG: to_yaml(self.config).encode(),
             METRICS: to_csv(self.history).encode(),
-            **evaluated,
+            **tables,
             RESULT: to_json(self.to_dict()),
         }
         for file, data in files.items():
@@ -311,6 +321,13 @@ def _read_answers(path: Path, evaluations: Mapping[str, list[Evaluation]]) -> An
         return Answers()
     with _damage(path):
         return read_answer_table(read_bytes(path), evaluations)
+
+
+def _read_intervals(path: Path, circuit: Circuit) -> ScoreIntervals | None:
+    if not path.exists():
+        return None
+    with _damage(path):
+        return ScoreIntervals.from_parquet(read_bytes(path), circuit.graph.names)
 
 
 @contextmanager

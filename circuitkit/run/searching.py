@@ -1,6 +1,12 @@
 """One search of a strategy under its precision policy; one of several, which is kept where it can be resumed."""
 
+import time
+
+import torch
+
 from circuitkit.circuit.circuit import Circuit
+from circuitkit.evaluation.intervals import FEWEST
+from circuitkit.evaluation.score_intervals import compute_half_agreement, compute_score_intervals
 from circuitkit.run.found_circuits import check_circuits
 from circuitkit.run.under_policy import under_policy
 from circuitkit.strategies.base import DiscoveryStrategy
@@ -15,9 +21,34 @@ def search(strategy: DiscoveryStrategy, run: Discovery, memory_budget: int | Non
         run.resume(memory_budget)
         circuits = check_circuits(strategy, strategy.discover(run), run)
         run.fabric.call("on_discovery_end", run, circuits)
+        judge_scores(circuits[0], run)
         return circuits
 
     return under_policy(strategy, run, discover)
+
+
+def judge_scores(ranking: Circuit, run: Discovery) -> None:
+    """Compute the intervals of a ranking's scores and how far halves of the prompts agree, where they are known.
+
+    The time is logged apart (`score_intervals_s`), since it is not the strategy's. Process 0 does it for all.
+
+    Args:
+        ranking: found by `run`.
+        run: its `prompt_scores` are used and let go, its `score_intervals` set.
+    """
+    scores, run.prompt_scores = run.prompt_scores, None
+    if scores is None or len(scores) < FEWEST or run.processes.rank:
+        return
+    started, seed = time.perf_counter(), run.generator.initial_seed()
+    low, high = compute_score_intervals(scores, ranking.scores, seed)
+    spearman, jaccard = compute_half_agreement(scores, seed)
+    run.score_intervals = {"low": torch.from_numpy(low), "high": torch.from_numpy(high)}
+    run.log(
+        sign_certain=int(((low > 0) | (high < 0)).sum()),
+        halves_spearman=spearman,
+        halves_jaccard=jaccard,
+        score_intervals_s=time.perf_counter() - started,
+    )
 
 
 class SeveralSearches:

@@ -138,6 +138,7 @@ def find_smallest(
         validation_s=measure.seconds,
         **{REACHED: chosen.faithfulness},
     )
+    run.score_intervals = chosen.part.score_intervals
     run.notes.extend(note for note in chosen.part.notes if note not in run.notes)
     return _say(chosen, trials, wanted, run)
 

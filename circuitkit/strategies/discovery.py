@@ -13,10 +13,13 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from circuitkit.circuit.circuit import Circuit
+from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
+from circuitkit.engine import memory
 from circuitkit.engine.ablation import Ablation
-from circuitkit.engine.attribution.edge_scores import attribute
+from circuitkit.engine.attribution.edge_scores import attribute_prompts
 from circuitkit.engine.attribution.reader_gradients import CLEAN_RUN, Interpolation
 from circuitkit.engine.editors.base import Editor
 from circuitkit.engine.editors.incremental import IncrementalEditor
@@ -37,8 +40,10 @@ EDITORS: dict[EditorKind, type[IncrementalEditor] | type[ReplayEditor]] = {
     "incremental": IncrementalEditor,
     "replay": ReplayEditor,
 }
+_GATHERED = 64
+"""How many prompts' scores are sent to the other processes at once."""
 
-_SAVED = ("metrics", "notes", "memory_budget", "resumptions")
+_SAVED = ("metrics", "notes", "memory_budget", "resumptions", "score_intervals")
 """The attributes of a `Discovery` that are saved with the strategy's state."""
 
 
@@ -66,6 +71,9 @@ class Discovery:
         resumed: in a resumed run, the state that the strategy last gave to `checkpoint`; otherwise None.
         resumptions: how often the run was resumed from a saved state.
         processes: those that run this discovery.
+        prompt_scores: after `rank_edges`, every prompt's score of every edge, bfloat16 `[prompts, edges]` on the CPU,
+            the same in every process; None: there was no memory for them.
+        score_intervals: `low` and `high` end of every edge's score, float64 `[edges]`; empty: they are not known.
         supply: makes up to a given number of different prompts of the train split; None: there are only `batches`.
     """
 
@@ -84,6 +92,8 @@ class Discovery:
     resumed: dict[str, Any] | None = None
     resumptions: int = 0
     processes: Processes = ALONE
+    prompt_scores: Tensor | None = None
+    score_intervals: dict[str, Tensor] = field(default_factory=dict)
     supply: Callable[[int], PromptBatch] | None = None
     _saved: float = -math.inf
 
@@ -112,6 +122,8 @@ class Discovery:
             self,
             metrics={},
             notes=[],
+            prompt_scores=None,
+            score_intervals={},
             resumed=None,
             generator=torch.Generator().manual_seed(self.generator.initial_seed()),
             checkpoint_file=None if file is None else file.parent / name / file.name,
@@ -165,11 +177,69 @@ class Discovery:
             interpolations: the runs over which gradients are averaged; by default the clean run alone.
             own_writers: use the gradients of an interpolation only for the edges out of its writers.
         """
-        total = torch.zeros(len(self.model.graph), dtype=torch.float64)
-        for prepared in self.batches_in_turn(self.footprints.attribution(rule)):
-            total += attribute(prepared, rule, interpolations, own_writers, self.memory_budget).double().cpu()
-            del prepared
+        return self._attribution(self.footprints.attribution(rule), None, rule, interpolations, own_writers)
+
+    def rank_edges(
+        self,
+        rule: BackwardRule = PLAIN,
+        interpolations: Sequence[Interpolation] = (CLEAN_RUN,),
+        own_writers: bool = False,
+    ) -> Circuit:
+        """Rank all edges by `attribution`, for a strategy whose result this is; arguments as there.
+
+        Where memory allows, the scores of single prompts are kept (`prompt_scores`), from which the run computes
+        intervals of the scores.
+        """
+        need = self.ranking_need(rule)
+        kept = None
+        if need.held:
+            own = len(range(self.processes.rank, self.prompts, self.processes.count))
+            kept = torch.empty(own, len(self.model.graph), dtype=torch.bfloat16)
+        scores = self._attribution(need, kept, rule, interpolations, own_writers)
+        self.prompt_scores = None if kept is None else self._gather_prompts(kept)
+        return Circuit.from_scores(self.model.graph, scores, score_sources=ScoreSource.ESTIMATED)
+
+    def ranking_need(self, rule: BackwardRule = PLAIN, steps: int = 1) -> Need:
+        """Count the memory of `rank_edges`; arguments as of `Footprints.attribution`."""
+        need = self.footprints.attribution(rule, steps, keep=True)
+        available = self.memory_budget or memory.budget(self.model.device)
+        enough = need.fits(-(-self.prompts // self.processes.count), available)
+        if self.processes.smallest(enough):
+            return need
+        return replace(need, held={})
+
+    def _attribution(
+        self,
+        need: Need,
+        kept: Tensor | None,
+        rule: BackwardRule,
+        interpolations: Sequence[Interpolation],
+        own_writers: bool,
+    ) -> Tensor:
+        """Compute `attribution`, and write the scores of this process's prompts into `kept`."""
+        total, done = torch.zeros(len(self.model.graph), dtype=torch.float64), 0
+        for prepared in self.batches_in_turn(need):
+            found = attribute_prompts(prepared, rule, interpolations, own_writers, self.memory_budget)
+            total += found.sum(0, dtype=torch.float64).cpu()
+            if kept is not None:
+                kept[done : done + len(found)] = found
+                done += len(found)
+            del prepared, found
         return self.sum(total) / self.prompts
+
+    def _gather_prompts(self, own: Tensor) -> Tensor:
+        """Put the rows of all processes in the order of the prompts; each has every n-th row (see `processes`)."""
+        rank, count = self.processes.rank, self.processes.count
+        if count == 1:
+            return own
+        gathered = torch.empty(self.prompts, own.shape[1], dtype=own.dtype)
+        for start in range(0, self.prompts, _GATHERED):
+            part = torch.zeros(min(_GATHERED, self.prompts - start), own.shape[1], dtype=torch.float32)
+            rows = range(rank, self.prompts, count)
+            inside = [number for number, row in enumerate(rows) if start <= row < start + len(part)]
+            part[[rows[number] - start for number in inside]] = own[inside].float()
+            gathered[start : start + len(part)] = self.sum(part)
+        return gathered
 
     def editor(self, kept: Tensor | None = None, kind: EditorKind = "incremental") -> Editor:
         """Make an editor: a circuit under edit, with the objective's value for removals.
@@ -248,6 +318,7 @@ class Discovery:
         self.metrics, self.notes = saved.mapping("metrics"), saved.texts("notes")
         self.memory_budget = saved.count("memory_budget", least=1)
         self.resumptions = saved.count("resumptions") + 1
+        self.score_intervals = self._read_intervals(saved.mapping("score_intervals"))
         generator = self.generator.get_state()
         self.generator.set_state(saved.tensor("generator", generator.dtype, generator.shape))
         self.resumed = saved.mapping("strategy")
@@ -257,6 +328,12 @@ class Discovery:
         if saved.count("processes", least=1) != self.processes.count:
             self.notes.append("The run was resumed by another number of processes, so that the last bits may differ.")
         self.fabric.call("on_load_checkpoint", self, saved.mapping("callbacks"))
+
+    def _read_intervals(self, found: dict[str, Any]) -> dict[str, Tensor]:
+        if not found:
+            return {}
+        ends = SavedState(found, "the intervals of the scores", ("low", "high"))
+        return {end: ends.tensor(end, torch.float64, [len(self.model.graph)]) for end in ("low", "high")}
 
     def _load(self) -> dict[str, Any] | None:
         """Read the saved state in process 0, so that the others cannot find a newer one."""

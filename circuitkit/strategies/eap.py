@@ -1,7 +1,6 @@
 """Edge attribution patching: the effect of every edge, from one backward pass."""
 
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.strategies.base import DiscoveryStrategy, refuse_zero_gradient, time_discovery
@@ -21,7 +20,7 @@ class EAP(DiscoveryStrategy):
 
     def footprint(self, run: Discovery) -> Need:
         """Count one pass."""
-        return run.footprints.attribution()
+        return run.ranking_need()
 
     def estimate_cost(self, run: Discovery) -> CostEstimate:
         """Time a few prompts."""
@@ -29,4 +28,4 @@ class EAP(DiscoveryStrategy):
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""
-        return Circuit.from_scores(run.model.graph, run.attribution(), score_sources=ScoreSource.ESTIMATED)
+        return run.rank_edges()

@@ -4,7 +4,6 @@ from typing import Literal, get_args
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
-from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.attribution.reader_gradients import Interpolation, writer_groups
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate
@@ -74,7 +73,7 @@ class EAPIG(DiscoveryStrategy):
     def footprint(self, run: Discovery) -> Need:
         """Count one step; as many as fit run together."""
         steps = max(len(one.alphas) for one in self._interpolations(run.model.graph))
-        return run.footprints.attribution(steps=steps)
+        return run.ranking_need(steps=steps)
 
     def estimate_cost(self, run: Discovery) -> CostEstimate:
         """Time a few prompts."""
@@ -83,8 +82,7 @@ class EAPIG(DiscoveryStrategy):
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""
         interpolations = self._interpolations(run.model.graph)
-        scores = run.attribution(interpolations=interpolations, own_writers=self.own_writers)
-        return Circuit.from_scores(run.model.graph, scores, score_sources=ScoreSource.ESTIMATED)
+        return run.rank_edges(interpolations=interpolations, own_writers=self.own_writers)
 
     def _interpolations(self, graph: EdgeGraph) -> list[Interpolation]:
         inputs, *_ = groups = writer_groups(graph)

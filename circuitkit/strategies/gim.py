@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.models.attention import Kind
@@ -35,7 +34,7 @@ class GIM(DiscoveryStrategy):
 
     def footprint(self, run: Discovery) -> Need:
         """Count one pass."""
-        return run.footprints.attribution(GIMRule())
+        return run.ranking_need(GIMRule())
 
     def estimate_cost(self, run: Discovery) -> CostEstimate:
         """Time a few prompts."""
@@ -43,7 +42,7 @@ class GIM(DiscoveryStrategy):
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""
-        return Circuit.from_scores(run.model.graph, run.attribution(GIMRule()), score_sources=ScoreSource.ESTIMATED)
+        return run.rank_edges(GIMRule())
 
 
 class GIMRule(BackwardRule):

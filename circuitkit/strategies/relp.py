@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.models.backward_rule import BackwardRule, scale_gradient
@@ -30,7 +29,7 @@ class RelP(DiscoveryStrategy):
 
     def footprint(self, run: Discovery) -> Need:
         """Count one pass."""
-        return run.footprints.attribution(RelPRule())
+        return run.ranking_need(RelPRule())
 
     def estimate_cost(self, run: Discovery) -> CostEstimate:
         """Time a few prompts."""
@@ -38,7 +37,7 @@ class RelP(DiscoveryStrategy):
 
     def discover(self, run: Discovery) -> Circuit:
         """Score every edge."""
-        return Circuit.from_scores(run.model.graph, run.attribution(RelPRule()), score_sources=ScoreSource.ESTIMATED)
+        return run.rank_edges(RelPRule())
 
 
 class RelPRule(BackwardRule):

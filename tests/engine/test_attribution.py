@@ -14,7 +14,7 @@ from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 from circuitkit.data.objectives import AnswerLogProbability, LogitDifference, ProbabilityDifference
 from circuitkit.engine import memory
 from circuitkit.engine.ablation import Mean, Resample, Zero
-from circuitkit.engine.attribution.edge_scores import attribute, attribute_writers
+from circuitkit.engine.attribution.edge_scores import attribute, attribute_prompts, attribute_writers
 from circuitkit.engine.attribution.reader_gradients import (
     CLEAN_RUN,
     Interpolation,
@@ -25,6 +25,7 @@ from circuitkit.engine.attribution.reader_gradients import (
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.errors import UsageError
+from circuitkit.models.backward_rule import PLAIN
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.weights import ModuleWeights
 from circuitkit.precision.base import PrecisionPolicy
@@ -259,3 +260,19 @@ def test_each_writers_effect_is_of_the_pass_that_investigates_its_readers():
         own = [0] if layer == 0 else []
         own += [writer for reader in group for writer in graph.writers_fed_by(reader)]
         assert torch.equal(effects[own], expected[own])
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "qwen3"])
+@pytest.mark.parametrize("interpolated", [False, True])
+@pytest.mark.parametrize("own_writers", [False, True])
+def test_every_prompts_scores_are_those_of_the_prompt_alone(variant, ablation, interpolated, own_writers):
+    prepared = prepare(tiny(variant), random_batch(positions=2, answers=2), ablation)
+    groups = writer_groups(prepared.model.graph) if own_writers else [slice(0, 1)]
+    runs = [Interpolation(group, (0.2, 0.6)) for group in groups] if interpolated else [CLEAN_RUN]
+    found = attribute_prompts(prepared, PLAIN, runs, own_writers)
+    for number, scores in enumerate(found):
+        one = dataclasses.replace(prepared, batch=prepared.batch[number : number + 1])
+        assert torch.allclose(scores, attribute(one, PLAIN, runs, own_writers), rtol=0, atol=1e-12)
+    assert torch.allclose(found.sum(0), attribute(prepared, PLAIN, runs, own_writers), rtol=0, atol=1e-12)
+    assert (found - found.mean(0)).abs().max() > 1e-3

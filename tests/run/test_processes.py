@@ -8,7 +8,7 @@ import pytest
 import torch
 from filelock import FileLock
 from support import processes
-from support.processes import CASES, circuits, discover
+from support.processes import CASES, circuits, discover, ends
 
 import circuitkit
 from circuitkit.circuit.circuit import Circuit
@@ -92,6 +92,13 @@ def test_two_processes_find_what_one_finds(name, both, alone):
     first, second = both
     check_equal(first[name], second[name])  # to the last bit
     check_equal(first[name], alone(name), tolerance(name))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("eap", "gim", "relp"))])
+def test_scores_have_the_intervals_that_one_process_computes(name, both):
+    (found, others), expected = (one[f"intervals of {name}"] for one in both), ends(discover(CASES[name]))
+    assert not others
+    assert torch.allclose(torch.stack(found), torch.stack(expected), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", RESUMED)

@@ -46,6 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "eap_ig": {"strategy": ("eap_ig", {"steps": 3})},
     "eap_ig, activations, kl": {"strategy": ("eap_ig", {"over": "activations", "steps": 2}), "objective": "kl"},
     "gim": {"strategy": ("gim", {})},
+    "relp": {"strategy": ("relp", {})},
     "hisp": {"strategy": ("hisp", {})},
     "edge_patching": {"strategy": ("edge_patching", {})},
     "random_edges": {"strategy": ("random_edges", {})},
@@ -107,6 +108,12 @@ def circuits(result: Result) -> list[dict[str, Any]]:
     return [{name: getattr(circuit, name) for name in names} for circuit in result.circuits]
 
 
+def ends(result: Result) -> list[torch.Tensor]:
+    """Return the ends of the scores' intervals, which process 0 computes; none without intervals."""
+    intervals = result.score_intervals
+    return [] if intervals is None else [torch.from_numpy(end) for end in (intervals.low, intervals.high)]
+
+
 def launch(*command: str, **more: Any) -> "subprocess.CompletedProcess[str]":
     """Launch a Python module or script in two processes; waiting for each other is an error after a while."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -120,7 +127,10 @@ def launch(*command: str, **more: Any) -> "subprocess.CompletedProcess[str]":
 def main(folder: Path) -> None:
     """Run the cases, resume the interrupted runs in a folder, and fail in one process; save what this one found."""
     devices = int(os.environ["WORLD_SIZE"])
-    found: dict[str, Any] = {name: circuits(discover(case, devices)) for name, case in CASES.items()}
+    found: dict[str, Any] = {}
+    for name, case in CASES.items():
+        result = discover(case, devices)
+        found |= {name: circuits(result), f"intervals of {name}": ends(result)}
     for out in sorted(folder.glob("interrupted *")):
         for name in (out.name, out.name.replace("interrupted", "finished")):
             case, counter = CASES[name.split(" ", 1)[1]], _Counter()

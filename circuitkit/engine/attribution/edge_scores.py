@@ -6,7 +6,8 @@ with the ablated output õ_w and the clean one o_w. The gradient is taken on the
 the clean and the ablated one (Hanna et al. 2024, arXiv 2403.17806). A backward rule may change how it is computed.
 
 One backward pass serves all readers (see `reader_gradients`). As soon as the gradients of a block are known, one matrix
-product contracts them with the differences of the writers before it.
+product for each prompt contracts them with the differences of the writers before it. So every prompt's scores are known
+at no extra cost.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,18 @@ def attribute(
     own_writers: bool = False,
     memory_budget: int | None = None,
 ) -> Tensor:
-    """Estimate the effect of removing each edge alone, summed over the prompts.
+    """Estimate the effect of removing each edge alone, summed over the prompts, `[edges]`; see `attribute_prompts`."""
+    return attribute_prompts(prepared, rule, interpolations, own_writers, memory_budget).sum(0)
+
+
+def attribute_prompts(
+    prepared: PreparedBatch,
+    rule: BackwardRule = PLAIN,
+    interpolations: Sequence[Interpolation] = (CLEAN_RUN,),
+    own_writers: bool = False,
+    memory_budget: int | None = None,
+) -> Tensor:
+    """Estimate the effect of removing each edge alone on each prompt's objective.
 
     Args:
         prepared: model under its policy, batch, objective and ablation.
@@ -38,10 +50,10 @@ def attribute(
         memory_budget: bytes; limits how many runs are computed at once. By default half of what is free.
 
     Returns:
-        `[edges]`: objective after the removal minus before; positive if the edge helps.
+        `[B, edges]`: objective after the removal minus before; positive if the edge helps.
     """
     graph = prepared.model.graph
-    scores = prepared.embedded.new_zeros(len(graph))
+    scores = prepared.embedded.new_zeros(len(prepared.batch), len(graph))
     for group in prepared.policy.groups(graph):
         with prepared.policy.investigate(group):
             gradients = ReaderGradients(prepared, rule, interpolations, memory_budget)
@@ -49,7 +61,7 @@ def attribute(
         if len(group) == graph.n_readers:
             return estimated
         for reader in group:
-            scores[graph.edges(reader)] = estimated[graph.edges(reader)]
+            scores[:, graph.edges(reader)] = estimated[:, graph.edges(reader)]
     return scores
 
 
@@ -81,15 +93,16 @@ def _edge_scores(
     prepared: PreparedBatch, gradients: ReaderGradients, interpolations: Sequence[Interpolation], own_writers: bool
 ) -> Tensor:
     graph = prepared.model.graph
-    scores = prepared.embedded.new_zeros(len(graph))
+    scores = prepared.embedded.new_zeros(len(prepared.batch), len(graph))
     runs = sum(len(interpolation.alphas) for interpolation in interpolations)
     for interpolation in interpolations:
         writers = interpolation.writers if own_writers else slice(None)
         weight = 1 / (len(interpolation.alphas) if own_writers else runs)
 
         def contract(block: Block, found: Tensor, writers: slice = writers, weight: float = weight) -> None:
-            differences = gradients.ablated_minus_clean[: block.writers][writers]
-            graph.matrix(scores, block)[:, writers].addmm_(found.flatten(1), differences.flatten(1).T, alpha=weight)
+            differences = gradients.ablated_minus_clean[: block.writers][writers].flatten(2)  # [U, B, T * D]
+            by_prompt = graph.matrix(scores, block)[..., writers]  # [B, R, U]
+            by_prompt.baddbmm_(found.flatten(2).transpose(0, 1), differences.permute(1, 2, 0), alpha=weight)
 
         gradients.compute(interpolation, contract, downstream_only=own_writers)
     return scores
