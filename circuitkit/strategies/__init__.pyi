@@ -7,6 +7,7 @@ from .eap import EAP as EAP
 from .eap_ig import EAPIG as EAPIG
 from .edge_patching import EdgePatching as EdgePatching
 from .edge_pruning import EdgePruning as EdgePruning
+from .ensemble import Ensemble as Ensemble
 from .gim import GIM as GIM
 from .hisp import HISP as HISP
 from .matryoshka import Matryoshka as Matryoshka

@@ -29,9 +29,10 @@ ARGUMENTS = {
     "matryoshka": {"trainer": {"max_steps": 6}},
     "subnetwork_probing": {"l0_weight": 100.0, "learning_rate": 3.0, "trainer": {"max_steps": 6}},
     "eap_ig": {"steps": 2},
+    "ensemble": {"strategies": ["eap", {"class_path": "eap_ig", "init_args": {"steps": 2}}]},
 }
 """Small enough for a test; the other strategies have their defaults."""
-RESUMES = {"acdc", "annealed_pruning", "pahq_acdc", "edge_pruning", "matryoshka", "subnetwork_probing"}
+RESUMES = {"acdc", "annealed_pruning", "pahq_acdc", "edge_pruning", "ensemble", "matryoshka", "subnetwork_probing"}
 """The strategies that continue an interrupted run from its saved state; the others start again."""
 FAMILIES = ("gpt2", "gpt_neox", "llama_biased", "qwen3")
 
