@@ -15,3 +15,4 @@ from .pahq_acdc import PAHQACDC as PAHQACDC
 from .random_edges import RandomEdges as RandomEdges
 from .relp import RelP as RelP
 from .subnetwork_probing import SubnetworkProbing as SubnetworkProbing
+from .ugs import UGS as UGS

@@ -71,7 +71,8 @@ class Ensemble(DiscoveryStrategy):
         needs = [need for member in self._members if (need := member.footprint(run)) is not None]
 
         def size(need: Need) -> int:
-            return run.prompts * sum(need.held.values()) + sum(need.working.values()) + sum(need.extra.values())
+            each = sum(sum(part.values()) for part in (need.held, need.working, need.extra))
+            return (need.prompts or run.prompts) * each
 
         return max(needs, key=size, default=None)
 

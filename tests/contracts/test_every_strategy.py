@@ -19,7 +19,7 @@ from circuitkit.run.result import Result
 
 pytestmark = pytest.mark.filterwarnings("ignore:This precision cannot decide")
 
-DECIDES = {"acdc", "pahq_acdc", "edge_pruning", "subnetwork_probing", "late_layers"}
+DECIDES = {"acdc", "pahq_acdc", "edge_pruning", "subnetwork_probing", "ugs", "late_layers"}
 """The strategies that choose edges; the others keep every edge."""
 ARGUMENTS = {
     "acdc": {"threshold": 0.02, "absolute": True},
@@ -28,11 +28,21 @@ ARGUMENTS = {
     "annealed_pruning": {"trainer": {"max_steps": 6}},
     "matryoshka": {"trainer": {"max_steps": 6}},
     "subnetwork_probing": {"l0_weight": 100.0, "learning_rate": 3.0, "trainer": {"max_steps": 6}},
+    "ugs": {"edge_penalty": 0.5, "learning_rate": 3.0, "trainer": {"max_steps": 6}},
     "eap_ig": {"steps": 2},
     "ensemble": {"strategies": ["eap", {"class_path": "eap_ig", "init_args": {"steps": 2}}]},
 }
 """Small enough for a test; the other strategies have their defaults."""
-RESUMES = {"acdc", "annealed_pruning", "pahq_acdc", "edge_pruning", "ensemble", "matryoshka", "subnetwork_probing"}
+RESUMES = {
+    "acdc",
+    "annealed_pruning",
+    "pahq_acdc",
+    "edge_pruning",
+    "ensemble",
+    "matryoshka",
+    "subnetwork_probing",
+    "ugs",
+}
 """The strategies that continue an interrupted run from its saved state; the others start again."""
 FAMILIES = ("gpt2", "gpt_neox", "llama_biased", "qwen3")
 

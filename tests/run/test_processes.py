@@ -26,6 +26,7 @@ ATOL = {
     "annealed_pruning": 1e-6,
     "matryoshka": 1e-6,
     "subnetwork_probing": 1e-6,
+    "ugs": 1e-6,
     "acdc, screened": 1e-8,
 }
 """Gates, and the effects that a search estimates, are in float32; everything else is equal to 1e-12."""

@@ -67,6 +67,7 @@ CASES: dict[str, dict[str, Any]] = {
         "objective": "kl",
     },
     "matryoshka": {"strategy": ("matryoshka", {"batch_size": 2, "trainer": {"max_steps": 14}}), "objective": "kl"},
+    "ugs": {"strategy": ("ugs", {"edge_penalty": 0.05, "trainer": _TRAINED})},
     "subnetwork_probing": {"strategy": ("subnetwork_probing", {"l0_weight": 3.0, "trainer": _TRAINED})},
 }
 
