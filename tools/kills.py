@@ -2,12 +2,12 @@
 
     OMP_NUM_THREADS=1 python tools/kills.py [--kills 100] [--seed 0]
 
-Each run is an ACDC search on the toy model in a process of its own, started with `resume`. At a random moment it gets
-SIGKILL, as by `kill -9`, and then started again: half of the times between the start of its search and the end of the
-process, half of them while its results are written and moved to their place, which is slowed down for this. After
-one to five kills it runs to its end. Its circuits, scores, their sources, and the counts of the search must equal those
-of an undisturbed run bit for bit. The last line has the number of kills and of runs; a difference ends the script with
-status 1.
+Each run is an ACDC search on the toy model, with or without a trained proposal, in a process of its own, started with
+`resume`. At a random moment it gets SIGKILL, as by `kill -9`, and then started again: half of the times between the
+start of its search and the end of the process, half of them while its results are written and moved to their place,
+which is slowed down for this. After one to five kills it runs to its end. Its circuits, scores, their sources, and the
+counts of the search must equal those of an undisturbed run bit for bit. The last line has the number of kills and of
+runs; a difference ends the script with status 1.
 
 Processes are forked from a server that has imported everything, so that a kill takes a second or two.
 """
@@ -36,6 +36,11 @@ SPECS: list[dict[str, Any]] = [
     {"threshold": [0.05, 0.3], "absolute": True, "try_whole_reader": True},
     {"threshold": [0.1, 0.02], "absolute": True, "screen": 0.25},
     {"threshold": 0.05, "order": "shuffle"},
+    {
+        "threshold": [0.02, 0.1],
+        "rising": True,
+        "start": {"class_path": "edge_pruning", "init_args": {"target": 0.5, "trainer": {"max_steps": 20}}},
+    },
 ]
 PAUSE, FILLING = 0.02, 0.8
 """Seconds before each file when filling is slowed down, and of all of it."""
@@ -53,6 +58,7 @@ COUNTS = (
     "captures_mb",
     "live_mb",
     "cone_mb",
+    "proposal_edges",
 )
 
 
@@ -153,7 +159,8 @@ def main() -> None:
     arguments = parser.parse_args()
     generator = random.Random(arguments.seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["circuitkit.run.discoverer", "circuitkit.strategies.acdc", "circuitkit.tasks.ioi"])
+    methods = ["circuitkit.strategies.acdc", "circuitkit.strategies.edge_pruning"]
+    context.set_forkserver_preload(["circuitkit.run.discoverer", *methods, "circuitkit.tasks.ioi"])
     kills = runs = too_late = in_filling = 0
     with tempfile.TemporaryDirectory() as home:
         wholes = undisturbed(context, Path(home))

@@ -18,7 +18,7 @@ from circuitkit.circuit.key_value_groups import join_groups, split_groups
 from circuitkit.circuit.networkx_view import to_networkx
 from circuitkit.circuit.pandas_view import to_pandas
 from circuitkit.circuit.score_source import ScoreSource
-from circuitkit.circuit.values import check_size, check_values, fill_score_sources
+from circuitkit.circuit.values import check_size, check_values, fill_score_sources, hash_values
 from circuitkit.errors import CircuitKitError, UsageError, quote
 
 if TYPE_CHECKING:  # imported where a table is made, since it takes a while
@@ -321,6 +321,10 @@ class Circuit:
         return replace(self, graph=graph, scores=scores, kept=kept, score_sources=sources)
 
     # Files
+
+    def to_spec(self) -> str:
+        """Return what stands for this circuit in a configuration, which cannot hold it: a hash of edges and scores."""
+        return f"Circuit {hash_values(self.graph, self.scores, self.kept)}"
 
     def save(self, folder: str | Path, name: str = "circuit") -> None:
         """Write `circuit.safetensors` and `circuit.json` (or files of another name) into a folder, created if missing.

@@ -1,5 +1,6 @@
-"""Checks of a circuit's values."""
+"""Checks of a circuit's values, and their hash."""
 
+import hashlib
 from typing import SupportsIndex
 
 import torch
@@ -56,3 +57,11 @@ def fill_score_sources(graph: EdgeGraph, score_sources: ScoreSource | Tensor) ->
     if isinstance(score_sources, Tensor):
         return score_sources
     return torch.full((len(graph),), int(score_sources), dtype=torch.int8)
+
+
+def hash_values(graph: EdgeGraph, *tensors: Tensor) -> str:
+    """Hash a graph and tensors on the CPU: 16 hexadecimal digits."""
+    hashed = hashlib.sha256(repr(graph).encode())
+    for tensor in tensors:
+        hashed.update(f"{tensor.dtype};".encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()[:16]

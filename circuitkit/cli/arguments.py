@@ -54,7 +54,7 @@ def parse(parser: ArgumentParser, arguments: list[str], specs_of: Sequence[str] 
     return values
 
 
-def to_config_text(values: dict[str, Any]) -> str:
+def to_config_text(values: Any) -> str:
     """Serialize a config as JSON, which jsonargparse accepts in place of a file name."""
     return json.dumps(values, default=str)
 
@@ -148,8 +148,17 @@ def _rewrite(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:
             result.append(f"{option}={_rewrite_value(name, value, specs_of)}" if equals else option)
             waiting = "" if equals else name
         else:
-            result.append(argument)
+            result.append(_rewrite_argument(argument))
     return result
+
+
+def _rewrite_argument(text: str) -> str:
+    """Replace short names in the value of a spec's argument, such as `--strategy.start '{class_path: eap_ig}'`."""
+    option, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
+    if value.lstrip()[:1] not in ("{", "[") or "class_path" not in value:
+        return text
+    found = parse_yaml(f"{{value: {value}}}", "An argument")["value"]
+    return f"{option}{equals}{to_config_text(specs.rewrite_argument('strategies', found))}"
 
 
 def _arguments_last(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:

@@ -3,13 +3,15 @@
 A spec is a short name (`eap`), a class name (`EAP`), a class path (`circuitkit.strategies.eap.EAP`), or a mapping with
 one of these as `class_path` and constructor arguments as `init_args`; for a task also the path of a prompt file.
 jsonargparse checks the arguments against the constructor's types. It accepts class paths only, so `rewrite` replaces
-names first.
+names first. An argument may itself be a spec, if its type includes the base class of a kind: a strategy that another
+one starts from.
 """
 
 import copy
 import inspect
+import os
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -34,6 +36,7 @@ _MODEL_DEFAULTS = {"kv": "group", "dtype": "float32"}
 _DATA = (str, int, float, bool, Path, None, type(None))
 _CONTAINERS = (Union, UnionType, list, tuple, dict, Sequence, Mapping)
 _ALLOW_CODE = "If you trust whoever made it, allow its code to run: --allow_code (allow_code=True)."
+_UNKNOWN = inspect.Parameter.empty
 _SHAPE = "Give a name, or a mapping with class_path and, if needed, init_args."
 
 
@@ -43,24 +46,25 @@ def base(kind: str) -> Any:
 
 
 def rewrite(kind: str, spec: Any) -> dict[str, Any]:
-    """Rewrite a spec as a mapping with a class path, the form that jsonargparse parses.
+    """Rewrite a spec as a mapping with a class path, the form that jsonargparse parses, also where arguments are specs.
 
     Raises:
         UsageError: the name is unknown, or the spec is neither a name nor such a mapping.
     """
-    spec = _expand(kind, spec)
-    if not isinstance(spec, Mapping) or not isinstance(spec.get("class_path"), str):
-        raise UsageError(f"{spec!r} does not name one of the {kind}.", _SHAPE)
-    if extra := sorted(set(spec) - {"class_path", "init_args"}, key=str):
-        raise UsageError(f"The spec of {spec['class_path']!r} has an unknown key {extra[0]!r}.", _SHAPE)
-    found: dict[str, Any] = {"class_path": _class_path(kind, spec["class_path"])}
-    if arguments := spec.get("init_args"):
-        if not isinstance(arguments, Mapping):
-            raise UsageError(
-                f"The init_args of {spec['class_path']!r} are {arguments!r}.", "Give `argument: value` pairs."
-            )
-        found["init_args"] = copy.deepcopy(dict(arguments))  # jsonargparse converts lists in place
+    found = _rewrite_names(kind, spec)
+    _resolve_arguments(found)
     return found
+
+
+def rewrite_argument(kind: str, value: Any) -> Any:
+    """Complete the value of an argument where it is a mapping that names an object, or a list of such.
+
+    Raises:
+        UsageError: a name is unknown, or an argument does not fit.
+    """
+    if isinstance(value, list):
+        return [rewrite_argument(kind, one) for one in value]
+    return resolve(kind, value) if isinstance(value, Mapping) and "class_path" in value else value
 
 
 def resolve(kind: str, spec: Spec) -> dict[str, Any]:
@@ -98,11 +102,8 @@ def describe(thing: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"class_path": _defining_path(kind)}
     if kind.__init__ is object.__init__:
         return found
-    arguments = {
-        name: value
-        for name in inspect.signature(kind).parameters
-        if _is_plain(value := getattr(thing, name, inspect.Parameter.empty))
-    }
+    given = {name: to_data(getattr(thing, name, _UNKNOWN)) for name in inspect.signature(kind).parameters}
+    arguments = {name: value for name, value in given.items() if value is not _UNKNOWN}
     return {**found, "init_args": to_plain(arguments)} if arguments else found
 
 
@@ -112,13 +113,16 @@ def restrict(kind: str, spec: Any) -> dict[str, Any]:
     Raises:
         UsageError: no installed package registers the class, or an argument could name code to import.
     """
-    found = rewrite(kind, spec)
+    found = _rewrite_names(kind, spec)
     name = _registered_name(kind, found["class_path"])
     if name is None:
         raise UsageError(f"The class {found['class_path']!r} is one that no installed package registers.", _ALLOW_CODE)
     found["class_path"] = registry.class_path(kind, name)
     parameters = inspect.signature(registry.import_object(found["class_path"])).parameters
     for argument, value in found.get("init_args", {}).items():
+        if (inner := _kind_of(parameters, argument)) is not None:
+            found["init_args"][argument] = _nested(inner, value, restrict)
+            continue
         # jsonargparse imports what a text or mapping names, if the argument is a class or a function
         if argument in parameters and _may_name_code(value) and not _holds_data(parameters[argument].annotation):
             raise UsageError(f"The argument {argument!r} of {name!r} could name code to import.", _ALLOW_CODE)
@@ -129,8 +133,9 @@ def to_call(thing: Any) -> str:
     """Write an object as the call of its constructor, without arguments that have their default."""
     parameters = inspect.signature(type(thing)).parameters
     given = describe(thing).get("init_args", {})
-    changed = (f"{name}={value!r}" for name, value in given.items() if value != to_plain(parameters[name].default))
-    return f"{type(thing).__name__}({', '.join(changed)})"
+    changed = {name: value for name, value in given.items() if value != to_plain(parameters[name].default)}
+    nested = {name: value for name in changed if not _is_plain(value := getattr(thing, name))}  # shown as a call too
+    return f"{type(thing).__name__}({', '.join(f'{name}={value!r}' for name, value in {**changed, **nested}.items())})"
 
 
 def label(kind: str, spec: Spec) -> str:
@@ -162,6 +167,22 @@ def model_spec(spec: Any, **defaults: str) -> dict[str, str]:
     return {"name": spec["name"], **_MODEL_DEFAULTS, **defaults, **spec}
 
 
+def _rewrite_names(kind: str, spec: Any) -> dict[str, Any]:
+    spec = _expand(kind, spec)
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("class_path"), str):
+        raise UsageError(f"{spec!r} does not name one of the {kind}.", _SHAPE)
+    if extra := sorted(set(spec) - {"class_path", "init_args"}, key=str):
+        raise UsageError(f"The spec of {spec['class_path']!r} has an unknown key {extra[0]!r}.", _SHAPE)
+    found: dict[str, Any] = {"class_path": _class_path(kind, spec["class_path"])}
+    if arguments := spec.get("init_args"):
+        if not isinstance(arguments, Mapping):
+            raise UsageError(
+                f"The init_args of {spec['class_path']!r} are {arguments!r}.", "Give `argument: value` pairs."
+            )
+        found["init_args"] = copy.deepcopy(dict(arguments))  # jsonargparse converts lists in place
+    return found
+
+
 def _expand(kind: str, spec: Any) -> Any:
     """Write a name, a class path or a file of prompts as a mapping."""
     if _is_prompt_file(kind, spec):
@@ -183,6 +204,58 @@ def _parse(kind: str, spec: Spec) -> tuple[ArgumentParser, Namespace]:
         return parser, parser.parse_object({"spec": rewrite(kind, spec)})
     except ArgumentError as error:
         raise to_usage_error(error) from error
+
+
+def _resolve_arguments(spec: dict[str, Any]) -> None:
+    """Complete the arguments of a rewritten spec that are specs themselves, in place."""
+    arguments = spec.get("init_args", {})
+    if not any(isinstance(value, str | Mapping | list | tuple) for value in arguments.values()):
+        return
+    try:
+        parameters = inspect.signature(registry.import_object(spec["class_path"])).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):  # jsonargparse says what is wrong
+        return
+    for name, value in arguments.items():
+        if (kind := _kind_of(parameters, name)) is not None:
+            arguments[name] = _nested(kind, value, resolve)
+
+
+def _kind_of(parameters: Mapping[str, inspect.Parameter], name: str) -> str | None:
+    """Return the kind whose base class is in the type of an argument, so that it takes specs; None: it takes none."""
+    found = {_defining_path(part) for part in _parts(parameters[name].annotation)} if name in parameters else set()
+    return next((kind for kind, path in _BASES.items() if path in found), None)
+
+
+def _parts(annotation: Any) -> list[type]:
+    """List the classes in a type."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return [annotation]
+    return [part for inner in get_args(annotation) for part in _parts(inner)]
+
+
+def _nested(kind: str, value: Any, change: Callable[[str, Any], Any]) -> Any:
+    """Change a value, or those in a list, where it is a spec; a path is none."""
+    if isinstance(value, list | tuple):
+        return [_nested(kind, one, change) for one in value]
+    is_spec = isinstance(value, Mapping) or (isinstance(value, str) and not is_path(kind, value))
+    return change(kind, value) if is_spec else value
+
+
+def is_path(kind: str, text: str) -> bool:
+    """Tell whether a text that may name an object or a folder is the path of a folder; names come first."""
+    return text not in registry.names(kind) and (Path(text).name != text or os.path.isdir(text))  # noqa: PTH112  no error for long names
+
+
+def to_data(value: Any) -> Any:
+    """Return an argument as plain data: of an object, its spec, or nothing (`inspect.Parameter.empty`)."""
+    if isinstance(value, list | tuple) and not _is_plain(value):
+        found = [to_data(one) for one in value]
+        return _UNKNOWN if _UNKNOWN in found else found
+    if _is_plain(value):
+        return value
+    if hasattr(value, "to_spec"):
+        return value.to_spec()
+    return describe(value) if isinstance(value, tuple(map(base, _BASES))) else _UNKNOWN
 
 
 def _registered_name(kind: str, path: str) -> str | None:

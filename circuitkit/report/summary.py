@@ -11,7 +11,7 @@ from circuitkit.report.figures import format_interval, format_measure, format_se
 
 _SHOWN_EDGES = 5
 SHOWN = (
-    *("edges_tested", "joint_tests", "forward_equivalents", "wall_s", "peak_mb"),
+    *("edges_tested", "joint_tests", "forward_equivalents", "proposal_s", "search_s", "wall_s", "peak_mb"),
     *("sign_certain", "halves_spearman", "halves_jaccard"),
 )
 """The metrics that a summary shows."""
@@ -122,8 +122,16 @@ def _cost(metrics: dict[str, Any], evaluation_s: float) -> str:
     if metrics.get("forward_equivalents"):
         parts.append(f"compute equal to {metrics['forward_equivalents']:,.0f} forward passes")
     if metrics.get("wall_s") is not None:
-        parts.append(f"{format_seconds(metrics['wall_s'])}")
+        parts.append(f"{format_seconds(metrics['wall_s'])}{_apart(metrics)}")
     if metrics.get("peak_mb") is not None:
         parts.append(f"{metrics['peak_mb']:,.0f} MB at peak ({metrics.get('memory')})")
     apart = f" The evaluation took {format_seconds(evaluation_s)}." if evaluation_s else ""
     return f"Cost: {', '.join(parts) or 'not measured'}.{apart}"
+
+
+def _apart(metrics: dict[str, Any]) -> str:
+    """Say which part of the time the proposal took."""
+    if "proposal_s" not in metrics or "search_s" not in metrics:
+        return ""
+    proposal, search = (format_seconds(metrics[name]) for name in ("proposal_s", "search_s"))
+    return f" ({proposal} for the proposal, {search} for the search)"

@@ -298,7 +298,7 @@ class Discoverer:
     def _search(self, run_config: RunConfig, run: Discovery, prompts: Mapping[str, PromptBatch]) -> list[Circuit]:
         strategy, wanted = run_config.strategy, run_config.faithfulness
         if wanted is None:
-            return search(strategy, run, self.memory_budget)
+            return search(strategy, run)
         return [find_smallest(strategy, run, prompts[VALIDATION], wanted, self.memory_budget)]
 
 

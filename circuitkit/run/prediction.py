@@ -11,6 +11,7 @@ from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import PROMPTS, CostEstimate
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.report.dry_run import DryRun
+from circuitkit.report.figures import format_seconds
 from circuitkit.run.resources import MB, ResourceMonitor, bytes_of
 from circuitkit.run.under_policy import under_policy
 from circuitkit.strategies.base import DiscoveryStrategy
@@ -38,15 +39,19 @@ def predict(
     budget = run.memory_budget or memory.budget(run.model.device)
     few = replace(run, batches=[run.batches[0][:PROMPTS]])
 
-    def count() -> tuple[Need | None, dict[str, int], CostEstimate, Mapping[str, int]]:
-        need = strategy.footprint(run)
+    def count(one: DiscoveryStrategy) -> _Count:
+        need = one.footprint(run)
         parts = {} if need is None else need.predict(_prompts_of(need, run, config), budget)
-        estimate = strategy.estimate_cost(few).times(run.prompts / few.prompts)
-        weights = run.policy.footprint() or {"weights": bytes_of(run.model, run.model.device)}
-        return need, parts, estimate, weights
+        estimate = one.estimate_cost(few).times(run.prompts / few.prompts)
+        return _Count(need, parts, estimate, predict_peak(run, need, parts, estimate, budget))
 
-    need, parts, estimate, weights = under_policy(strategy, few, count)
-    peak = predict_peak(run, need, parts, estimate, budget)
+    def count_all() -> tuple[_Count, Mapping[str, int]]:
+        found, proposal = count(strategy), strategy.proposal
+        if proposal is not None:
+            found = _with_proposal(found, count(proposal), specs.to_call(proposal))
+        return found, run.policy.footprint() or {"weights": bytes_of(run.model, run.model.device)}
+
+    (need, parts, estimate, peak), weights = under_policy(strategy, few, count_all)
     load_peak = round((few.metrics["load_peak_mb"] or 0) * MB)
     least, most = (max(monitor.held + engine, load_peak) for engine in (peak.least, peak.most))
     return DryRun(
@@ -82,6 +87,33 @@ class PredictedPeak(NamedTuple):
     least: int
     most: int
     at_once: int | None
+
+
+class _Count(NamedTuple):
+    """What a strategy needs: memory, by part and at the peak, and time."""
+
+    need: Need | None
+    parts: Mapping[str, int]
+    estimate: CostEstimate
+    peak: PredictedPeak
+
+
+def _with_proposal(search: _Count, proposal: _Count, name: str) -> _Count:
+    """Return what a search and the proposal before it need together: the larger memory, the sum of times."""
+    estimate, times = search.estimate, proposal.estimate.search_s
+    if estimate.search_s is None or times is None:
+        note = f"The time of the proposal, {name}, is not known, and comes on top of that of the search."
+    else:
+        shown = " to ".join(dict.fromkeys(map(format_seconds, times)))
+        note = f"Of the time, {shown} are for the proposal, {name}."
+        estimate = replace(estimate, search_s=(estimate.search_s[0] + times[0], estimate.search_s[1] + times[1]))
+    notes = [*estimate.notes, note, *(f"Proposal: {one}" for one in proposal.estimate.notes)]
+    if proposal.need is None:
+        notes.append("The memory of the proposal is not known.")
+    estimate = replace(estimate, notes=tuple(notes))
+    larger = proposal if proposal.peak.most > search.peak.most else search
+    least = max(search.peak.least, proposal.peak.least)
+    return _Count(larger.need, larger.parts, estimate, larger.peak._replace(least=least))
 
 
 def predict_peak(

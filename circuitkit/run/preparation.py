@@ -52,6 +52,7 @@ def prepare(
         fabric=fabric,
         generator=torch.Generator().manual_seed(run_config.seed),
         memory_budget=budget,
+        given_budget=memory_budget,
         processes=processes,
         supply=_supply(run_config, model),
     )

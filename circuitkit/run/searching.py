@@ -5,20 +5,21 @@ import time
 import torch
 
 from circuitkit.circuit.circuit import Circuit
+from circuitkit.config import specs
 from circuitkit.evaluation.intervals import FEWEST
 from circuitkit.evaluation.score_intervals import compute_half_agreement, compute_score_intervals
 from circuitkit.run.found_circuits import check_circuits
 from circuitkit.run.under_policy import under_policy
 from circuitkit.strategies.base import DiscoveryStrategy
 from circuitkit.strategies.discovery import Discovery
-from circuitkit.strategies.parts import search_part
+from circuitkit.strategies.parts import PROPOSAL, search_part
 
 
-def search(strategy: DiscoveryStrategy, run: Discovery, memory_budget: int | None) -> list[Circuit]:
+def search(strategy: DiscoveryStrategy, run: Discovery) -> list[Circuit]:
     """Run the strategy under the precision policy, from the saved state if there is one."""
 
     def discover() -> list[Circuit]:
-        run.resume(memory_budget)
+        run.resume()
         circuits = check_circuits(strategy, strategy.discover(run), run)
         run.fabric.call("on_discovery_end", run, circuits)
         judge_scores(circuits[0], run)
@@ -59,13 +60,15 @@ class SeveralSearches:
 
     Args:
         run: the run; it counts the resumptions of all searches.
-        memory_budget: as given by the user.
     """
 
-    def __init__(self, run: Discovery, memory_budget: int | None) -> None:
+    def __init__(self, run: Discovery) -> None:
         self._run = run
-        self._memory_budget = memory_budget
         self._count = 0
+
+    def propose(self, strategy: DiscoveryStrategy) -> tuple[list[Circuit], Discovery]:
+        """Search for the circuit that all other searches start from, or read it if it is found already."""
+        return search_part(self._run, PROPOSAL, specs.describe(strategy), lambda part: search(strategy, part))
 
     def search(self, strategy: DiscoveryStrategy, value: float | None) -> tuple[list[Circuit], Discovery]:
         """Search, or read the circuits of the finished search of this number.
@@ -81,8 +84,4 @@ class SeveralSearches:
             CircuitKitError: what is saved does not fit.
         """
         self._count += 1
-        circuits, one = search_part(
-            self._run, f"search_{self._count}", value, lambda part: search(strategy, part, self._memory_budget)
-        )
-        self._run.memory_budget, self._run.resumptions = one.memory_budget, one.resumptions
-        return circuits, one
+        return search_part(self._run, f"search_{self._count}", value, lambda part: search(strategy, part))

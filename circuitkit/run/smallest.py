@@ -22,10 +22,11 @@ from circuitkit.run.bisection import MOST_SEARCHES, bisect_places, find_size
 from circuitkit.run.searching import SeveralSearches
 from circuitkit.strategies.base import DiscoveryStrategy
 from circuitkit.strategies.discovery import Discovery
+from circuitkit.strategies.starting_circuit import proposal_metrics, single_circuit
 
 REACHED = "validation_faithfulness"
 """The metric with the faithfulness of the chosen circuit."""
-_SUMS = ("edges_tested", "joint_tests", "forward_equivalents", "wall_s")
+_SUMS = ("edges_tested", "joint_tests", "forward_equivalents", "search_s", "wall_s")
 
 
 def check_faithfulness(value: Any, strategy: DiscoveryStrategy) -> float:
@@ -102,13 +103,23 @@ def find_smallest(
             no operating point.
     """
     measure = _Validation(run, validation, memory_budget)
-    searches = SeveralSearches(run, memory_budget)
+    searches = SeveralSearches(run)
     trials: list[_Trial] = []
     parts: list[Discovery] = []
+    proposed: Circuit | None = None
+    if strategy.proposal is not None:  # once for all searches
+        measure.free()
+        found, part = searches.propose(strategy.proposal)
+        proposed = single_circuit(strategy.proposal, found)
+        parts.append(part)
+        run.metrics.update(proposal_metrics(part))
+        run.notes.extend(part.notes)
 
     def search(value: float | None) -> Sequence[_Trial]:
         measure.free()
         chosen = strategy if value is None else strategy.at(value)
+        if proposed is not None:
+            chosen = chosen.starting_from(proposed)
         circuits, part = searches.search(chosen, value)
         parts.append(part)
         if all(circuit.is_ranking for circuit in circuits):
@@ -250,7 +261,7 @@ def _total(chosen: Discovery, parts: Sequence[Discovery]) -> dict[str, Any]:
     """Return the metrics of a search, with the cost of all of them."""
     metrics = dict(chosen.metrics)
     metrics |= {name: value for name, value in parts[0].metrics.items() if name.startswith("load_")}
-    metrics |= {name: sum(part.metrics[name] for part in parts) for name in _SUMS if name in metrics}
+    metrics |= {name: sum(part.metrics.get(name, 0) for part in parts) for name in _SUMS if name in metrics}
     peaks = [part.metrics["peak_mb"] for part in parts if part.metrics.get("peak_mb") is not None]
     return {**metrics, "peak_mb": max(peaks)} if peaks else metrics
 

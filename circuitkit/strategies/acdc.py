@@ -1,5 +1,6 @@
 """ACDC: greedily remove every edge whose removal hardly worsens the objective."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,13 +14,14 @@ from circuitkit.engine.search.greedy import GreedySearch
 from circuitkit.engine.search.visits import Order
 from circuitkit.errors import UsageError
 from circuitkit.storage.state import SavedState, misfit
-from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint, as_list
+from circuitkit.strategies.base import OperatingPoint, as_list
 from circuitkit.strategies.discovery import EDITORS, Discovery, EditorKind
+from circuitkit.strategies.starting_circuit import Start, StartsFromCircuit, join_scores
 
 _CIRCUIT = ("scores", "kept", "score_sources", "selection")
 
 
-class ACDC(DiscoveryStrategy):
+class ACDC(StartsFromCircuit):
     """Automatic circuit discovery (Conmy et al. 2023, arXiv 2304.14997).
 
     Greedy, from the logits to the input: an edge stays removed if its removal makes the objective worse by less than
@@ -34,6 +36,13 @@ class ACDC(DiscoveryStrategy):
             of the threshold in groups, by each group's exact joint effect: far fewer tests, but the circuit may differ.
         order: of the heads within a layer; `"reverse"` as published.
         editor: evaluates the removals: `"incremental"`, or the slow reference, `"replay"`. The decisions are the same.
+        start: the circuit to start from, of which unconnected edges are dropped: another strategy, by name, spec or
+            object, which runs first; the folder of a run; or a `Circuit`. Other edges are not tested, and score 0. None
+            starts from the full model.
+        start_size: start from this fraction of the edges, the best of `start`; by default its own edges, or 0.05 of a
+            ranking.
+        rising: start the search at each threshold from the circuit at the one before, without unconnected edges,
+            instead of from `start`; the thresholds must rise. Edges outside it keep their scores.
 
     Raises:
         UsageError: an argument is out of its range.
@@ -49,6 +58,9 @@ class ACDC(DiscoveryStrategy):
         screen: float | None = None,
         order: Order = "reverse",
         editor: EditorKind = "incremental",
+        start: Start = None,
+        start_size: float | None = None,
+        rising: bool = False,
     ) -> None:
         self._thresholds = as_list("threshold", threshold, lambda _: True, "Give a finite number such as 0.1.")
         if order not in ("reverse", "normal", "shuffle"):
@@ -59,6 +71,10 @@ class ACDC(DiscoveryStrategy):
             raise UsageError(
                 f"screen={screen!r} is not between 0 and 1.", "Give a fraction of the threshold such as 0.25."
             )
+        if rising and any(low >= high for low, high in itertools.pairwise(self._thresholds)):
+            raise UsageError(f"threshold={threshold!r} does not rise.", "Give the thresholds in ascending order.")
+        self._set_start(start, start_size)
+        self.rising = rising
         self.threshold = threshold
         self.absolute = absolute
         self.screen = screen
@@ -71,21 +87,28 @@ class ACDC(DiscoveryStrategy):
         return run.footprints.replay() if self.editor == "replay" else run.footprints.editor()
 
     def discover(self, run: Discovery) -> list[Circuit]:
-        """Run one search per threshold, each from the full model."""
+        """Run one search per threshold."""
+        start = self._find_start(run)
         progress = self._resume(run)
         for threshold in self._thresholds[len(progress.found) :]:
-            progress.found.append(self._discover(run, float(threshold), progress))
+            before = progress.found[-1].prune() if self.rising and progress.found else None
+            found = self._discover(run, float(threshold), progress, before or start)
+            progress.found.append(found if before is None else join_scores(found, before))
+        self._log_search(run)
         return progress.found
 
     def estimate_cost(self, run: Discovery) -> CostEstimate:
         """Time a few edge tests, in the full model and in a sparse circuit."""
-        found = estimate_search(lambda: run.editor(kind=self.editor), len(self._thresholds))
-        note = (
-            ()
-            if self.screen is None
-            else ("Both times are for a search that tests every edge; screening tests fewer.",)
+        kept, note = (None, "") if self._starting is None else self._starting.assume(run.model.graph)
+        found = estimate_search(
+            lambda: run.editor(kept, self.editor), (1 if self.rising else len(self._thresholds), len(self._thresholds))
         )
-        return replace(found, notes=(*found.notes, *note))
+        notes = [*found.notes, note] if note else list(found.notes)
+        if self.screen is not None:
+            notes.append("Both times are for a search that tests every edge; screening tests fewer.")
+        if self.rising and len(self._thresholds) > 1:
+            notes.append("The shorter time is for the first threshold alone, the longer one for no edge removed there.")
+        return replace(found, notes=tuple(notes))
 
     def _resume(self, run: Discovery) -> "_Progress":
         """Return how far the run is: at the start, or where an interrupted one was saved."""
@@ -107,17 +130,17 @@ class ACDC(DiscoveryStrategy):
             forward_equivalents=saved.number("forward_equivalents"),
         )
 
-    def _discover(self, run: Discovery, threshold: float, progress: "_Progress") -> Circuit:
+    def _discover(self, run: Discovery, threshold: float, progress: "_Progress", start: Circuit | None) -> Circuit:
         def on_reader_end(search: GreedySearch) -> None:
             for part, size in search.editor.footprint().items():
                 progress.largest[part] = max(size, progress.largest.get(part, 0))
-            done, kept = int(search.decided.sum()), int(search.kept[search.decided].sum())
-            run.report(done, len(run.model.graph), "edges", tested=search.tests, kept=kept)
+            kept = int(search.kept[search.decided].sum())
+            run.report(search.done, search.edges, "edges", tested=search.tests, kept=kept)
             run.fabric.call("on_reader_end", run, search)
             run.checkpoint(lambda: progress.state_dict(search))
 
         search = GreedySearch(
-            editor=run.editor(kind=self.editor),
+            editor=run.editor(None if start is None else start.kept, self.editor),
             threshold=threshold,
             absolute=self.absolute,
             try_whole_reader=self.try_whole_reader,
@@ -146,7 +169,8 @@ class ACDC(DiscoveryStrategy):
         return Circuit(run.model.graph, search.scores, search.kept, search.score_sources, self._rule(threshold))
 
     def _rule(self, threshold: float) -> str:
-        return f"threshold {threshold:g}, {'absolute' if self.absolute else 'signed'}"
+        ways = ("absolute" if self.absolute else "signed", *(["from a proposal"] if self._starting else []))
+        return ", ".join((f"threshold {threshold:g}", *ways, *(["rising"] if self.rising else [])))
 
 
 @dataclass

@@ -143,6 +143,15 @@ class DiscoveryStrategy(ABC):
         arguments = {name: getattr(self, name) for name in names if hasattr(self, name)}
         return type(self)(**{**arguments, self.operating_point.argument: value})
 
+    @property
+    def proposal(self) -> "DiscoveryStrategy | None":
+        """Return the strategy whose circuit this one starts from, whatever the operating point; None: there is none."""
+        return None
+
+    def starting_from(self, circuit: Circuit) -> Self:
+        """Make a copy that starts from what its proposal has found, for several searches from one proposal."""
+        raise NotImplementedError(f"{type(self).__name__} has a proposal, but does not say how to start from it")
+
     def __repr__(self) -> str:
         return specs.to_call(self)
 

@@ -66,6 +66,7 @@ class Discovery:
         metrics: the figures given to `log`; part of the result.
         notes: the caveats given to `note`; part of the result.
         memory_budget: bytes for the engine's largest buffers; None: half of what is free.
+        given_budget: what the user gave as memory budget; None: nothing, so that a saved one is kept.
         checkpoint_file: where `checkpoint` saves; None: nowhere.
         folder: the run's folder, if it has one.
         resumed: in a resumed run, the state that the strategy last gave to `checkpoint`; otherwise None.
@@ -87,6 +88,7 @@ class Discovery:
     metrics: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     memory_budget: int | None = None
+    given_budget: int | None = None
     checkpoint_file: Path | None = None
     folder: Path | None = None
     resumed: dict[str, Any] | None = None
@@ -96,6 +98,8 @@ class Discovery:
     score_intervals: dict[str, Tensor] = field(default_factory=dict)
     supply: Callable[[int], PromptBatch] | None = None
     _saved: float = -math.inf
+    _started: float = field(default_factory=time.perf_counter)
+    _seconds: float = 0.0
 
     @property
     def prompts(self) -> int:
@@ -125,6 +129,8 @@ class Discovery:
             prompt_scores=None,
             score_intervals={},
             resumed=None,
+            _started=time.perf_counter(),
+            _seconds=0.0,
             generator=torch.Generator().manual_seed(self.generator.initial_seed()),
             checkpoint_file=None if file is None else file.parent / name / file.name,
         )
@@ -274,6 +280,14 @@ class Discovery:
         """Report progress to the callbacks: `done` of `total` units, and figures to show with them."""
         self.fabric.call("on_progress", self, done, total, unit, shown)
 
+    def seconds(self) -> float:
+        """Return the seconds since the clock was started, with those before an interruption."""
+        return self._seconds + time.perf_counter() - self._started
+
+    def restart_clock(self, seconds: float = 0.0) -> None:
+        """Start the clock of `seconds` again, such as when a part of the work begins that is timed for itself."""
+        self._seconds, self._started = seconds, time.perf_counter()
+
     def checkpoint(self, state: Callable[[], Mapping[str, Any]]) -> None:
         """Save the strategy's state, so that a killed run can resume from here; at most once per second.
 
@@ -296,38 +310,45 @@ class Discovery:
             "callbacks": of_callbacks,
             "generator": self.generator.get_state(),
             "processes": self.processes.count,
+            "seconds": self.seconds(),
             **{name: getattr(self, name) for name in _SAVED},
         }
         self.checkpoint_file.parent.mkdir(parents=True, exist_ok=True)
         save_state(self.checkpoint_file, saved)
         self._saved = time.monotonic()
 
-    def resume(self, memory_budget: int | None) -> None:
+    def resume(self, callbacks: bool = True) -> None:
         """Resume from the saved state, if there is one.
 
+        A memory budget that the user gave replaces the saved one, with a note, since with other batches the last bits
+        differ.
+
         Args:
-            memory_budget: a new budget; None keeps the saved one, since with other batches the last bits differ.
+            callbacks: whether callbacks resume too; not if they have resumed from a later state of the run.
 
         Raises:
             CircuitKitError: the state cannot be read, or does not fit.
         """
         if (found := self.processes.broadcast(self._load())) is None:
             return
-        names = ("strategy", "callbacks", "generator", "processes", *_SAVED)
+        names = ("strategy", "callbacks", "generator", "processes", "seconds", *_SAVED)
         saved = SavedState(found, "the state", names)
         self.metrics, self.notes = saved.mapping("metrics"), saved.texts("notes")
         self.memory_budget = saved.count("memory_budget", least=1)
         self.resumptions = saved.count("resumptions") + 1
         self.score_intervals = self._read_intervals(saved.mapping("score_intervals"))
+        self.restart_clock(saved.number("seconds"))
         generator = self.generator.get_state()
         self.generator.set_state(saved.tensor("generator", generator.dtype, generator.shape))
         self.resumed = saved.mapping("strategy")
-        if memory_budget not in (None, self.memory_budget):
-            self.memory_budget = memory_budget
+        if self.given_budget not in (None, self.memory_budget):
+            self.memory_budget = self.given_budget
             self.notes.append("The run was resumed with another memory budget, so that the last bits may differ.")
         if saved.count("processes", least=1) != self.processes.count:
             self.notes.append("The run was resumed by another number of processes, so that the last bits may differ.")
-        self.fabric.call("on_load_checkpoint", self, saved.mapping("callbacks"))
+        of_callbacks = saved.mapping("callbacks")
+        if callbacks:
+            self.fabric.call("on_load_checkpoint", self, of_callbacks)
 
     def _read_intervals(self, found: dict[str, Any]) -> dict[str, Tensor]:
         if not found:

@@ -16,13 +16,15 @@ from circuitkit.storage.state import FINISHED, SavedState, misfit
 from circuitkit.strategies.base import DiscoveryStrategy
 from circuitkit.strategies.discovery import Discovery
 
+PROPOSAL = "proposal"
+"""The name of the search within a run that proposes a circuit to start from."""
 CIRCUIT = ("scores", "kept", "score_sources", "selection", "tie")
 """What is saved of a circuit."""
 
 
 def run_strategy(strategy: DiscoveryStrategy, run: Discovery) -> Sequence[Circuit]:
     """Run a strategy within another one, from its saved state if there is one; the policy is prepared already."""
-    run.resume(None)
+    run.resume()
     try:
         strategy.setup(run)
         found = strategy.discover(run)
@@ -51,13 +53,16 @@ def search_part(
     part = run.part(name)
     file = None if part.checkpoint_file is None else part.checkpoint_file.with_name(FINISHED)
     finished = replace(part, checkpoint_file=file)
-    finished.resume(run.memory_budget)
+    finished.resume(callbacks=run.resumed is None)  # otherwise they have resumed with the run, which went on after this
     if finished.resumed is not None:
+        part = finished
         saved = SavedState(finished.resumed, "the finished search", ("key", "circuits"))
         saved.expect("key", saved["key"] == key, repr(key))
-        return [read_circuit(run.model.graph, one) for one in saved.items("circuits")], finished
-    circuits = list(find(part))
-    replace(part, checkpoint_file=file).save({"key": key, "circuits": list(map(save_circuit, circuits))})
+        circuits = [read_circuit(run.model.graph, one) for one in saved.items("circuits")]
+    else:
+        circuits = list(find(part))
+        replace(part, checkpoint_file=file).save({"key": key, "circuits": list(map(save_circuit, circuits))})
+    run.memory_budget, run.resumptions = part.memory_budget, max(run.resumptions, part.resumptions)
     return circuits, part
 
 

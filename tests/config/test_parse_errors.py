@@ -1,10 +1,12 @@
 """jsonargparse's errors as one-line messages; texts of its version 4.49 and texts that it has never used."""
 
+import inspect
 from argparse import ArgumentError
 
 import pytest
 
 from circuitkit.config.parse_errors import to_usage_error
+from circuitkit.config.registry import import_object
 from circuitkit.errors import UsageError
 
 ACDC = "circuitkit.strategies.acdc.ACDC"
@@ -26,7 +28,7 @@ def convert(text: str) -> UsageError:
         (
             f"{INSIDE}Option 'thresholds' is not accepted",
             "There is no ACDC argument 'thresholds'.",
-            "Did you mean 'threshold'? Known: threshold, absolute, try_whole_reader, screen, order, editor.",
+            f"Did you mean 'threshold'? Known: {', '.join(inspect.signature(import_object(ACDC)).parameters)}.",
         ),
         (
             "Parser key \"examples\":\n  Expected a <class 'int'>. Got value: many",

@@ -22,6 +22,7 @@ def setting(variant, kv="group", layers=2):
     return hf, model, batch, prepare(model, batch)
 
 
+@pytest.mark.parametrize("part", [1.0, 0.8])
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize(
     ("variant", "kv", "threshold", "absolute"),
@@ -33,7 +34,8 @@ def setting(variant, kv="group", layers=2):
         ("gpt_neox", "group", 0.1, True),
     ],
 )
-def test_the_search_equals_plain_loops(variant, kv, threshold, absolute, whole):
+def test_the_search_equals_plain_loops(variant, kv, threshold, absolute, whole, part):
+    """From the full model, and from a part of its edges, drawn at random."""
     hf, model, batch, prepared = setting(variant, kv)
     slow = SlowModel(hf, kv)
     ablated = slow.run(batch, set(slow.edges), None, batch.corrupted)[1]
@@ -43,9 +45,12 @@ def test_the_search_equals_plain_loops(variant, kv, threshold, absolute, whole):
         rows = torch.arange(len(batch))
         return -(logits[rows, -1, right] - logits[rows, -1, wrong]).mean()
 
-    kept, effects = slow_acdc(slow, batch, value, ablated, threshold, absolute, whole)
-    search = GreedySearch(ReplayEditor([prepared]), threshold, absolute, whole)
+    start = torch.rand(len(model.graph), generator=torch.Generator().manual_seed(1), dtype=torch.float32) < part
+    names = {name for name, keep in zip(model.graph.names, start.tolist(), strict=True) if keep}
+    kept, effects = slow_acdc(slow, batch, value, ablated, threshold, absolute, whole, names)
+    search = GreedySearch(ReplayEditor([prepared], start), threshold, absolute, whole)
     search.run()
+    assert search.done == search.edges == len(names)
     assert {name for name, keep in zip(model.graph.names, search.kept.tolist(), strict=True) if keep} == kept
     for name, score, score_sources in zip(
         model.graph.names, search.scores.tolist(), search.score_sources.tolist(), strict=True
@@ -54,9 +59,9 @@ def test_the_search_equals_plain_loops(variant, kv, threshold, absolute, whole):
             assert score == pytest.approx(effects[name], abs=1e-6)
             assert score_sources in (ScoreSource.TESTED, ScoreSource.JOINT)
         else:
-            assert score_sources == ScoreSource.DEAD
+            assert score_sources == (ScoreSource.DEAD if name in names else ScoreSource.GIVEN)
             assert score == 0
-    assert 0 < len(kept) < len(slow.edges)
+    assert 0 < len(kept) < len(names)
     assert search.smallest_gap > 1e-6  # or rounding could have decided
 
 

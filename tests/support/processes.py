@@ -40,6 +40,9 @@ CASES: dict[str, dict[str, Any]] = {
         "kv": "head",
         "memory_budget": 620_000,
     },
+    "acdc, from eap, rising": {
+        "strategy": ("acdc", {"threshold": [0.02, 0.1], "start": "eap", "start_size": 0.5, "rising": True})
+    },
     "pahq_acdc": {"strategy": ("pahq_acdc", {"threshold": 0.02})},
     "eap": {"strategy": ("eap", {})},
     "eap, gpt2, pahq": {"strategy": ("eap", {}), "variant": "gpt2", "precision": "pahq"},

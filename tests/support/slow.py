@@ -155,14 +155,15 @@ class SlowModel:
 
 
 def slow_acdc(
-    slow: SlowModel, batch, value, ablated, threshold, absolute=False, whole=False
+    slow: SlowModel, batch, value, ablated, threshold, absolute=False, whole=False, start=None
 ) -> tuple[set[str], dict[str, float]]:
     """ACDC by its description: kept edges, and each tested edge's effect.
 
     Args:
         value: from logits `[B, T, V]` to the objective's mean.
+        start: the names of the edges to start from; by default all.
     """
-    kept = set(slow.edges)
+    kept = set(slow.edges if start is None else start)
     scores: dict[str, float] = {}
 
     def number(name: str) -> tuple[int, int]:
@@ -211,19 +212,19 @@ def slow_acdc(
         visits += [(r, False) for r in attention_readers(layer)]
     for reader, together in visits:
         edges = [f"{w}->{reader}" for w in sorted(slow.before[reader], key=number, reverse=True)]
+        edges = [edge for edge in edges if edge in kept]
         if reader != "logits" and not any(reaches(owner) for owner in writers_fed_by(reader)):
             if not together:
                 kept -= set(edges)
             continue
-        if together:
+        if together and edges:
             effect = current(set(edges)) - current()
             if goes(effect):
                 kept -= set(edges)
                 scores.update(dict.fromkeys(edges, effect))
             continue
-        for edge in edges:
-            if edge in kept:
-                scores[edge] = current({edge}) - current()
-                if goes(scores[edge]):
-                    kept.discard(edge)
+        for edge in () if together else edges:
+            scores[edge] = current({edge}) - current()
+            if goes(scores[edge]):
+                kept.discard(edge)
     return kept, scores

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.circuit.graph import Block, EdgeGraph
+from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.circuit.values import fill_score_sources
 from circuitkit.engine.editors.base import Editor
 from circuitkit.engine.prepared_batch import PreparedBatch
 
@@ -29,6 +31,8 @@ PROMPTS = 4
 _FULL_LAYERS, _SPARSE_LAYERS = 3, 5
 _FULL_HYPOTHESES, _SPARSE_HYPOTHESES = 1, 15
 _SPARSE_READERS = 2
+_SPARSE_PART = 0.25
+"""The largest part of a starting circuit that the sparse circuit keeps."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,14 @@ class Cost:
 
 def sparse_circuit(graph: EdgeGraph, density: float = DENSITY, seed: int = 0) -> Tensor:
     """Grow a circuit at random from the logits, bool `[edges]`: every edge has a path to the logits."""
+    return _grow(torch.ones(len(graph), dtype=torch.bool), graph, density, seed)
+
+
+def _grow(within: Tensor, graph: EdgeGraph, density: float, seed: int = 0) -> Tensor:
+    """Grow a circuit at random within another one."""
     scores = torch.rand(len(graph), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
-    return Circuit.from_scores(graph, scores).greedy(max(1, round(density * len(graph)))).kept
+    ranking = Circuit(graph, scores, within, fill_score_sources(graph, ScoreSource.GIVEN))
+    return ranking.greedy(max(1, min(round(density * len(graph)), int(within.sum())))).kept & within
 
 
 def spread_layers(graph: EdgeGraph, count: int) -> list[int]:
@@ -116,19 +126,19 @@ def time_tests(
     """Time edge tests as they would occur in a search that ends with a given circuit.
 
     Args:
-        editor: a new one, on the full model.
-        kept: that circuit, bool `[edges]`; the layers before a timed layer keep all edges.
+        editor: a new one, on the starting circuit.
+        kept: that circuit, bool `[edges]`; the layers before a timed layer keep all edges that the editor has.
         layers: in descending order, each once; `graph.layers` is the logits.
         readers: the largest number of readers per block, evenly spaced among its live ones.
         hypotheses: removals per call of `values`.
         gradients: whether the search estimates effects before it tests.
     """
-    graph = editor.graph
+    graph, start = editor.graph, editor.kept.clone()
     timings = []
     for layer in layers:
         blocks = [block for block in graph.blocks if block.layer == layer]
-        at_start = kept.clone()
-        at_start[: blocks[-1].edges.stop] = True
+        at_start, before = kept.clone(), slice(blocks[-1].edges.stop)
+        at_start[before] = start[before]
         editor.restart(at_start)
         for block in reversed(blocks):
             live = [reader for reader in block.readers if editor.is_live(reader)]
@@ -159,8 +169,16 @@ def _timed(editor: Editor, reader: int, hypotheses: int, gradients: bool) -> Tim
     return Timing(reader, opened - start, each, forwards, editor.footprint())
 
 
-def cost(graph: EdgeGraph, kept: Tensor, timings: Sequence[Timing]) -> Cost:
-    """Add up the cost of a search that ends with the circuit `kept`, interpolating between timed blocks of a kind."""
+def cost(graph: EdgeGraph, kept: Tensor, timings: Sequence[Timing], start: Tensor | None = None) -> Cost:
+    """Add up the cost of a search, interpolating between timed blocks of a kind.
+
+    Args:
+        graph: of the edges.
+        kept: the circuit that the search ends with, bool `[edges]`.
+        timings: of readers.
+        start: the circuit that it starts with; by default the full model.
+    """
+    tested = torch.ones_like(kept) if start is None else start
     live = graph.live_readers(graph.live_writers(kept))
     tests = opened = 0
     seconds = testing = 0.0
@@ -176,16 +194,12 @@ def cost(graph: EdgeGraph, kept: Tensor, timings: Sequence[Timing]) -> Cost:
         values = [float(np.mean([timing.value_s for timing in timed[layer]])) for layer in at]
         for block in graph.blocks:
             if block.kind == kind:
-                readers = _live_readers(block, live)
-                edges = readers * block.writers
-                tests, opened = tests + edges, opened + readers
+                readers = [reader for reader in block.readers if live[reader] and tested[graph.edges(reader)].any()]
+                edges = sum(int(tested[graph.edges(reader)].sum()) for reader in readers)
+                tests, opened = tests + edges, opened + len(readers)
                 testing += edges * float(np.interp(block.layer, at, values))
-                seconds += readers * float(np.interp(block.layer, at, opens))
+                seconds += len(readers) * float(np.interp(block.layer, at, opens))
     return Cost(tests, opened, seconds + testing, testing / max(tests, 1))
-
-
-def _live_readers(block: Block, live: Tensor) -> int:
-    return int(live[block.readers.start : block.readers.stop].sum())
 
 
 def forward_seconds(prepared_batches: Sequence[PreparedBatch]) -> float:
@@ -199,47 +213,49 @@ def forward_seconds(prepared_batches: Sequence[PreparedBatch]) -> float:
     return seconds
 
 
-def estimate_search(make: Callable[[], Editor], searches: int = 1) -> CostEstimate:
+def estimate_search(make: Callable[[], Editor], searches: tuple[int, int] = (1, 1)) -> CostEstimate:
     """Estimate the cost of greedy searches from the logits backwards.
 
     Args:
-        make: makes a new editor on the full model.
-        searches: how many, such as one per threshold.
+        make: makes a new editor on the starting circuit, such as the full model.
+        searches: the smallest and the largest number of searches that take as long as the first.
     """
     editor = make()
     graph, prepared_batches = editor.graph, editor.prepared_batches
-    everything, few = torch.ones_like(editor.kept), sparse_circuit(graph)
-    full = _time_full(editor, everything)
+    start = editor.kept.clone()
+    few = _grow(start, graph, min(DENSITY, float(start.double().mean()) * _SPARSE_PART))
+    full = _time_full(editor)
     held = _held(full)
     del editor  # frees its captures before the next one makes its own
     sparse = time_tests(make(), few, spread_layers(graph, _SPARSE_LAYERS), _SPARSE_READERS, _SPARSE_HYPOTHESES)
-    most, least = cost(graph, everything, full), cost(graph, few, sparse)
+    most, least = cost(graph, start, full, start), cost(graph, few, sparse, start)
+    whole, part = "full model" if start.all() else "starting circuit", few.double().mean()
     return CostEstimate(
         bytes=held,
         start_bytes=_held(sparse[:1]),
         forward_s=forward_seconds(prepared_batches),
         value_s=(least.value_s, most.value_s),
-        search_s=(searches * least.seconds, searches * most.seconds),
+        search_s=(searches[0] * least.seconds, searches[1] * most.seconds),
         notes=(
-            f"The shorter time is for a circuit of {int(few.sum()):,} edges ({DENSITY:.0%}), grown at random: "
+            f"The shorter time is for a circuit of {int(few.sum()):,} edges ({part:.0%}), grown at random: "
             f"{least.tests:,} edges are tested.",
-            f"The longer time is an upper bound: {most.tests:,} tests that take as long as in the full model.",
+            f"The longer time is an upper bound: {most.tests:,} tests that take as long as in the {whole}.",
         ),
     )
 
 
-def _time_full(editor: Editor, everything: Tensor) -> list[Timing]:
-    """Time the full model, without gradients: tests that compute everything downstream take far longer than these."""
+def _time_full(editor: Editor) -> list[Timing]:
+    """Time the starting circuit, without gradients: tests that compute everything downstream take far longer."""
     layers = spread_layers(editor.graph, _FULL_LAYERS)
-    return time_tests(editor, everything, layers, 1, _FULL_HYPOTHESES, gradients=False)
+    return time_tests(editor, editor.kept.clone(), layers, 1, _FULL_HYPOTHESES, gradients=False)
 
 
 def estimate_single(make: Callable[[], Editor]) -> CostEstimate:
-    """Estimate the cost of testing every edge alone in the full model; `make` as in `estimate_search`."""
+    """Estimate the cost of testing every edge alone in a circuit; `make` as in `estimate_search`."""
     editor = make()
-    graph, everything = editor.graph, torch.ones_like(editor.kept)
-    timings = _time_full(editor, everything)
-    found = cost(graph, everything, timings)
+    start = editor.kept.clone()
+    timings = _time_full(editor)
+    found = cost(editor.graph, start, timings, start)
     return CostEstimate(
         bytes=_held(timings),
         forward_s=forward_seconds(editor.prepared_batches),

@@ -94,6 +94,7 @@ class GreedySearch:
         hypotheses: the number of values of the objective; wasted: the number of tests after a wrong guess.
         gradients: the number of gradients, each of which estimates the effects of one reader's edges.
         joint_tests: the number of tests of groups.
+        edges: the number of edges of the starting circuit.
         smallest_gap: the smallest |effect - threshold|: a smaller rounding error cannot flip a decision.
         rechecks: of close decisions in full precision; None if the policy does not ask for them.
     """
@@ -117,13 +118,15 @@ class GreedySearch:
     gradients: int = 0
     joint_tests: int = 0
     smallest_gap: float = float("inf")
+    edges: int = field(init=False)
     rechecks: Rechecks | None = field(init=False)
 
     def __post_init__(self) -> None:
         graph = self.editor.graph
         self.scores = torch.zeros(len(graph), dtype=torch.float64)
         self.score_sources = torch.full((len(graph),), ScoreSource.GIVEN, dtype=torch.int8)
-        self.rechecks = Rechecks(self.threshold, len(graph)) if self.editor.policy.rechecks_close else None
+        self.edges = int(self.editor.kept.sum())
+        self.rechecks = Rechecks(self.threshold, self.edges) if self.editor.policy.rechecks_close else None
         self._depth = 1
         self._visited = 0
         self._heads: list[list[int]] = []
@@ -133,6 +136,11 @@ class GreedySearch:
         self._removals: list[tuple[int, Tensor]] = []
         self.decided = ~self.editor.kept
         self.kept = self.editor.kept.clone()
+
+    @property
+    def done(self) -> int:
+        """Return how many edges of the starting circuit are decided."""
+        return self.edges - int((~self.decided).sum())
 
     def run(self) -> None:
         """Search until every edge is decided, from the start or from a loaded state."""
@@ -350,7 +358,7 @@ class GreedySearch:
             removal: the edges whose removal has this effect, bool `[U]`.
         """
         gap = abs(self._above(effect))
-        if self.rechecks is None or not self.rechecks.is_due(gap, int(self.decided.sum())):
+        if self.rechecks is None or not self.rechecks.is_due(gap, self.done):
             return effect
         _, before, after = self.editor.values(torch.stack([gone, gone | removal]), full=True).tolist()
         exact = after - before

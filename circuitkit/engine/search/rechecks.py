@@ -31,7 +31,7 @@ class Rechecks:
 
     Attributes:
         threshold: of the search, in the objective's units.
-        edges: the number of edges of the graph, over which the audit is spread.
+        edges: the number of edges of the starting circuit, over which the audit is spread.
         delta: decisions at a smaller distance from the threshold are close.
         rechecked: the number of close decisions; flipped: how many of them flipped in full precision.
         audited: the number of audited decisions; audits_flipped: how many of them flipped.
@@ -57,7 +57,7 @@ class Rechecks:
 
         Args:
             gap: |effect - threshold| in low precision.
-            decided: how many edges were decided before.
+            decided: how many of these edges were decided before.
         """
         audit = self.audited * self.edges <= AUDITS * decided and self.audited < AUDITS
         if gap >= self.delta and not audit:
