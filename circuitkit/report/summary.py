@@ -28,6 +28,7 @@ def summarize(
     lines = [f"{_name(config, 'strategy', 'strategies')} on {_name(config, 'task', 'tasks')}, in {config.get('model')}"]
     for number, circuit in enumerate(circuits):
         lines.append(_found(circuit))
+        lines += _stability(metrics, number + 1)
         lines += _measured({split: found[number] for split, found in evaluations.items()})
     lines += _scores(circuits[0], metrics)
     every = [evaluation for found in evaluations.values() for evaluation in found]
@@ -65,6 +66,17 @@ def _scores(circuit: Circuit, metrics: Mapping[str, Any]) -> list[str]:
         f"Scores: {certain:,} of {len(circuit.graph):,} have a certain sign (95% intervals over prompts). Rankings "
         f"from two halves of the prompts agree {order}on the first 1% of the edges {jaccard:.2f} (Jaccard)."
     ]
+
+
+def _stability(metrics: Mapping[str, Any], circuit: int) -> list[str]:
+    """Show where the edges of a circuit of the strategy `stable` are contested."""
+    found = [row for row in metrics.get("stability", ()) if row["circuit"] == circuit]
+    if not found:
+        return []
+    counts = ("kept", "removed", "contested")
+    rows: list[tuple[str, ...]] = [("  varied", *counts, "Jaccard of two searches")]
+    rows += [(f"  {row['varied']}", *(f"{row[name]:,}" for name in counts), f"{row['jaccard']:.2f}") for row in found]
+    return [f"Edges by the votes of {metrics['samples']} searches ({metrics['votes_needed']} decide):", *_align(rows)]
 
 
 def _measured(evaluations: Mapping[str, Evaluation]) -> list[str]:

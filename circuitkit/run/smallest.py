@@ -230,9 +230,7 @@ def _try_sizes(ranking: Circuit, measure: _Validation, wanted: float, part: Disc
 
 def _start(strategy: DiscoveryStrategy) -> float:
     """Return the first value of the operating point."""
-    assert strategy.operating_point is not None
-    given = getattr(strategy, strategy.operating_point.argument)
-    return float(given[0] if isinstance(given, Sequence) else given)
+    return float(strategy.operating_values()[0])
 
 
 def _choose(trials: Sequence[_Trial], wanted: float) -> _Trial:

@@ -14,5 +14,6 @@ from .matryoshka import Matryoshka as Matryoshka
 from .pahq_acdc import PAHQACDC as PAHQACDC
 from .random_edges import RandomEdges as RandomEdges
 from .relp import RelP as RelP
+from .stable import Stable as Stable
 from .subnetwork_probing import SubnetworkProbing as SubnetworkProbing
 from .ugs import UGS as UGS

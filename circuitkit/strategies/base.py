@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, Self
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
@@ -105,7 +105,7 @@ class DiscoveryStrategy(ABC):
             circuits have the size that they have.
     """
 
-    operating_point: ClassVar[OperatingPoint | None] = None
+    operating_point: OperatingPoint | None = None
 
     @abstractmethod
     def discover(self, run: Discovery) -> Circuit | Sequence[Circuit]:
@@ -137,11 +137,21 @@ class DiscoveryStrategy(ABC):
         return None
 
     def at(self, value: float) -> Self:
-        """Make a copy with another value at the operating point; other arguments are read from their attributes."""
+        """Make a copy with another value at the operating point."""
         assert self.operating_point is not None
+        return self.with_arguments(**{self.operating_point.argument: value})
+
+    def operating_values(self) -> Sequence[float]:
+        """List the values of the operating point."""
+        assert self.operating_point is not None
+        given = getattr(self, self.operating_point.argument)
+        return given if isinstance(given, Sequence) else [given]
+
+    def with_arguments(self, **changed: Any) -> Self:
+        """Make a copy with other constructor arguments; the rest are read from their attributes."""
         names = inspect.signature(type(self)).parameters
         arguments = {name: getattr(self, name) for name in names if hasattr(self, name)}
-        return type(self)(**{**arguments, self.operating_point.argument: value})
+        return type(self)(**{**arguments, **changed})
 
     @property
     def proposal(self) -> "DiscoveryStrategy | None":

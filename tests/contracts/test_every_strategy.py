@@ -19,7 +19,16 @@ from circuitkit.run.result import Result
 
 pytestmark = pytest.mark.filterwarnings("ignore:This precision cannot decide")
 
-DECIDES = {"acdc", "pahq_acdc", "edge_pruning", "subnetwork_probing", "ugs", "late_layers", "acdc, from edge pruning"}
+DECIDES = {
+    "acdc",
+    "pahq_acdc",
+    "edge_pruning",
+    "subnetwork_probing",
+    "ugs",
+    "late_layers",
+    "acdc, from edge pruning",
+    "stable",
+}
 """The strategies that choose edges; the others keep every edge."""
 ARGUMENTS = {
     "acdc": {"threshold": 0.02, "absolute": True},
@@ -37,6 +46,7 @@ ARGUMENTS = {
         "start": {"class_path": "edge_pruning", "init_args": {"target": 0.1, "trainer": {"max_steps": 4}}},
     },
     "ensemble": {"strategies": ["eap", {"class_path": "eap_ig", "init_args": {"steps": 2}}]},
+    "stable": {"strategy": "eap", "samples": 5, "size": 0.4},
 }
 """Small enough for a test; the other strategies have their defaults."""
 RESUMES = {
@@ -47,6 +57,7 @@ RESUMES = {
     "edge_pruning",
     "ensemble",
     "matryoshka",
+    "stable",
     "subnetwork_probing",
     "ugs",
 }
@@ -186,8 +197,11 @@ def test_a_policy_that_rounds_nothing_makes_no_difference(name, family):
     assert torch.equal(found.score_sources, expected.score_sources)
 
 
-# Without one that computes nothing, and one with so few decisions that all are repeated in full precision
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("random_edges", "acdc, from edge pruning")])
+# Without one that computes nothing, one with so few decisions that all are repeated in full precision, and votes, which
+# are whole numbers: none has to change
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("random_edges", "acdc, from edge pruning", "stable")]
+)
 def test_a_policy_that_rounds_makes_a_difference(name):
     """The counterpart of the test above: without it, a policy that is never in effect would pass."""
     model = tiny("gpt_neox")

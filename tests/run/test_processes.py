@@ -20,7 +20,7 @@ from circuitkit.run.found_circuits import check_agreement
 from circuitkit.run.result import Result
 from circuitkit.strategies.eap import EAP
 
-RESUMED = ("acdc", "edge_pruning", "matryoshka", "annealed_pruning")
+RESUMED = ("acdc", "edge_pruning", "matryoshka", "annealed_pruning", "stable")
 ATOL = {
     "edge_pruning": 1e-6,
     "annealed_pruning": 1e-6,

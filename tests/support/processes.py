@@ -53,6 +53,16 @@ CASES: dict[str, dict[str, Any]] = {
     "hisp": {"strategy": ("hisp", {})},
     "edge_patching": {"strategy": ("edge_patching", {})},
     "random_edges": {"strategy": ("random_edges", {})},
+    "stable": {
+        "strategy": (
+            "stable",
+            {
+                "strategy": {"class_path": "acdc", "init_args": {"threshold": 0.05}},
+                "samples": 5,
+                "vary": ["prompts", "order"],
+            },
+        )
+    },
     "edge_pruning": {"strategy": ("edge_pruning", {"target": [0.5, 0.8], "trainer": _TRAINED}), "objective": "kl"},
     "edge_pruning, small batches": {  # of 2, 2 and 1 prompts, so that one process has none of the last
         "strategy": (
