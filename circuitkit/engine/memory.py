@@ -13,7 +13,7 @@ from circuitkit.precision.free_memory import return_free_memory
 
 FRACTION = 0.5
 """The fraction of the free memory that the engine's largest buffers may take together."""
-_WORTH_RELEASING = 1 << 18
+_WORTH_RELEASING = 1 << 20
 _LAYERS_BETWEEN_RELEASES = 3
 _NO_MEMORY = ("can't allocate memory", "not enough memory")
 """What torch says where a CPU has no memory left, on Linux and elsewhere; it has no class for such errors."""
