@@ -41,6 +41,7 @@ SPECS: list[dict[str, Any]] = [
         "rising": True,
         "start": {"class_path": "edge_pruning", "init_args": {"target": 0.5, "trainer": {"max_steps": 20}}},
     },
+    {"threshold": [0.1, 0.3], "prompts_per_layer": 4, "race": 2.0, "race_start": 2, "screen": 0.25},
 ]
 PAUSE, FILLING = 0.02, 0.8
 """Seconds before each file when filling is slowed down, and of all of it."""
@@ -59,6 +60,10 @@ COUNTS = (
     "live_mb",
     "cone_mb",
     "proposal_edges",
+    "race_prompts",
+    "race_escalated",
+    "race_flipped",
+    "race_audits_flipped",
 )
 
 

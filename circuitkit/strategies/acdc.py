@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
@@ -11,11 +12,13 @@ from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate, estimate_search
 from circuitkit.engine.search.greedy import GreedySearch
+from circuitkit.engine.search.racing import summarize
 from circuitkit.engine.search.visits import Order
 from circuitkit.errors import UsageError
 from circuitkit.storage.state import SavedState, misfit
 from circuitkit.strategies.base import OperatingPoint, as_list
 from circuitkit.strategies.discovery import EDITORS, Discovery, EditorKind
+from circuitkit.strategies.search_prompts import SearchPrompts, check_count
 from circuitkit.strategies.starting_circuit import Start, StartsFromCircuit, join_scores
 
 _CIRCUIT = ("scores", "kept", "score_sources", "selection")
@@ -43,6 +46,13 @@ class ACDC(StartsFromCircuit):
             ranking.
         rising: start the search at each threshold from the circuit at the one before, without unconnected edges,
             instead of from `start`; the thresholds must rise. Edges outside it keep their scores.
+        prompts_per_layer: None: all decisions are taken on the run's prompts. A number: every layer of the search (the
+            logits count as one) has this many prompts of its own, drawn from all that the task can make, so that a
+            circuit of many decisions does not fit a few prompts. It takes the time and memory of a search on that many.
+        race: None: every decision is taken on all prompts. A number: a decision is taken on the first `race_start`
+            prompts where the effect's distance from the threshold is more than this many standard errors; otherwise on
+            at least twice as many, up to all (see `engine/search/racing.py`).
+        race_start: the number of prompts of the first stage of a race.
 
     Raises:
         UsageError: an argument is out of its range.
@@ -61,6 +71,9 @@ class ACDC(StartsFromCircuit):
         start: Start = None,
         start_size: float | None = None,
         rising: bool = False,
+        prompts_per_layer: int | None = None,
+        race: float | None = None,
+        race_start: int = 16,
     ) -> None:
         self._thresholds = as_list("threshold", threshold, lambda _: True, "Give a finite number such as 0.1.")
         if order not in ("reverse", "normal", "shuffle"):
@@ -75,24 +88,33 @@ class ACDC(StartsFromCircuit):
             raise UsageError(f"threshold={threshold!r} does not rise.", "Give the thresholds in ascending order.")
         self._set_start(start, start_size)
         self.rising = rising
+        check_count("prompts_per_layer", prompts_per_layer, 16)
+        check_count("race_start", race_start, 16)
+        if race is not None and (isinstance(race, bool) or not isinstance(race, int | float) or not race > 0):
+            raise UsageError(f"race={race!r} is not a positive number.", "Give a number of standard errors such as 3.")
         self.threshold = threshold
         self.absolute = absolute
         self.screen = screen
         self.try_whole_reader = try_whole_reader
         self.order = order
         self.editor = editor
+        self.prompts_per_layer = prompts_per_layer
+        self.race = race
+        self.race_start = race_start
 
     def footprint(self, run: Discovery) -> Need:
         """Count a search in the full model, an upper bound of every circuit's."""
-        return run.footprints.replay() if self.editor == "replay" else run.footprints.editor()
+        need = run.footprints.replay() if self.editor == "replay" else run.footprints.editor()
+        return replace(need, prompts=self.prompts_per_layer)
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Run one search per threshold."""
         start = self._find_start(run)
-        progress = self._resume(run)
+        prompts = SearchPrompts(run, self.prompts_per_layer, self.race, self.race_start)
+        progress = self._resume(run, prompts.content)
         for threshold in self._thresholds[len(progress.found) :]:
             before = progress.found[-1].prune() if self.rising and progress.found else None
-            found = self._discover(run, float(threshold), progress, before or start)
+            found = self._discover(run, prompts, float(threshold), progress, before or start)
             progress.found.append(found if before is None else join_scores(found, before))
         self._log_search(run)
         return progress.found
@@ -106,15 +128,20 @@ class ACDC(StartsFromCircuit):
         notes = [*found.notes, note] if note else list(found.notes)
         if self.screen is not None:
             notes.append("Both times are for a search that tests every edge; screening tests fewer.")
+        if (count := self.prompts_per_layer) is not None:
+            notes.append(
+                f"Both times are for a search on all prompts; with {count} per layer they change in proportion."
+            )
         if self.rising and len(self._thresholds) > 1:
             notes.append("The shorter time is for the first threshold alone, the longer one for no edge removed there.")
         return replace(found, notes=tuple(notes))
 
-    def _resume(self, run: Discovery) -> "_Progress":
+    def _resume(self, run: Discovery, prompts: str) -> "_Progress":
         """Return how far the run is: at the start, or where an interrupted one was saved."""
         if run.resumed is None:
-            return _Progress()
-        graph, saved = run.model.graph, SavedState(run.resumed, "the strategy", _Progress().state_dict().keys())
+            return _Progress(prompts)
+        graph, saved = run.model.graph, SavedState(run.resumed, "the strategy", _Progress(prompts).state_dict().keys())
+        saved.expect("prompts", saved["prompts"] == prompts, "that of this run's prompts")
         found = saved.items("found")
         saved.expect("found", len(found) < len(self._thresholds), "the circuits of the thresholds before this one")
         for name in ("totals", "largest"):
@@ -123,6 +150,7 @@ class ACDC(StartsFromCircuit):
                 figures.number(figure)
         rules = map(self._rule, self._thresholds)
         return _Progress(
+            prompts,
             found=[_read_circuit(graph, one, rule) for one, rule in zip(found, rules, strict=False)],
             totals=saved["totals"],
             largest=saved["largest"],
@@ -130,17 +158,20 @@ class ACDC(StartsFromCircuit):
             forward_equivalents=saved.number("forward_equivalents"),
         )
 
-    def _discover(self, run: Discovery, threshold: float, progress: "_Progress", start: Circuit | None) -> Circuit:
+    def _discover(
+        self, run: Discovery, prompts: SearchPrompts, threshold: float, progress: "_Progress", start: Circuit | None
+    ) -> Circuit:
         def on_reader_end(search: GreedySearch) -> None:
-            for part, size in search.editor.footprint().items():
+            for part, size in search.footprint().items():
                 progress.largest[part] = max(size, progress.largest.get(part, 0))
             kept = int(search.kept[search.decided].sum())
             run.report(search.done, search.edges, "edges", tested=search.tests, kept=kept)
             run.fabric.call("on_reader_end", run, search)
             run.checkpoint(lambda: progress.state_dict(search))
 
+        make = partial(prompts.editor, kind=self.editor, start=None if start is None else start.kept)
         search = GreedySearch(
-            editor=run.editor(None if start is None else start.kept, self.editor),
+            editor=make(run.model.graph.layers),
             threshold=threshold,
             absolute=self.absolute,
             try_whole_reader=self.try_whole_reader,
@@ -148,6 +179,8 @@ class ACDC(StartsFromCircuit):
             order=self.order,
             generator=run.generator,
             on_reader_end=on_reader_end,
+            fresh=make if prompts.fresh else None,
+            race=prompts.race(make),
         )
         if progress.search_state is not None:
             search.load_state_dict(progress.search_state)
@@ -165,7 +198,8 @@ class ACDC(StartsFromCircuit):
             **{name: max(before.get(name, 0.0), value) for name, value in rechecks.items()},
             "smallest_gap": min(before.get("smallest_gap", math.inf), search.smallest_gap),
         }
-        run.log(**{f"{part}_mb": size / 2**20 for part, size in progress.largest.items()}, **progress.totals)
+        raced = {} if search.race is None else summarize(progress.totals)
+        run.log(**{f"{part}_mb": size / 2**20 for part, size in progress.largest.items()}, **progress.totals, **raced)
         return Circuit(run.model.graph, search.scores, search.kept, search.score_sources, self._rule(threshold))
 
     def _rule(self, threshold: float) -> str:
@@ -178,12 +212,14 @@ class _Progress:
     """How far a run is.
 
     Attributes:
+        prompts: a hash of the search's prompts.
         found: the circuits of the thresholds before the present one.
         totals: the figures of these circuits' searches together.
         largest: the most bytes held so far, by part.
         search_state, forward_equivalents: in a resumed run, of the search to continue.
     """
 
+    prompts: str
     found: list[Circuit] = field(default_factory=list)
     totals: dict[str, float] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)
@@ -193,6 +229,7 @@ class _Progress:
     def state_dict(self, search: GreedySearch | None = None) -> dict[str, Any]:
         """Return the state needed to resume, with that of the search in progress."""
         return {
+            "prompts": self.prompts,
             "found": [{name: getattr(circuit, name) for name in _CIRCUIT} for circuit in self.found],
             "search": None if search is None else search.state_dict(),
             "forward_equivalents": 0.0 if search is None else search.editor.forward_equivalents,
@@ -219,8 +256,10 @@ def _counts(search: GreedySearch) -> dict[str, float]:
         "hypotheses": search.hypotheses,
         "hypotheses_wasted": search.wasted,
         "gradients": search.gradients,
-        "forward_equivalents": search.editor.forward_equivalents,
+        "forward_equivalents": search.forward_equivalents,
     }
+    if search.race is not None:
+        counts |= search.race.counts()
     if search.rechecks is not None:
         counts |= search.rechecks.counts()
     return counts

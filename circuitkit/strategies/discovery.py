@@ -247,15 +247,33 @@ class Discovery:
             gathered[start : start + len(part)] = self.sum(part)
         return gathered
 
-    def editor(self, kept: Tensor | None = None, kind: EditorKind = "incremental") -> Editor:
+    def editor(
+        self,
+        kept: Tensor | None = None,
+        kind: EditorKind = "incremental",
+        batches: Sequence[PromptBatch] | None = None,
+        beside: int = 0,
+    ) -> Editor:
         """Make an editor: a circuit under edit, with the objective's value for removals.
 
         Args:
             kept: the starting circuit, bool `[edges]`; by default the full model.
             kind: `"incremental"`, or the reference, `"replay"`.
+            batches: to use instead of the run's.
+            beside: the number of other prompts that editors hold at the same time.
+
+        Raises:
+            CircuitKitError: all these prompts do not fit into memory.
         """
-        need = self.footprints.replay() if kind == "replay" else self.footprints.editor()
-        return EDITORS[kind](self.prepared_batches(need), kept, self.memory_budget)
+        footprints = self.footprints
+        if batches is not None:
+            footprints = replace(footprints, batch=max(batches, key=lambda batch: batch.length))
+        need = footprints.replay() if kind == "replay" else footprints.editor()
+        run, others = self, -(-beside // self.processes.count)
+        if others and self.memory_budget is not None:
+            need.largest_batch(others + 1, self.memory_budget)  # refuses in words
+            run = replace(self, memory_budget=self.memory_budget - others * sum(need.held.values()))
+        return EDITORS[kind](run.prepared_batches(need, batches), kept, run.memory_budget)
 
     def masked_runs(
         self, batches: Sequence[PromptBatch] | None = None, *, need: Need | None = None, checkpoint: bool = False

@@ -19,7 +19,17 @@ from circuitkit.run.result import Result
 
 pytestmark = pytest.mark.filterwarnings("ignore:This precision cannot decide")
 
+OPTIONS = {
+    "acdc, fresh prompts": ("acdc", {"prompts_per_layer": 2, "screen": 0.5}),
+    "acdc, raced": ("acdc", {"race": 1.0, "race_start": 1}),
+    "acdc, all at once": (
+        "acdc",
+        {"prompts_per_layer": 3, "race": 1.0, "race_start": 1, "screen": 0.5},
+    ),
+}
+"""Other settings of a strategy that change how it works: its name, and arguments besides those below."""
 DECIDES = {
+    *OPTIONS,
     "acdc",
     "pahq_acdc",
     "edge_pruning",
@@ -50,6 +60,7 @@ ARGUMENTS = {
 }
 """Small enough for a test; the other strategies have their defaults."""
 RESUMES = {
+    *OPTIONS,
     "acdc",
     "acdc, from edge pruning",
     "annealed_pruning",
@@ -65,13 +76,14 @@ RESUMES = {
 FAMILIES = ("gpt2", "gpt_neox", "llama_biased", "qwen3")
 
 
-NAMES = [*registry.names("strategies"), "late_layers", "acdc, from edge pruning"]
+NAMES = [*registry.names("strategies"), "late_layers", "acdc, from edge pruning", *OPTIONS]
 
 
 def make(name):
+    name, more = OPTIONS.get(name, (name, {}))
     registered = name.partition(",")[0]
     found = outside("my_strategy").LateLayers if name == "late_layers" else registry.load("strategies", registered)
-    return found(**ARGUMENTS.get(name, {}))
+    return found(**ARGUMENTS.get(name, {}) | more)
 
 
 def policies():
@@ -165,10 +177,11 @@ def test_full_precision_by_name_and_by_object_are_bit_identical(name):
     assert not {"prepare", "close"} & set(between)
     if name == "random_edges":
         assert not between
-    elif name not in ("acdc", "pahq_acdc"):  # which do not test readers that are dead by then
+    elif name not in ("acdc", "pahq_acdc", *OPTIONS):  # which do not test readers that are dead by then
         assert set().union(*between) == set(range(model.graph.n_readers))
     else:
-        assert set().union(*between) == set(named.graph.reader_of[named.score_sources == ScoreSource.TESTED].tolist())
+        tested = torch.isin(named.score_sources, torch.tensor([ScoreSource.TESTED, ScoreSource.ESTIMATED]))
+        assert set().union(*between) == set(named.graph.reader_of[tested].tolist())
     if name != "pahq_acdc":  # whose own policy is another
         own = run(name, model).circuit
         assert torch.equal(named.scores, own.scores)

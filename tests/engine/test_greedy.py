@@ -12,6 +12,7 @@ from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.data.objectives import LogitDifference
 from circuitkit.engine.editors.replay import ReplayEditor
 from circuitkit.engine.prepared_batch import PreparedBatch
+from circuitkit.engine.search import greedy
 from circuitkit.engine.search.greedy import GreedySearch
 from circuitkit.models.circuit_model import CircuitModel
 
@@ -156,15 +157,15 @@ def test_objectives_are_means_over_prompts():
 def test_guessing_ahead_changes_no_decision(monkeypatch):
     """One edge at a time, guessed by estimates, and guessed wrongly throughout."""
     _, _, _, prepared = setting("qwen3")
-    guess = GreedySearch._items
+    guess = greedy.list_items
     one, ahead, wrong = (GreedySearch(ReplayEditor([prepared]), 0.03, absolute=True) for _ in range(3))
     monkeypatch.setattr("circuitkit.engine.search.greedy.DEEPEST", 1)
     one.run()
     monkeypatch.setattr("circuitkit.engine.search.greedy.DEEPEST", 64)
     ahead.run()
     monkeypatch.setattr(
-        GreedySearch,
-        "_items",
+        greedy,
+        "list_items",
         lambda *given: [replace(item, expect_removal=not item.expect_removal) for item in guess(*given)],
     )
     wrong.run()

@@ -103,6 +103,13 @@ def test_values_and_gradients_of_any_removals_and_commits(case):
             editor.open(reader)
         assert torch.allclose(incremental.values(removals), replay.values(removals), atol=1e-9)
         assert torch.allclose(incremental.gradient(), replay.gradient(), atol=1e-8)  # steep at a zero input
+        for editor in (replay, incremental):
+            by_prompt, slopes = editor.values_by_prompt(removals), editor.gradient_by_prompt()
+            assert by_prompt.shape == (4, len(batch))
+            assert torch.allclose(by_prompt.mean(1), editor.values(removals), atol=1e-12)
+            assert torch.allclose(slopes.mean(1), editor.gradient(), atol=1e-10)
+        assert torch.allclose(by_prompt, replay.values_by_prompt(removals), atol=1e-9)
+        assert torch.allclose(slopes, replay.gradient_by_prompt(), atol=1e-8)
         for removed in removals[:2]:  # in two steps
             for editor in (replay, incremental):
                 editor.commit(removed)
@@ -144,16 +151,21 @@ def test_what_is_reported():
     assert all(footprint[part] > 0 for part in ("captures", "live", "cone"))
 
 
+@pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("editor", [ReplayEditor, IncrementalEditor])
-def test_a_search_resumed_after_any_reader_is_bit_equal(editor, whole, tmp_path):
+def test_a_search_resumed_after_any_reader_is_bit_equal(editor, whole, fresh, tmp_path):
     model, batch = tiny("llama", dtype=torch.float32), random_batch(lengths=(6, 9, 7))
-    prepared_batches = prepare_batches(model, batch.split(2), LogitDifference(), ABLATIONS[0]())
+
+    def make(layer):
+        return editor(prepare_batches(model, batch[layer:].split(2), LogitDifference(), ABLATIONS[0]()), start)
 
     def search(**more):
-        kept = torch.rand(len(model.graph), generator=torch.Generator().manual_seed(0)) < 0.9
         generator = torch.Generator().manual_seed(1)
-        return GreedySearch(editor(prepared_batches, kept), 0.02, True, whole, "shuffle", generator, **more)
+        more |= {"fresh": make} if fresh else {}
+        return GreedySearch(make(2 if fresh else 0), 0.02, True, whole, "shuffle", generator, **more)
+
+    start = torch.rand(len(model.graph), generator=torch.Generator().manual_seed(0)) < 0.9
 
     reference = search()
     reference.run()
@@ -175,3 +187,20 @@ def test_a_search_resumed_after_any_reader_is_bit_equal(editor, whole, tmp_path)
         assert resumed.tests == reference.tests
         assert resumed.hypotheses == reference.hypotheses
         assert resumed.smallest_gap == reference.smallest_gap
+
+
+def test_an_editor_restarted_within_a_layer_has_the_values_of_a_new_one():
+    model, batch = tiny("llama"), random_batch()
+    prepared_batches, graph = prepare_batches(model, [batch], LogitDifference(), ABLATIONS[0]()), model.graph
+    used, kept = IncrementalEditor(prepared_batches), torch.ones(len(graph), dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    for reader in (graph.logits, graph.reader_index("mlp", 1), graph.reader_index("q", 1, 2)):
+        used.open(reader)
+        used.commit(torch.rand(graph.prefix(reader), generator=generator) < 0.5)
+        kept[graph.edges(reader)] = torch.rand(graph.prefix(reader), generator=generator) < 0.5
+        new = ReplayEditor(prepared_batches)
+        for editor in (used, new):
+            editor.restart(kept)
+            editor.open(reader)
+        removals = torch.rand(3, graph.prefix(reader), generator=generator) < 0.5
+        assert torch.allclose(used.values(removals), new.values(removals), atol=1e-10)

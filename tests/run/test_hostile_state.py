@@ -14,12 +14,21 @@ ACDC = {"threshold": [0.05, 0.3], "absolute": True, "try_whole_reader": True}
 SPECS = {
     "acdc": {"class_path": "acdc", "init_args": ACDC},
     "pahq_acdc": {"class_path": "pahq_acdc", "init_args": {"threshold": 0.3}},
+    "raced": {"class_path": "acdc", "init_args": {"threshold": 0.3, "race": 1.0, "race_start": 1}},
     "edge_pruning": {"class_path": "edge_pruning", "init_args": {"target": [0.5], "trainer": {"max_steps": 6}}},
     "annealed_pruning": {"class_path": "annealed_pruning", "init_args": {"trainer": {"max_steps": 6}}},
     "matryoshka": {"class_path": "matryoshka", "init_args": {"trainer": {"max_steps": 6}}},
     "subnetwork_probing": {"class_path": "subnetwork_probing", "init_args": {"trainer": {"max_steps": 6}}},
 }
-AT = {"acdc": 60, "pahq_acdc": 30, "edge_pruning": 4, "matryoshka": 4, "annealed_pruning": 4, "subnetwork_probing": 4}
+AT = {
+    "acdc": 60,
+    "pahq_acdc": 30,
+    "raced": 30,
+    "edge_pruning": 4,
+    "matryoshka": 4,
+    "annealed_pruning": 4,
+    "subnetwork_probing": 4,
+}
 """The report of progress at which each is interrupted; ACDC in its second search."""
 FIRST_LAST = {
     "annealed_pruning": "target_1",
@@ -150,6 +159,7 @@ OF_ACDC = {
     "search foreign key": lambda state: state["strategy"]["search"].update(foreign=1),
     "equivalents negative": put("strategy", "forward_equivalents", value=-1.0),
     "largest a text": put("strategy", "largest", value={"cone": "big"}),
+    "other prompts": put("strategy", "prompts", value="0"),
     "largest a list": put("strategy", "largest", value=[]),
     "totals a text": put("strategy", "totals", value={"edges_tested": "many"}),
     "found a mapping": put("strategy", "found", value={}),
@@ -172,6 +182,18 @@ OF_RECHECKS = {
     "gaps negative": put(*SEARCH, "rechecks", "gaps", value=torch.full((3,), -1.0, dtype=torch.float64)),
     "delta NaN": put(*SEARCH, "rechecks", "delta", value=float("nan")),
 }
+OF_RACE = {
+    "race gone": put(*SEARCH, "race", value=None),
+    "race of other stages": put(*SEARCH, "race", "totals", value=[2, 4]),
+    "race foreign key": lambda state: state["strategy"]["search"]["race"].update(z=1),
+    "race forwards NaN": put(*SEARCH, "race", "forwards", value=float("nan")),
+    "race decisions negative": put(*SEARCH, "race", "decisions", value=-1),
+    "race prompts too many": put(*SEARCH, "race", "prompts", value=10**9),
+    "race more early than decisions": put(*SEARCH, "race", "early", value=10**9),
+    "race more flipped than escalated": put(*SEARCH, "race", "flipped", value=10**9),
+    "race more audited than early": put(*SEARCH, "race", "early", value=0),
+    "race audits flipped": put(*SEARCH, "race", "audits_flipped", value=65),
+}
 OF_TRAINED = {
     "finished more than there are": put("strategy", "finished", value=2),
     "finished negative": put("strategy", "finished", value=-1),
@@ -183,9 +205,10 @@ OF_TRAINED = {
 CASES = [
     *(("acdc", what) for what in (COMMON | OF_ACDC | OF_FOUND)),
     *(("pahq_acdc", what) for what in OF_RECHECKS),
+    *(("raced", what) for what in OF_RACE),
     *((name, what) for name in FIRST_LAST for what in OF_TRAINED),
 ]
-CHANGES = COMMON | OF_ACDC | OF_FOUND | OF_RECHECKS | OF_TRAINED
+CHANGES = COMMON | OF_ACDC | OF_FOUND | OF_RECHECKS | OF_RACE | OF_TRAINED
 
 
 def refused(name, folder):

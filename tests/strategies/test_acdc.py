@@ -5,6 +5,7 @@ import torch
 
 from circuitkit import CircuitModel, Discoverer
 from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.errors import CircuitKitError
 
 THRESHOLDS = torch.logspace(-2.5, 0, 10, dtype=torch.float64).tolist()
 """From 0.003 to 1, evenly spaced in their logarithm."""
@@ -63,3 +64,29 @@ def test_a_screened_search_reports_its_joint_tests(toy):
     assert result.metrics["joint_tests"] > 0
     assert ScoreSource.ESTIMATED in result.circuit.score_sources
     assert f"{result.metrics['joint_tests']:,} groups of edges tested together" in str(result)
+
+
+def test_a_raced_search_reports_its_prompts_per_decision(toy, monkeypatch):
+    monkeypatch.setattr("circuitkit.engine.search.racing.AUDITS", 8)
+    spec = {"class_path": "acdc", "init_args": {"threshold": [0.2, 0.5], "race": 2.0, "race_start": 4}}
+    metrics = Discoverer("cpu", callbacks=[]).run(toy, "ioi", spec, examples=16, sizes=[]).metrics
+    assert metrics["race_decisions"] == metrics["edges_tested"]
+    assert metrics["prompts_per_decision"] == metrics["race_prompts"] / metrics["race_decisions"]
+    assert 4 < metrics["prompts_per_decision"] < 10
+    assert 0 < metrics["race_escalated"] < metrics["race_decisions"]
+    assert metrics["race_audited"] == 16, "of two searches"
+    assert metrics["race_flip_rate_low"] <= metrics["race_flip_rate"] <= metrics["race_flip_rate_high"]
+
+
+def test_racing_for_ever_is_the_plain_search_also_screened(toy):
+    plain, raced = (found(toy, threshold=0.2, screen=0.5, race=race).circuit for race in (None, float("inf")))
+    assert torch.equal(plain.kept, raced.kept)
+    assert torch.equal(plain.score_sources, raced.score_sources)
+    assert torch.allclose(plain.scores, raced.scores, atol=1e-12)
+
+
+def test_editors_of_stages_share_the_memory_budget(toy):
+    spec = {"class_path": "acdc", "init_args": {"threshold": 0.5, "race": 2.0, "race_start": 4}}
+    with pytest.raises(CircuitKitError, match="prompts need at least"):
+        Discoverer("cpu", callbacks=[], memory_budget="8MB").run(toy, "ioi", spec, examples=16, sizes=[])
+    Discoverer("cpu", callbacks=[], memory_budget="8MB").run(toy, "ioi", spec, examples=4, sizes=[])

@@ -90,6 +90,12 @@ def test_eap_refuses_an_objective_with_zero_gradient_at_the_full_model(toy):
         ({"threshold": [0.1, None]}, "threshold=None is not a finite number"),
         ({"screen": 1.0}, "screen=1.0"),
         ({"order": "backwards"}, "'backwards'"),
+        ({"race": 0}, "race=0 is not a positive number"),
+        ({"race": float("nan")}, "race=nan is not a positive number"),
+        ({"race": True}, "race=True"),
+        ({"race": 2, "race_start": 0}, "race_start=0 is not a positive whole number.*such as 16"),
+        ({"prompts_per_layer": 0}, "prompts_per_layer=0 is not a positive whole number"),
+        ({"prompts_per_layer": 2.5}, "prompts_per_layer=2.5"),
         ({"editor": "fast"}, "'fast'.*'incremental' or 'replay'"),
     ],
 )

@@ -43,6 +43,10 @@ CASES: dict[str, dict[str, Any]] = {
     "acdc, from eap, rising": {
         "strategy": ("acdc", {"threshold": [0.02, 0.1], "start": "eap", "start_size": 0.5, "rising": True})
     },
+    "acdc, raced": {"strategy": ("acdc", {"threshold": 0.05, "race": 1.0, "race_start": 2})},
+    "acdc, screened, raced on fresh prompts": {
+        "strategy": ("acdc", {"threshold": 0.1, "prompts_per_layer": 4, "race": 1.0, "race_start": 2, "screen": 0.25})
+    },
     "pahq_acdc": {"strategy": ("pahq_acdc", {"threshold": 0.02})},
     "eap": {"strategy": ("eap", {})},
     "eap, gpt2, pahq": {"strategy": ("eap", {}), "variant": "gpt2", "precision": "pahq"},

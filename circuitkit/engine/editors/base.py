@@ -48,9 +48,10 @@ class Editor(ABC):
         self._live: Tensor | None = None
 
     def restart(self, kept: Tensor) -> None:
-        """Replace the circuit by one that a search reached at the start of a layer.
+        """Replace the circuit by another one that a search has reached, and forget everything computed for this one.
 
-        The search must have begun from this editor's starting circuit.
+        The search must have begun from this editor's starting circuit, and the next reader to be opened must be one of
+        the layer that it has reached.
         """
         self.kept = kept.clone()
         self._live = None
@@ -83,8 +84,16 @@ class Editor(ABC):
         """
 
     @abstractmethod
+    def values_by_prompt(self, removals: Tensor, full: bool = False) -> Tensor:
+        """Compute what `values` averages: `[J + 1, B]` float64 on the CPU, B prompts of all processes in order."""
+
+    @abstractmethod
     def gradient(self) -> Tensor:
         """Estimate the effect of removing each kept edge of the open reader, to first order: `[U]`, 0 for others."""
+
+    @abstractmethod
+    def gradient_by_prompt(self) -> Tensor:
+        """Compute what `gradient` averages: `[U, B]` float64 on the CPU, B prompts of all processes in order."""
 
     def commit(self, removed: Tensor) -> None:
         """Remove edges of the open reader, bool `[U]`."""
@@ -94,6 +103,12 @@ class Editor(ABC):
     def _mean(self, totals: Tensor) -> Tensor:
         """Divide totals over this process's prompts, added up over the processes, by the number of all prompts."""
         return self.processes.sum(totals) / self.prompts
+
+    def _of_all_prompts(self, x: Tensor) -> Tensor:
+        """Put figures of this process's prompts, `[n, b]`, among those of the other processes, `[n, B]`."""
+        every = x.new_zeros(len(x), self.prompts)
+        every[:, self.processes.rank :: self.processes.count] = x  # as `Processes.own` shares prompts out
+        return self.processes.sum(every)
 
     @abstractmethod
     def footprint(self) -> dict[str, int]:

@@ -85,7 +85,25 @@ class Cone:
         Returns:
             `[J, B]`.
         """
-        return self.state.prepared.values(self._run(removed, record=lambda _: None))
+        return self.state.prepared.values(self._run(self._reader_delta(removed), record=lambda _: None))
+
+    def slopes(self, removed: Tensor) -> Tensor:
+        """Differentiate the objective with respect to how much of each edge a hypothesis removes, prompt by prompt.
+
+        Args:
+            removed: of the hypothesis, `[U]`.
+
+        Returns:
+            `[U, B]`.
+        """
+        with torch.no_grad():
+            delta = self._reader_delta(removed[None])
+        with torch.enable_grad():
+            delta.requires_grad_()
+            values = self.state.prepared.values(self._run(delta, record=lambda _: None))
+            (gradient,) = torch.autograd.grad(values.sum(), delta)  # [1, B, P, D]
+        sources = self._sources[:, :, self._skipped :].flatten(2).transpose(0, 1)  # [B, U, P * D]
+        return -(sources @ gradient.flatten(2).movedim(0, -1))[..., 0].T
 
     @torch.no_grad()
     def update(self, removed: Tensor) -> None:
@@ -95,12 +113,23 @@ class Cone:
             x = new.x[:, 0]
             new.at.put(new.target, new.rows, new.at.take(new.target[new.rows]) + x if new.is_delta else x)
 
-        self.state.final = self._run(removed[None], store)[0]
+        self.state.final = self._run(self._reader_delta(removed[None]), store)[0]
 
-    def _run(self, removed: Tensor, record: Record) -> Tensor:
-        """Run the plan; return the logits' input at the answers, `[J, B, A, D]`."""
-        deltas = self._no_deltas(removed)
-        deltas.add(self._reader_delta(removed)[None], None, self.plan.reader_at)
+    def _run(self, delta: Tensor, record: Record) -> Tensor:
+        """Run the plan.
+
+        Args:
+            delta: of the open reader's input, `[J, B, P, D]`.
+            record: is given each new value of the live state.
+
+        Returns:
+            The logits' input at the answers, `[J, B, A, D]`.
+        """
+        differentiable = delta.requires_grad
+        deltas = (
+            DifferentiableDeltas(self._positions) if differentiable else DeltaTable(self._positions, self.plan.room)
+        )
+        deltas.add(delta[None], None, self.plan.reader_at)
         for step in self.plan.steps:
             if isinstance(step, MLPStep):
                 self._run_mlp(step, deltas, record)
@@ -108,20 +137,13 @@ class Cone:
                 self._run_attention(step, deltas, record)
         return self.state.final + deltas.sums(self.plan.logits, self._positions.answers)[0]
 
-    def _no_deltas(self, removed: Tensor) -> Deltas:
-        if removed.requires_grad:
-            return DifferentiableDeltas(self._positions)
-        return DeltaTable(self._positions, self.plan.room)
-
     def _reader_delta(self, removed: Tensor) -> Tensor:
         """Compute by how much the hypotheses change the open reader's input, `[J, B, P, D]`."""
         sources, parts = self._sources.flatten(1), removed.to(self._sources)
-        if removed.requires_grad:
-            delta = -parts @ sources
-        else:  # one product for what all hypotheses remove, another for the rest
-            common = parts.amin(0, keepdim=True)
-            delta = _multiply_used(-common, sources).expand(len(removed), -1)
-            delta = delta + _multiply_used(common - parts, sources)
+        # One product for what all hypotheses remove, another for the rest
+        common = parts.amin(0, keepdim=True)
+        delta = _multiply_used(-common, sources).expand(len(removed), -1)
+        delta = delta + _multiply_used(common - parts, sources)
         return delta.view(len(removed), *self._sources.shape[1:])[:, :, self._skipped :]
 
     def _run_mlp(self, step: MLPStep, deltas: Deltas, record: Record) -> None:

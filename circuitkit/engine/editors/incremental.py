@@ -68,6 +68,11 @@ class IncrementalEditor(Editor):
         self._per_reader = self.policy.depends_on_reader or self.policy.rechecks_close
         self._built_full: bool | None = None  # is the live state in full precision? None: not built
 
+    def restart(self, kept: Tensor) -> None:
+        """See the base class; the live state is computed again at the next reader, also within a layer."""
+        super().restart(kept)
+        self._cones, self._block, self._layer, self._built_full = [], -1, -1, None
+
     def open(self, reader: int) -> None:
         """Open a reader: steps 1 to 3, unless they must wait for the precision (see `_build_for_reader`)."""
         if self._per_reader:
@@ -109,35 +114,50 @@ class IncrementalEditor(Editor):
 
     def gradient(self) -> Tensor:
         """See the base class."""
-        edges = self.graph.edges(self.reader)
-        total = torch.zeros(edges.stop - edges.start, dtype=torch.float64)
-        with self.policy.investigate([self.reader]), torch.enable_grad():
+        total = sum(
+            (slopes.sum(1) for slopes in self._slopes()), torch.zeros(len(self._committed), dtype=torch.float64)
+        )
+        return self._mean(total) * self.kept[self.graph.edges(self.reader)]
+
+    def gradient_by_prompt(self) -> Tensor:
+        """See the base class."""
+        return self._of_all_prompts(torch.cat(self._slopes(), dim=1)) * self.kept[self.graph.edges(self.reader), None]
+
+    def _slopes(self) -> list[Tensor]:
+        """Differentiate each batch's values with respect to what is removed of each edge, `[U, B]`."""
+        with self.policy.investigate([self.reader]):
             self._build_for_reader(full=False)
-            for cone in self._cones:
-                removed = self._committed[None].clone().requires_grad_()
-                (slope,) = torch.autograd.grad(cone.values(removed).sum(), removed)
-                total += slope[0].double().cpu()
-        return self._mean(total) * self.kept[edges]
+            return [cone.slopes(self._committed).double().cpu() for cone in self._cones]
 
     def values(self, removals: Tensor, full: bool = False) -> Tensor:
         """See the base class."""
-        with self.policy.full() if full else self.policy.investigate([self.reader]):
-            self._build_for_reader(full)
-            return self._values(removals)
-
-    @torch.no_grad()
-    def _values(self, removals: Tensor) -> Tensor:
-        new = removals & self.kept[self.graph.edges(self.reader)]
-        removed = torch.cat([torch.zeros_like(self._committed)[None], new]) + self._committed  # [J + 1, U]
-        total, spent = torch.zeros(len(removed), dtype=torch.float64), 0.0
-        for cone in self._cones:
-            parts = removed.tensor_split(-(-len(removed) // self._hypotheses_at_once(cone)))
-            total += torch.cat([cone.values(part) for part in parts]).double().sum(1).cpu()
-            prompts = len(cone.state.prepared.batch)
-            spent += len(removed) * cone.plan.cost * prompts / self.prompts
+        parts, spent = self._values(removals, full)
+        total = torch.zeros(len(removals) + 1, dtype=torch.float64)
+        for part in parts:
+            total += part.sum(1)
         total = self.processes.sum(torch.cat([total, total.new_tensor([spent])]))  # one message for both
         self.forward_equivalents += float(total[-1])
         return total[:-1] / self.prompts
+
+    def values_by_prompt(self, removals: Tensor, full: bool = False) -> Tensor:
+        """See the base class."""
+        parts, spent = self._values(removals, full)
+        self.forward_equivalents += float(self.processes.sum(torch.tensor(spent, dtype=torch.float64)))
+        return self._of_all_prompts(torch.cat(parts, dim=1))
+
+    @torch.no_grad()
+    def _values(self, removals: Tensor, full: bool) -> tuple[list[Tensor], float]:
+        """Compute each batch's values, `[J + 1, B]`, and this process's part of the forward-equivalents."""
+        with self.policy.full() if full else self.policy.investigate([self.reader]):
+            self._build_for_reader(full)
+            new = removals & self.kept[self.graph.edges(self.reader)]
+            removed = torch.cat([torch.zeros_like(self._committed)[None], new]) + self._committed  # [J + 1, U]
+            found, spent = [], 0.0
+            for cone in self._cones:
+                parts = removed.tensor_split(-(-len(removed) // self._hypotheses_at_once(cone)))
+                found.append(torch.cat([cone.values(part) for part in parts]).double().cpu())
+                spent += len(removed) * cone.plan.cost * len(cone.state.prepared.batch) / self.prompts
+        return found, spent
 
     def commit(self, removed: Tensor) -> None:
         """Remove edges of the open reader, bool `[U]`."""

@@ -51,19 +51,26 @@ class ReplayEditor(Editor):
             self._runs = [MaskedRun(prepared, layer, outputs[:before]) for prepared, outputs in starts]
         self._runs_layer = layer
 
-    @torch.no_grad()
     def values(self, removals: Tensor, full: bool = False) -> Tensor:
         """See the base class."""
+        return self._mean(self._values(removals, full).sum(1))
+
+    def values_by_prompt(self, removals: Tensor, full: bool = False) -> Tensor:
+        """See the base class."""
+        return self._of_all_prompts(self._values(removals, full))
+
+    @torch.no_grad()
+    def _values(self, removals: Tensor, full: bool) -> Tensor:
+        """Compute the values of this process's prompts, `[J + 1, B]`."""
         masks = self.kept.repeat(len(removals) + 1, 1)
         masks[1:, self.graph.edges(self.reader)] &= ~removals.cpu()
-        total = torch.zeros(len(masks), dtype=torch.float64)
+        found = []
         with self.policy.full() if full else self.policy.investigate([self.reader]):
             for run in self._runs:
                 chunk = self._hypotheses_at_once(run.prepared)
-                values = torch.cat([run.values(part) for part in masks.split(chunk)])  # [J + 1, B]
-                total += values.double().sum(1).cpu()
+                found.append(torch.cat([run.values(part) for part in masks.split(chunk)]).double().cpu())
         self.forward_equivalents += len(masks) * (self.graph.layers - self._runs_layer) / self.graph.layers
-        return self._mean(total)
+        return torch.cat(found, dim=1)
 
     def gradient(self) -> Tensor:
         """See the base class."""
@@ -75,6 +82,16 @@ class ReplayEditor(Editor):
                 (slope,) = torch.autograd.grad(run.values(mask).sum(), mask)
                 total -= slope[0, edges].double().cpu()
         return self._mean(total) * self.kept[edges]
+
+    def gradient_by_prompt(self) -> Tensor:
+        """See the base class; one backward pass per prompt."""
+        edges = self.graph.edges(self.reader)
+        mask, slopes = self.kept.to(self.model.dtype)[None].requires_grad_(), []
+        with self.policy.investigate([self.reader]), torch.enable_grad():
+            for value in (value for run in self._runs for value in run.values(mask)[0]):
+                (slope,) = torch.autograd.grad(value, mask, retain_graph=True)
+                slopes.append(-slope[0, edges].double().cpu())
+        return self._of_all_prompts(torch.stack(slopes, dim=1)) * self.kept[edges, None]
 
     def footprint(self) -> dict[str, int]:
         """Count the bytes of the captures."""

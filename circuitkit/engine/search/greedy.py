@@ -13,6 +13,7 @@ another.
 Errors do not add up, since the objective is exact after every group. Optional: the circuit may differ from that of the
 search that tests every edge.
 
+*Racing* (`racing.py`), if asked for, takes most decisions on a few of the prompts.
 *Rechecks* (`rechecks.py`), if the precision policy asks for them, repeat decisions close to the threshold in full
 precision.
 """
@@ -26,6 +27,8 @@ from torch import Tensor
 
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.editors.base import Editor
+from circuitkit.engine.search.items import Item, list_items, next_batch
+from circuitkit.engine.search.racing import Race
 from circuitkit.engine.search.rechecks import Rechecks
 from circuitkit.engine.search.saved_search import check_decided, read_edges, read_heads, read_removals
 from circuitkit.engine.search.visits import Order, head_orders, visits, writers_in_order
@@ -35,38 +38,8 @@ ReaderDone = Callable[["GreedySearch"], None]
 
 DEEPEST = 256
 """The largest number of items in one batch."""
-MOST_CLOSE = 2
-"""The number of close guesses that ends a batch."""
-CLOSE_FACTOR = 2.0
-"""A guess is close if the estimate is between threshold / CLOSE_FACTOR and threshold * CLOSE_FACTOR.
-
-This only ends batches early. Which *decisions* are close, and so rechecked, is measured: see `rechecks.py`.
-"""
 _COUNTS = ("tests", "whole_tests", "hypotheses", "wasted", "gradients", "joint_tests")
 _STATE = ("scores", "score_sources", "decided", "kept", "smallest_gap", *_COUNTS)
-
-
-@dataclass
-class _Item:
-    """The edges that one test removes: a single edge of the open reader, or a group that screening expects to remove.
-
-    Attributes:
-        writers: the edges' writers.
-        expect_removal: the guess that they will be removed.
-        joint: whether their joint effect is compared with the sum of their estimates instead of the threshold.
-        close: whether the estimate is near the threshold, so that the guess may be wrong.
-    """
-
-    writers: list[int]
-    expect_removal: bool
-    joint: bool
-    close: bool = False
-
-    def halves(self) -> list["_Item"]:
-        """Split a group into two of half the size; a single edge is tested against the threshold."""
-        middle = len(self.writers) // 2
-        parts = [part for part in (self.writers[:middle], self.writers[middle:]) if part]
-        return [_Item(part, True, joint=len(part) > 1) for part in parts]
 
 
 @dataclass
@@ -86,6 +59,9 @@ class GreedySearch:
             its exact joint effect differs from the sum of its estimates by at most `screen * threshold`; otherwise it
             is split in two. The circuit may differ from that of the search that tests every edge.
         on_reader_end: called when all edges of a reader are decided.
+        fresh: None, or makes the editor of a layer (its number; L stands for the logits) on the starting circuit, with
+            prompts of its own; `editor` is the one of the logits.
+        race: None, or takes decisions in stages; `editor` and `fresh` are those of the first stage.
         scores: effect of each edge when it was tested, `[edges]`.
         score_sources: how each score came about, int8 `[edges]` of `ScoreSource`.
         decided: whether an edge is decided, bool `[edges]`; edges outside the starting circuit are.
@@ -107,6 +83,8 @@ class GreedySearch:
     generator: torch.Generator | None = None
     screen: float | None = None
     on_reader_end: ReaderDone | None = None
+    fresh: Callable[[int], Editor] | None = None
+    race: Race | None = None
     scores: Tensor = field(init=False)
     score_sources: Tensor = field(init=False)
     decided: Tensor = field(init=False)
@@ -134,6 +112,9 @@ class GreedySearch:
         self._layer_start = self.editor.kept.clone()
         self._layer = graph.layers
         self._removals: list[tuple[int, Tensor]] = []
+        if self.race is not None:
+            self.race.start_layer(self._layer)
+        self._effects: list[float] = []
         self.decided = ~self.editor.kept
         self.kept = self.editor.kept.clone()
 
@@ -151,6 +132,7 @@ class GreedySearch:
         for reader, whole in planned[self._visited :]:
             if (layer := graph.block(reader).layer) != self._layer:
                 self._layer, self._layer_start, self._removals = layer, self.editor.kept.clone(), []
+                self._refresh()
             if whole:
                 self._try_whole(reader)
             else:
@@ -159,11 +141,21 @@ class GreedySearch:
             if not whole and self.on_reader_end is not None:
                 self.on_reader_end(self)
 
+    @property
+    def forward_equivalents(self) -> float:
+        """Return the multiply-adds of all values, divided by those of a forward pass of all prompts."""
+        return self.editor.forward_equivalents if self.race is None else self.race.forward_equivalents(self.editor)
+
+    def footprint(self) -> dict[str, int]:
+        """Count the bytes of all editors by part (see `Editor.footprint`)."""
+        return self.editor.footprint() if self.race is None else self.race.footprint(self.editor)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state needed to resume from here to the same result, bit for bit."""
         return {
             **{name: getattr(self, name) for name in _STATE},
             "rechecks": None if self.rechecks is None else self.rechecks.state_dict(),
+            "race": None if self.race is None else self.race.state_dict(),
             "depth": self._depth,
             "visited": self._visited,
             "heads": self._heads,
@@ -175,8 +167,8 @@ class GreedySearch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a saved state; the editor must be a new one on the starting circuit.
 
-        The editor's live state is not saved. Every search rebuilds it at the start of each layer: this one rebuilds it
-        at its layer, and repeats the removals made there in the same order.
+        The editor's live state is not saved: it is rebuilt at the layer's start, as in every search, and the removals
+        made there are repeated in the same order.
 
         Raises:
             CircuitKitError: it is not a state of this search.
@@ -202,24 +194,48 @@ class GreedySearch:
         saved.expect("rechecks", (self.rechecks is None) == (saved["rechecks"] is None), "that of this precision")
         if self.rechecks is not None:
             self.rechecks.load_state_dict(saved["rechecks"])
+        saved.expect("race", (self.race is None) == (saved["race"] is None), "that of this search")
+        if self.race is not None:
+            self.race.load_state_dict(saved["race"])
         here = {reader for reader, _ in done if graph.block(reader).layer == layer}
         self._repeat(read_removals(saved, graph, here))
         dead = self.score_sources == ScoreSource.DEAD
         saved.expect("kept", torch.equal(self.kept, self.editor.kept & ~dead), "what the removals leave")
 
+    def _refresh(self) -> None:
+        """Continue with the layer's own editor, if every layer has one."""
+        if self.race is not None:
+            self.race.start_layer(self._layer)
+        if self.fresh is None:
+            return
+        spent = self.editor.forward_equivalents
+        del self.editor  # its captures are free before those of the next one are made
+        self.editor = self.fresh(self._layer)
+        self.editor.restart(self._layer_start)
+        self.editor.forward_equivalents = spent
+
     def _repeat(self, removals: list[tuple[int, Tensor]]) -> None:
         """Repeat the removals made in a layer."""
+        if self._layer != self.editor.graph.layers:
+            self._refresh()
         self.editor.restart(self._layer_start)
         self._removals = []
         opened = None
         for reader, removed in removals:
             if reader != opened:  # opening it again would update the live state in other steps, and round differently
-                self.editor.open(reader)
+                self._open(reader)
             opened = reader
             self._commit(removed)
 
+    def _open(self, reader: int) -> None:
+        self.editor.open(reader)
+        if self.race is not None:
+            self.race.open(self.editor, self.screen is not None)
+
     def _commit(self, removed: Tensor) -> None:
         self.editor.commit(removed)
+        if self.race is not None:
+            self.race.commit(removed)
         if removed.any():
             self._removals.append((self.editor.reader, removed))
 
@@ -228,8 +244,10 @@ class GreedySearch:
         kept = self.editor.kept[edges].clone()
         if not kept.any() or not self.editor.is_live(reader):
             return
-        self.editor.open(reader)
-        effect = self._recheck(self._effect(kept), torch.zeros_like(kept), kept)
+        self._open(reader)
+        item = Item(kept.nonzero()[:, 0].tolist(), True, joint=False)
+        self._measure(kept[None], [0], [item], torch.zeros(len(kept), dtype=torch.float64))
+        effect = self._recheck(0, torch.zeros_like(kept), kept)
         self.whole_tests += 1
         if self._removes(effect):
             self._remove_whole(reader, kept, effect, ScoreSource.JOINT)
@@ -245,46 +263,17 @@ class GreedySearch:
         candidates = [writer for writer in writers if not self.decided[edges.start + writer]]
         if not candidates:
             return
-        self.editor.open(reader)
-        estimates = self.editor.gradient()
+        self._open(reader)
+        estimates = self.editor.gradient() if self.race is None else self.race.estimates()
         self.gradients += 1
-        items = self._items(candidates, estimates)
+        items = list_items(candidates, estimates, self.threshold, self.absolute, self.screen)
         while items:
-            batch = self._next_batch(items)
+            batch = next_batch(items, self._depth)
             done, halves = self._test(reader, batch, estimates)
             self._depth = min(2 * self._depth, DEEPEST) if done == len(batch) and not halves else max(done, 1)
             items = halves + items[done:]
 
-    def _next_batch(self, items: list["_Item"]) -> list["_Item"]:
-        """Choose the next items to test: at most `_depth`, ending with the `MOST_CLOSE`-th close guess."""
-        close = 0
-        for count, item in enumerate(items[: self._depth], start=1):
-            close += item.close
-            if close == MOST_CLOSE:
-                return items[:count]
-        return items[: self._depth]
-
-    def _items(self, candidates: list[int], estimates: Tensor) -> list["_Item"]:
-        """List the items to test, in order: single edges and, with screening, groups with small estimated effects."""
-        compared = estimates.abs() if self.absolute else estimates
-        expected = (compared < self.threshold).tolist()
-        small = (
-            [False] * len(expected)
-            if self.screen is None
-            else (estimates.abs() < self.screen * self.threshold).tolist()
-        )
-        close = ((compared > self.threshold / CLOSE_FACTOR) & (compared < self.threshold * CLOSE_FACTOR)).tolist()
-        items: list[_Item] = []
-        for writer in candidates:
-            if small[writer] and items and items[-1].joint:
-                items[-1].writers.append(writer)
-            else:
-                items.append(_Item([writer], expected[writer], small[writer], close[writer]))
-        for item in items:  # a group of one is compared with the threshold instead, at the same cost
-            item.joint &= len(item.writers) > 1
-        return items
-
-    def _test(self, reader: int, items: list["_Item"], estimates: Tensor) -> tuple[int, list["_Item"]]:
+    def _test(self, reader: int, items: list[Item], estimates: Tensor) -> tuple[int, list[Item]]:
         """Test items of the open reader in one batch, each as if all guesses before it were right.
 
         Row n of the batch removes the n-th item and all earlier items that are expected to be removed. Its effect is
@@ -303,17 +292,15 @@ class GreedySearch:
             rows[row, item.writers] = True
             if item.expect_removal:
                 last = row + 1
-        values = self.editor.values(rows).tolist()
-        self.hypotheses += len(values)
+        self._measure(rows, before, items, estimates)
         gone = torch.zeros_like(rows[0])
-        done, halves = 0, list[_Item]()
+        done, halves = 0, list[Item]()
         for row, item in enumerate(items):
-            effect = values[row + 1] - values[before[row]]
             done += 1
-            if item.joint and not self._passes_joint_test(item, effect, estimates):
+            if item.joint and not self._passes_joint_test(row):
                 halves = item.halves()
                 break
-            removed = item.joint or self._decide_edge(edges.start, item.writers[0], effect, gone)
+            removed = item.joint or self._decide_edge(edges.start, item.writers[0], row, gone)
             if item.joint:
                 self._remove_group(edges, item, estimates)
             gone[item.writers] = removed
@@ -323,48 +310,77 @@ class GreedySearch:
         self.wasted += len(items) - done
         return done, halves
 
-    def _passes_joint_test(self, item: "_Item", effect: float, estimates: Tensor) -> bool:
+    def _measure(self, rows: Tensor, before: list[int], items: list[Item], estimates: Tensor) -> None:
+        """Measure the effects of a batch of items; `_settle` returns them.
+
+        Args:
+            rows: the edges that each hypothesis removes, bool `[J, U]`; `items` has one item per hypothesis.
+            before: of each, the place of the hypothesis that it is compared with; 0 is the current circuit.
+            estimates: of the effects of the reader's edges, `[U]`.
+        """
+        if self.race is not None:
+            margins = [self._above_screen if item.joint else self._above for item in items]
+            self.hypotheses += self.race.run(rows, before, items, margins)
+            return
+        values = self.editor.values(rows).tolist()
+        self.hypotheses += len(values)
+        self._effects = [
+            values[row + 1] - values[base] - (float(estimates[item.writers].sum()) if item.joint else 0.0)
+            for row, (base, item) in enumerate(zip(before, items, strict=True))
+        ]
+
+    def _settle(self, row: int) -> float:
+        """Return the effect of an item of the batch; that of a group minus the sum of its estimates."""
+        if self.race is None:
+            return self._effects[row]
+        return self.race.settle(row, self.done / self.edges)
+
+    def _passes_joint_test(self, row: int) -> bool:
         """Tell whether a group's exact joint effect agrees with the sum of its estimates."""
         self.joint_tests += 1
-        assert self.screen is not None, "only screening makes groups"
-        return abs(effect - float(estimates[item.writers].sum())) <= self.screen * self.threshold
+        return self._above_screen(self._settle(row)) <= 0
 
-    def _remove_group(self, edges: slice, item: "_Item", estimates: Tensor) -> None:
+    def _remove_group(self, edges: slice, item: Item, estimates: Tensor) -> None:
         numbers = torch.tensor(item.writers, dtype=torch.int64) + edges.start
         self.scores[numbers], self.score_sources[numbers] = estimates[item.writers], ScoreSource.ESTIMATED
         self.decided[numbers], self.kept[numbers] = True, False
 
-    def _decide_edge(self, start: int, writer: int, effect: float, gone: Tensor) -> bool:
+    def _decide_edge(self, start: int, writer: int, row: int, gone: Tensor) -> bool:
         edge, removal = start + writer, torch.zeros_like(gone)
         removal[writer] = True
-        effect = self._recheck(effect, gone, removal)
+        effect = self._recheck(row, gone, removal)
         removed = self._removes(effect)
         self.tests += 1
         self.scores[edge], self.score_sources[edge], self.decided[edge] = effect, ScoreSource.TESTED, True
         self.kept[edge] = not removed
         return removed
 
-    def _effect(self, removal: Tensor) -> float:
-        before, after = self.editor.values(removal[None]).tolist()
-        self.hypotheses += 2
-        return float(after - before)
-
-    def _recheck(self, effect: float, gone: Tensor, removal: Tensor) -> float:
-        """Return an effect, computed again in full precision if its decision is close or audited.
+    def _recheck(self, row: int, gone: Tensor, removal: Tensor) -> float:
+        """Return an item's effect, computed again in full precision if its decision is close or audited.
 
         Args:
-            effect: as measured in the policy's precision.
+            row: of the item in the batch.
             gone: edges of the open reader that are removed before, bool `[U]`.
             removal: the edges whose removal has this effect, bool `[U]`.
         """
+        effect = self._settle(row)
         gap = abs(self._above(effect))
         if self.rechecks is None or not self.rechecks.is_due(gap, self.done):
             return effect
-        _, before, after = self.editor.values(torch.stack([gone, gone | removal]), full=True).tolist()
-        exact = after - before
+        removals = torch.stack([gone, gone | removal])
+        if self.race is not None:
+            exact = self.race.full_effect(row, removals)
+        else:
+            _, before, after = self.editor.values(removals, full=True).tolist()
+            exact = float(after - before)
         flipped = (self._above(exact) < 0) != (self._above(effect) < 0)
         self.rechecks.record(gap, abs(exact - effect), flipped)
-        return float(exact)
+        return exact
+
+    def _above_screen(self, difference: float) -> float:
+        """Return by how much a group's effect differs more from its estimates than screening allows."""
+        assert self.screen is not None, "only screening makes groups"
+        return abs(difference) - self.screen * self.threshold
 
     def _above(self, effect: float) -> float:
         """Return by how much the effect (or its absolute value) exceeds the threshold."""

@@ -1,0 +1,100 @@
+"""The prompts of a greedy search: of every layer, and of every stage of a race."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from circuitkit.data.hashes import hash_prompts
+from circuitkit.data.prompt_batch import PromptBatch
+from circuitkit.engine.editors.base import Editor
+from circuitkit.engine.search.racing import Race, stages
+from circuitkit.errors import UsageError
+from circuitkit.strategies.discovery import Discovery, EditorKind
+
+
+def check_count(name: str, number: int | None, example: int) -> None:
+    """Refuse a number of prompts that is neither None nor a positive integer.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+        raise UsageError(f"{name}={number!r} is not a positive whole number.", f"Give one such as {example}.")
+
+
+class SearchPrompts:
+    """Makes the editors of greedy searches.
+
+    Args:
+        run: model, prompts, objective.
+        per_layer: every layer (the logits count as one) has this many prompts of its own, drawn without replacement
+            from all that the task can make; where there are too few, they are used again in the same order. None: all
+            layers have the run's prompts.
+        race: None, or how many standard errors decide early; infinitely many: all decisions are taken on all prompts.
+        race_start: the number of prompts of the first stage.
+
+    Attributes:
+        fresh: whether every layer has prompts of its own.
+        totals: the number of prompts of a layer up to each stage.
+        content: a hash of all prompts.
+
+    Raises:
+        UsageError: a layer or a stage has fewer prompts than there are processes.
+    """
+
+    def __init__(
+        self,
+        run: Discovery,
+        per_layer: int | None = None,
+        race: float | None = None,
+        race_start: int = 16,
+    ) -> None:
+        self._run, self._layers = run, run.model.graph.layers
+        self.fresh = per_layer is not None
+        self._z = race
+        (self._prompts,) = run.batches
+        if per_layer is not None:
+            self._prompts = run.distinct_prompts((self._layers + 1) * per_layer)
+        self.content = hash_prompts(self._prompts)
+        count = len(self._prompts) if per_layer is None else min(per_layer, len(self._prompts))
+        if per_layer is not None and count < per_layer:
+            run.note(f"prompts_per_layer={per_layer}, but there are {count} prompts: all layers use all of them.")
+        self.totals = [count] if race is None or math.isinf(race) else stages(count, race_start)
+        if self.totals[0] < run.processes.count:
+            name, number = ("race_start", race_start) if len(self.totals) > 1 else ("prompts_per_layer", per_layer)
+            raise UsageError(
+                f"{name}={number} is less than the number of processes, {run.processes.count}.",
+                "Give every process at least one prompt.",
+            )
+
+    def editor(
+        self, layer: int, stage: int = 0, *, kind: EditorKind = "incremental", start: torch.Tensor | None = None
+    ) -> Editor:
+        """Make the editor of a stage of a layer.
+
+        Args:
+            layer: its number; the number of layers stands for the logits.
+            stage: of the race.
+            kind: of editor.
+            start: the starting circuit, bool `[edges]`; None: the full model.
+        """
+        if not self.fresh and len(self.totals) == 1:
+            return self._run.editor(start, kind)
+        own = self._of(layer, stage)
+        return self._run.editor(start, kind, [own], beside=self.totals[-1] - len(own))
+
+    def race(self, make: Callable[[int, int], Editor]) -> Race | None:
+        """Make the race of a search, if there is to be one; `make` makes the editor of a layer's stage."""
+        return None if self._z is None else Race(self._z, self.totals, make, self.fresh)
+
+    def _of(self, layer: int, stage: int) -> PromptBatch:
+        count = self.totals[-1]
+        numbers = torch.arange(count, dtype=torch.int64)
+        if self.fresh:
+            numbers = (numbers + (self._layers - layer) * count) % len(self._prompts)
+        if len(self.totals) > 1:  # tasks may take turns between templates; a stage is a random sample
+            shuffling = torch.Generator().manual_seed(self._run.generator.initial_seed())
+            numbers = numbers[torch.randperm(count, generator=shuffling, dtype=torch.int64)]
+        first = self.totals[stage - 1] if stage else 0
+        return self._prompts[numbers[first : self.totals[stage]]].trim()
