@@ -156,7 +156,7 @@ class Watch:
         (EAP(), 0.3, ["prompts"], PAHQ("nf4")),
         (EdgePruning(0.5, trainer={"max_steps": 4}), None, ["prompts", "seed"], None),
     ],
-    ids=repr,
+    ids=["acdc", "eap", "eap, nf4", "edge pruning"],
 )
 @pytest.mark.filterwarnings("ignore:This precision cannot decide")
 def test_votes_of_runs_of_the_strategy_itself(strategy, size, varied, precision):
