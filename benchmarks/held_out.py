@@ -10,7 +10,8 @@ the test split. `--quick` runs the recommended method alone, annealed pruning.
 With --out, the run folders stay there; started again, the script continues. The last line is one JSON object: by the
 faithfulness that was asked for, `edges_for` (null: no size reaches it), and faithfulness in the KL divergence (`train`,
 `test`) and in the logit difference (`train_ld`, `test_ld`); `minutes` of the search; `train_prompts`. With several
-methods, one such object for each.
+methods, one such object for each; `acdc from annealed_pruning` needs the run of annealed pruning in this folder, and
+its minutes are those of the search alone.
 """
 
 import argparse
@@ -38,21 +39,27 @@ WANTED = (0.8, 0.9)
 PROMPTS = 64
 STEPS, BATCH = 500, 8
 RECOMMENDED = "annealed_pruning"
+FROM_PROPOSAL = f"acdc from {RECOMMENDED}"
 OBJECTIVES = {"": KLDivergence(), "_ld": LogitDifference()}
 
 
-def methods(smoke: bool) -> dict[str, Any]:
-    """Describe the methods; trainings take as many steps as the recommended one."""
+def methods(smoke: bool, folder: Path) -> dict[str, Any]:
+    """Describe the methods; the last one starts from the run of the recommended one in `folder`."""
     training: dict[str, Any] = {"batch_size": BATCH, "trainer": {"max_steps": 2 if smoke else STEPS}}
     annealed = {"class_path": RECOMMENDED, "init_args": {"target": 0.9 if smoke else 0.9973, **training}}
-    search = {"start": annealed, "start_size": 0.1 if smoke else 0.006, "threshold": [0.002, 0.008], "rising": True}
+    search = {
+        "start": str(folder / RECOMMENDED),
+        "start_size": 0.1 if smoke else 0.006,
+        "threshold": [0.002, 0.008],
+        "rising": True,
+    }
     return {
         RECOMMENDED: annealed,
         "edge_pruning": {"class_path": "edge_pruning", "init_args": {"target": 0.99, **training}},
         "matryoshka": {"class_path": "matryoshka", "init_args": training},
         "eap_ig": {"class_path": "eap_ig"},
         "acdc": {"class_path": "acdc", "init_args": {"threshold": 0.02, "screen": 0.5}},
-        "acdc from annealed_pruning": {"class_path": "acdc", "init_args": search},
+        FROM_PROPOSAL: {"class_path": "acdc", "init_args": search},
     }
 
 
@@ -104,10 +111,11 @@ class Measure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = list(methods(True, Path()))
     parser.add_argument("--quick", action="store_true", help="the recommended method alone")
-    parser.add_argument("--methods", nargs="+", choices=list(methods(True)), default=list(methods(True)))
+    parser.add_argument("--methods", nargs="+", choices=names, default=names)
     parser.add_argument("--out", type=Path, help="keep the run folders here, and continue them")
-    parser.add_argument("--smoke", action="store_true", help="check that the script runs: toy model, 2 steps")
+    parser.add_argument("--smoke", action="store_true", help="check that it runs: toy model, 2 steps")
     arguments = parser.parse_args()
     name, prompts, chosen = "smollm2-135m", PROMPTS, [RECOMMENDED] if arguments.quick else arguments.methods
     if arguments.smoke:
@@ -117,20 +125,21 @@ def main() -> None:
         torch.set_num_threads(2)
     model, task = CircuitModel.from_pretrained(name), IOI(template=0)
     measure, found = Measure(model, task, prompts), dict[str, dict[str, Any]]()
-    for method in chosen:
-        with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.out or Path(temporary)
+        for method in chosen:
             result = Discoverer(seed=0, callbacks=[]).run(
                 model,
                 task,
-                methods(arguments.smoke)[method],
+                methods(arguments.smoke, folder)[method],
                 objective="kl",
                 examples=prompts,
                 sizes=[],
-                out=(arguments.out or Path(temporary)) / method.replace(" ", "_"),
+                out=folder / method.replace(" ", "_"),
                 resume=True,
             )
-        found[method] = measure.figures(result)
-        print(f"{method}: {json.dumps(found[method])}", flush=True)
+            found[method] = measure.figures(result)
+            print(f"{method}: {json.dumps(found[method])}", flush=True)
     print(json.dumps(found[chosen[0]] if len(chosen) == 1 else found))
 
 

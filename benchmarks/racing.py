@@ -135,7 +135,7 @@ def main() -> None:
     model = CircuitModel.from_pretrained("toy" if options.smoke else "smollm2-135m")
     model.model.requires_grad_(False)
     batch = IOI(template=0, corruption="abc").prompts(model.tokenizer, "train", options.prompts, 0)
-    kept = best_edges(model, batch[: options.first], options.edges)
+    kept = best_edges(model, batch, options.edges)  # not by the first stage, which would be no random sample for them
     bench = Bench(model, batch, kept, options)
     result: dict[str, Any] = {"seconds": {}, "edges": {}}
 

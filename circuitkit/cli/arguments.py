@@ -158,7 +158,10 @@ def _rewrite_argument(text: str) -> str:
     if value.lstrip()[:1] not in ("{", "[") or "class_path" not in value:
         return text
     found = parse_yaml(f"{{value: {value}}}", "An argument")["value"]
-    return f"{option}{equals}{to_config_text(specs.rewrite_argument('strategies', found))}"
+    try:
+        return f"{option}{equals}{to_config_text(specs.rewrite_argument('strategies', found))}"
+    except UsageError:  # it names something else, such as a logger
+        return text
 
 
 def _arguments_last(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from circuitkit.data.ids import is_id, read_positions, read_rows, read_sets
@@ -168,6 +169,34 @@ class PromptBatch:
     def split(self, size: int) -> list[Self]:
         """Split the prompts into batches of at most `size`."""
         return [self[start : start + size] for start in range(0, len(self), size)]
+
+    @classmethod
+    def join(cls, batches: Sequence[Self]) -> Self:
+        """Join batches into one, left-padded to the longest prompt; labels only if every prompt has one."""
+        length, positions = (max(getattr(one, of).shape[1] for one in batches) for of in ("clean", "answer_positions"))
+        columns: dict[str, list[Tensor]] = {name: [] for name in ("clean", "corrupted", "mask", "answer_positions")}
+        for one in batches:
+            before, after = length - one.length, positions - one.answer_positions.shape[1]
+            for name in ("clean", "corrupted", "mask"):
+                columns[name].append(F.pad(getattr(one, name), (before, 0)))
+            moved = torch.where(one.answer_positions < 0, -1, one.answer_positions + before)
+            columns["answer_positions"].append(F.pad(moved, (0, after), value=-1))
+        for name in ("answers", "wrong_answers"):
+            sets = [getattr(one, name) for one in batches]
+            largest = max(tokens.shape[2] for tokens in sets)
+            shapes = [(0, largest - tokens.shape[2], 0, positions - tokens.shape[1]) for tokens in sets]
+            columns[name] = [F.pad(tokens, shape, value=-1) for tokens, shape in zip(sets, shapes, strict=True)]
+        labels = tuple(label for one in batches for label in one.templates)
+        return cls(
+            **{name: torch.cat(parts) for name, parts in columns.items()},
+            notes=tuple(dict.fromkeys(note for one in batches for note in one.notes)),
+            templates=labels if all(one.templates for one in batches) else (),
+        )
+
+    def clean_rows(self) -> list[tuple[int, ...]]:
+        """List the ids of every clean prompt, without padding."""
+        pads = (~self.mask).sum(1).tolist()
+        return [tuple(row[pad:]) for row, pad in zip(self.clean.tolist(), pads, strict=True)]
 
     def trim(self) -> Self:
         """Drop the padding that all prompts share, as of a few short prompts that were padded for a longer one."""

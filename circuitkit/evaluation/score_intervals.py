@@ -108,7 +108,8 @@ def compute_score_intervals(prompt_scores: Tensor, mean: Tensor, seed: int = 0) 
     A resample draws as many prompts as there are, with replacement, the same for all edges.
 
     Args:
-        prompt_scores: `[prompts, edges]`; rounded to 16 bits, if you like: only deviations from the mean are used.
+        prompt_scores: `[prompts, edges]`; only deviations from the mean are used. They may be rounded to 16 bits: an
+            interval is wider by what rounding can change of the mean.
         mean: the exact means, `[edges]`.
         seed: of the resamples.
 
@@ -127,11 +128,12 @@ def compute_score_intervals(prompt_scores: Tensor, mean: Tensor, seed: int = 0) 
     k = max(round((1 - expand_level(count)) / 2 * (RESAMPLES + 1)), 1) - 1
     ends: list[list[Array]] = [[], []]
     for scores, center in zip(prompt_scores.split(_AT_ONCE, 1), mean.double().split(_AT_ONCE), strict=True):
+        slack = (scores.abs().double().mean(0) * torch.finfo(scores.dtype).eps / 2).numpy()
         scores = scores.float()
         deviations = ((scores - scores.mean(0)).T @ weights.T).numpy()  # [edges, resamples]
         deviations.sort(axis=1)  # of float32 in rows, several times as fast as a partition
-        for end, place in zip(ends, (k, RESAMPLES - 1 - k), strict=True):
-            end.append(center.numpy() + deviations[:, place])
+        for end, place, sign in zip(ends, (k, RESAMPLES - 1 - k), (-1, 1), strict=True):
+            end.append(center.numpy() + deviations[:, place] + sign * slack)
     low, high = map(np.concatenate, ends)
     return low, high
 

@@ -41,9 +41,10 @@ def predict(
 
     def count(one: DiscoveryStrategy) -> _Count:
         need = one.footprint(run)
-        parts = {} if need is None else need.predict(_prompts_of(need, run, config), budget)
-        estimate = one.estimate_cost(few).times(run.prompts / few.prompts)
-        return _Count(need, parts, estimate, predict_peak(run, need, parts, estimate, budget))
+        prompts = run.prompts if need is None else _prompts_of(need, run, config)
+        parts = {} if need is None else need.predict(prompts, budget)
+        estimate = one.estimate_cost(few).times(prompts / few.prompts)
+        return _Count(need, parts, estimate, predict_peak(run, prompts, need, parts, estimate, budget))
 
     def count_all() -> tuple[_Count, Mapping[str, int]]:
         found, proposal = count(strategy), strategy.proposal
@@ -117,32 +118,33 @@ def _with_proposal(search: _Count, proposal: _Count, name: str) -> _Count:
 
 
 def predict_peak(
-    run: Discovery, need: Need | None, parts: dict[str, int], estimate: CostEstimate, budget: int
+    run: Discovery, prompts: int, need: Need | None, parts: dict[str, int], estimate: CostEstimate, budget: int
 ) -> PredictedPeak:
     """Predict the peak of a run.
 
     Args:
         run: with all prompts.
+        prompts: how many are in memory at one time.
         need: of its strategy.
-        parts: what `need` predicts for all prompts.
-        estimate: for all prompts.
+        parts: what `need` predicts for these prompts.
+        estimate: for these prompts.
         budget: bytes.
     """
     most = sum(parts.values())
     if need is None or not estimate.bytes.get("cone"):
         return PredictedPeak(most, most, None)
-    largest = need.largest_batch(run.prompts, budget)
-    at_once, full = _hypotheses(run, estimate.bytes["cone"], largest, budget - most)
+    largest = need.largest_batch(prompts, budget)
+    at_once, full = _hypotheses(run, prompts, estimate.bytes["cone"], largest, budget - most)
     if not estimate.start_bytes:
         held = estimate.bytes["captures"] + estimate.bytes["live"] + estimate.bytes.get("copies", 0)
         return PredictedPeak(held + full, most + full, at_once)
     start = dict(estimate.start_bytes)
-    _, tested = _hypotheses(run, start.pop("cone"), largest, budget - most)
+    _, tested = _hypotheses(run, prompts, start.pop("cone"), largest, budget - most)
     return PredictedPeak(min(sum(start.values()) + tested, most + full), most + full, at_once)
 
 
-def _hypotheses(run: Discovery, cone: int, largest: int, available: int) -> tuple[int, int]:
+def _hypotheses(run: Discovery, prompts: int, cone: int, largest: int, available: int) -> tuple[int, int]:
     """Return how many hypotheses run together, and their bytes, for a batch of `largest` prompts."""
-    each = cone * largest // run.prompts
+    each = cone * largest // prompts
     at_once = hypotheses_at_once(each, largest * run.footprints.batch.length, available, run.model.device.type == "cpu")
     return at_once, at_once * max(each - largest * run.footprints.unused_logits, 0)

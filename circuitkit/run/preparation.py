@@ -54,23 +54,26 @@ def prepare(
         memory_budget=budget,
         given_budget=memory_budget,
         processes=processes,
-        supply=_supply(run_config, model),
+        supply=_supply(run_config, model, train),
     )
     for note in chance_notes(model_accuracy(model, train, budget), train, "train"):
         run.note(note)
     return run, prompts
 
 
-def _supply(run_config: RunConfig, model: CircuitModel) -> Callable[[int], PromptBatch] | None:
-    """Return what makes more prompts of the train split than the run's own; None if there are no others."""
+def _supply(run_config: RunConfig, model: CircuitModel, own: PromptBatch) -> Callable[[int], PromptBatch] | None:
+    """Return what adds other prompts of the train split to the run's own; None if there are no others."""
     task, seed = run_config.task, run_config.seed
     if isinstance(task, PromptBatch):
         return None
 
     def supply(count: int) -> PromptBatch:
-        most = task.available(model.tokenizer, "train", seed)
-        batch = make_prompts(model, task, "train", count if most is None else min(count, most), seed)
-        run_config.objective.check(batch)
-        return batch
+        most, wanted = task.available(model.tokenizer, "train", seed), count + len(own)
+        batch = make_prompts(model, task, "train", wanted if most is None else min(wanted, most), seed)
+        known = set(own.clean_rows())
+        others = [row for row, ids in enumerate(batch.clean_rows()) if ids not in known][: count - len(own)]
+        found = PromptBatch.join([own, batch[torch.tensor(others, dtype=torch.int64)]]) if others else own
+        run_config.objective.check(found)
+        return found
 
     return supply

@@ -1,5 +1,6 @@
 """One search of a strategy under its precision policy; one of several, which is kept where it can be resumed."""
 
+import math
 import time
 
 import torch
@@ -46,7 +47,7 @@ def judge_scores(ranking: Circuit, run: Discovery) -> None:
     run.score_intervals = {"low": torch.from_numpy(low), "high": torch.from_numpy(high)}
     run.log(
         sign_certain=int(((low > 0) | (high < 0)).sum()),
-        halves_spearman=spearman,
+        halves_spearman=None if math.isnan(spearman) else spearman,
         halves_jaccard=jaccard,
         score_intervals_s=time.perf_counter() - started,
     )

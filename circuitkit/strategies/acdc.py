@@ -18,10 +18,9 @@ from circuitkit.errors import UsageError
 from circuitkit.storage.state import SavedState, misfit
 from circuitkit.strategies.base import OperatingPoint, as_list
 from circuitkit.strategies.discovery import EDITORS, Discovery, EditorKind
+from circuitkit.strategies.parts import read_circuit, save_circuit
 from circuitkit.strategies.search_prompts import SearchPrompts, check_count
 from circuitkit.strategies.starting_circuit import Start, StartsFromCircuit, join_scores
-
-_CIRCUIT = ("scores", "kept", "score_sources", "selection")
 
 
 class ACDC(StartsFromCircuit):
@@ -88,7 +87,7 @@ class ACDC(StartsFromCircuit):
             raise UsageError(f"threshold={threshold!r} does not rise.", "Give the thresholds in ascending order.")
         self._set_start(start, start_size)
         self.rising = rising
-        check_count("prompts_per_layer", prompts_per_layer, 16)
+        check_count("prompts_per_layer", prompts_per_layer, 16, optional=True)
         check_count("race_start", race_start, 16)
         if race is not None and (isinstance(race, bool) or not isinstance(race, int | float) or not race > 0):
             raise UsageError(f"race={race!r} is not a positive number.", "Give a number of standard errors such as 3.")
@@ -128,10 +127,8 @@ class ACDC(StartsFromCircuit):
         notes = [*found.notes, note] if note else list(found.notes)
         if self.screen is not None:
             notes.append("Both times are for a search that tests every edge; screening tests fewer.")
-        if (count := self.prompts_per_layer) is not None:
-            notes.append(
-                f"Both times are for a search on all prompts; with {count} per layer they change in proportion."
-            )
+        if self.race is not None:
+            notes.append("Both times are for decisions on all prompts; racing takes most of them on fewer.")
         if self.rising and len(self._thresholds) > 1:
             notes.append("The shorter time is for the first threshold alone, the longer one for no edge removed there.")
         return replace(found, notes=tuple(notes))
@@ -230,7 +227,7 @@ class _Progress:
         """Return the state needed to resume, with that of the search in progress."""
         return {
             "prompts": self.prompts,
-            "found": [{name: getattr(circuit, name) for name in _CIRCUIT} for circuit in self.found],
+            "found": list(map(save_circuit, self.found)),
             "search": None if search is None else search.state_dict(),
             "forward_equivalents": 0.0 if search is None else search.editor.forward_equivalents,
             "totals": self.totals,
@@ -239,12 +236,10 @@ class _Progress:
 
 
 def _read_circuit(graph: EdgeGraph, found: Any, rule: str) -> Circuit:
-    saved = SavedState(found, "a circuit", _CIRCUIT)
-    saved.expect("selection", saved["selection"] == rule, repr(rule))
-    try:
-        return Circuit(graph, **found)
-    except UsageError as error:
-        raise misfit(error.problem.rstrip(".")) from error
+    circuit = read_circuit(graph, found)
+    if circuit.selection != rule:
+        raise misfit(f"A circuit is selected by {circuit.selection!r}, not {rule!r}")
+    return circuit
 
 
 def _counts(search: GreedySearch) -> dict[str, float]:

@@ -40,6 +40,7 @@ EDITORS: dict[EditorKind, type[IncrementalEditor] | type[ReplayEditor]] = {
     "incremental": IncrementalEditor,
     "replay": ReplayEditor,
 }
+_FOR_SCORES = 0.25  # the part of the budget that the scores of single prompts may take
 _GATHERED = 64
 """How many prompts' scores are sent to the other processes at once."""
 
@@ -109,8 +110,8 @@ class Discovery:
     def distinct_prompts(self, count: int) -> PromptBatch:
         """Return up to `count` different prompts of the train split, on the model's device, the same in every process.
 
-        `batches` holds as many as the user asked for (`examples`). Where the task can make more, so does this: for
-        methods that use every prompt once or a few times, so that their number costs neither time nor memory.
+        Those of `batches`, as many as the user asked for (`examples`), come first. Where the task can make more, others
+        follow: for methods that use every prompt once or a few times, so that their number costs no time or memory.
         """
         (own,) = self.batches
         return own[:count] if self.supply is None or count <= len(own) else self.supply(count)
@@ -209,7 +210,8 @@ class Discovery:
         """Count the memory of `rank_edges`; arguments as of `Footprints.attribution`."""
         need = self.footprints.attribution(rule, steps, keep=True)
         available = self.memory_budget or memory.budget(self.model.device)
-        enough = need.fits(-(-self.prompts // self.processes.count), available)
+        own = -(-self.prompts // self.processes.count)
+        enough = own * sum(need.held.values()) <= available * _FOR_SCORES and need.fits(own, available)
         if self.processes.smallest(enough):
             return need
         return replace(need, held={})

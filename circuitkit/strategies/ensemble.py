@@ -1,6 +1,5 @@
 """An ensemble: the rankings of several strategies, combined into one."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -123,9 +122,8 @@ def _run_member(run: Discovery, member: DiscoveryStrategy, number: int) -> tuple
     """Run a member, or read what it found before the run was interrupted; its seconds are among its metrics."""
 
     def find(part: Discovery) -> Sequence[Circuit]:
-        started = time.perf_counter()
         found = run_strategy(member, part)
-        part.metrics["wall_s"] = time.perf_counter() - started
+        part.metrics["wall_s"] = part.seconds() + part.metrics.get("proposal_s", 0.0)
         return found
 
     circuits, part = search_part(run, f"member_{number}", specs.describe(member), find)
@@ -135,9 +133,8 @@ def _run_member(run: Discovery, member: DiscoveryStrategy, number: int) -> tuple
 
 
 def _refuse_several(member: DiscoveryStrategy) -> None:
-    point = member.operating_point
-    values = None if point is None else getattr(member, point.argument, None)
-    if isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 1:
+    values = [] if member.operating_point is None else member.operating_values()
+    if len(values) > 1:
         raise UsageError(
             f"{member!r} would find {len(values)} circuits.", "Give one value each, in several strategies."
         )

@@ -30,6 +30,7 @@ def run_strategy(strategy: DiscoveryStrategy, run: Discovery) -> Sequence[Circui
         found = strategy.discover(run)
     finally:
         strategy.teardown(run)
+        run.prompt_scores = None  # only a run computes intervals of them
     return [found] if isinstance(found, Circuit) else found
 
 
@@ -62,7 +63,9 @@ def search_part(
     else:
         circuits = list(find(part))
         replace(part, checkpoint_file=file).save({"key": key, "circuits": list(map(save_circuit, circuits))})
-    run.memory_budget, run.resumptions = part.memory_budget, max(run.resumptions, part.resumptions)
+    if run.resumed is None:  # otherwise it has its own, from a later state
+        run.memory_budget = part.memory_budget
+    run.resumptions = max(run.resumptions, part.resumptions)
     return circuits, part
 
 

@@ -13,13 +13,15 @@ from circuitkit.errors import UsageError
 from circuitkit.strategies.discovery import Discovery, EditorKind
 
 
-def check_count(name: str, number: int | None, example: int) -> None:
-    """Refuse a number of prompts that is neither None nor a positive integer.
+def check_count(name: str, number: int | None, example: int, optional: bool = False) -> None:
+    """Refuse a number of prompts that is not a positive integer or, if it is optional, None.
 
     Raises:
         UsageError: it is not.
     """
-    if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+    if optional and number is None:
+        return
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise UsageError(f"{name}={number!r} is not a positive whole number.", f"Give one such as {example}.")
 
 
@@ -61,6 +63,11 @@ class SearchPrompts:
         if per_layer is not None and count < per_layer:
             run.note(f"prompts_per_layer={per_layer}, but there are {count} prompts: all layers use all of them.")
         self.totals = [count] if race is None or math.isinf(race) else stages(count, race_start)
+        if race is not None and not math.isinf(race) and len(self.totals) == 1:
+            run.note(
+                f"race={race:g} has no effect: {count} prompts are fewer than twice those of the first stage "
+                f"(race_start={race_start}), so that every decision is taken on all of them."
+            )
         if self.totals[0] < run.processes.count:
             name, number = ("race_start", race_start) if len(self.totals) > 1 else ("prompts_per_layer", per_layer)
             raise UsageError(

@@ -168,6 +168,7 @@ class Stable(DiscoveryStrategy):
             strategy = strategy.with_arguments(order="shuffle")
         key = {"rows": sample.rows.tolist(), "seed": sample.seed}
         circuits, part = search_part(whole, sample.name, key, lambda part: run_strategy(strategy, part))
+        run.memory_budget, run.resumptions = whole.memory_budget, whole.resumptions
         run.notes.extend(note for note in part.notes if note not in run.notes)
         run.log(**{name: run.metrics.get(name, 0) + part.metrics[name] for name in _SUMS if name in part.metrics})
         return [self._choose(circuit) for circuit in circuits]

@@ -178,7 +178,7 @@ class StartingCircuit:
         if self.proposal is None:
             return [self._given()]
         circuit = single_circuit(self.proposal, run_strategy(self.proposal, run))
-        run.metrics["wall_s"] = run.seconds()
+        run.metrics["wall_s"] = run.seconds() + run.metrics.get("proposal_s", 0.0)  # of its own proposal
         return [circuit]
 
     def _given(self) -> Circuit:
@@ -224,15 +224,13 @@ def _assumed_size(proposal: DiscoveryStrategy) -> float:
     point = proposal.operating_point
     if point is None or not point.fraction:
         return SIZE
-    given = getattr(proposal, point.argument)
-    return 1 - float(given[0] if isinstance(given, Sequence) else given)
+    return 1 - float(proposal.operating_values()[0])
 
 
 def _refuse_several(strategy: DiscoveryStrategy) -> None:
     if (point := strategy.operating_point) is None:
         return
-    given = getattr(strategy, point.argument)
-    if isinstance(given, Sequence) and len(given) > 1:
+    if len(strategy.operating_values()) > 1:
         raise _several(strategy, f"several circuits, one for each {point.argument}")
 
 

@@ -1,5 +1,6 @@
 """Batches of prompts."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -247,3 +248,26 @@ def test_templates_that_are_no_labels_are_refused(given: Any, said: str) -> None
 def test_the_repr_is_short() -> None:
     assert repr(of_answers([5, 6])) == "PromptBatch(2 prompts, 3 tokens)"
     assert repr(PromptBatch.from_ids([[1], [2, 3]], [[4], [5, 6]], [7, 8])) == "PromptBatch(2 prompts, up to 2 tokens)"
+
+
+def test_joined_batches_are_the_batch_of_all_their_prompts():
+    rows = [[1, 2, 3], [4, 5, 6, 7, 8], [9, 10], [11, 12, 13, 14]]
+    corrupted = [[21, *row[1:]] for row in rows]
+    answers = [[[30], [31, 32]], [[33]], [[34, 35, 36]], [[37]]]
+    wrong = [[[40], []], [[41, 42]], [[43]], [[]]]
+    positions = [[0, -1], [2], [1], [-1]]
+
+    def make(part):
+        labels = ["a", "b", "a", "c"][part]
+        given = (rows, corrupted, answers, wrong)
+        one, other, right, others = (values[part] for values in given)
+        return PromptBatch.from_ids(one, other, right, others, answer_positions=positions[part], templates=labels)
+
+    whole = make(slice(None))
+    parts = [make(slice(0, 1)), make(slice(1, 3)), make(slice(3, 4))]
+    joined = PromptBatch.join(parts)
+    for name in ("clean", "corrupted", "mask", "answer_positions", "answers", "wrong_answers"):
+        assert torch.equal(getattr(joined, name), getattr(whole, name)), name
+    assert joined.templates == whole.templates
+    assert joined.clean_rows() == [tuple(row) for row in rows]
+    assert PromptBatch.join([parts[0], replace(parts[1], templates=())]).templates == ()

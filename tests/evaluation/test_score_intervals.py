@@ -67,10 +67,14 @@ def test_intervals_contain_the_true_score_as_often_as_they_say() -> None:
     assert ((low <= 3) & (high >= 3)).mean() == pytest.approx(0.95, abs=0.02)
 
 
-def test_equal_scores_have_intervals_without_width_around_the_exact_mean() -> None:
+def test_intervals_of_equal_scores_are_as_wide_as_rounding_makes_them() -> None:
     mean = torch.tensor([1 / 3, 0.0, -1e-9], dtype=torch.float64)
     low, high = compute_score_intervals(mean.expand(6, 3).bfloat16(), mean)
-    assert low.tolist() == high.tolist() == mean.tolist()
+    rounding = mean.bfloat16().abs().double().numpy() / 256  # of 8 bits, up to half a step to either side
+    assert high - mean.numpy() == pytest.approx(rounding, rel=1e-6)
+    assert mean.numpy() - low == pytest.approx(rounding, rel=1e-6)
+    exact = compute_score_intervals(torch.ones(6, 3, dtype=torch.float32), torch.ones(3, dtype=torch.float64))
+    assert abs(exact[1] - exact[0]).max() < 1e-6
     certain = ScoreIntervals(["a", "b", "c"], mean.numpy(), low, high).sign_certain
     assert certain.tolist() == [True, False, True]
 

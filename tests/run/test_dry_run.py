@@ -254,7 +254,7 @@ def test_a_dry_run_checks_the_folder(capsys):
 
 
 def test_a_dry_run_of_an_interrupted_run(capsys, monkeypatch):
-    def interrupted(self, run, threshold, progress, start):
+    def interrupted(self, run, prompts, threshold, progress, start):
         run.checkpoint(progress.state_dict)
         raise KeyboardInterrupt
 

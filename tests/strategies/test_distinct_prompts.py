@@ -79,7 +79,8 @@ def test_a_task_with_more_prompts_makes_them(toy: CircuitModel, task: IOI) -> No
     assert more.clean.device == toy.device
     held_out = [task.prompts(toy.tokenizer, split, 200, 3) for split in ("validation", "test")]
     assert not set(rows(more)) & {row for batch in held_out for row in rows(batch)}
-    assert set(rows(more)) <= set(rows(task.prompts(toy.tokenizer, "train", 200, 3)))
+    assert rows(more[:8]) == rows(own)
+    assert set(rows(more[8:])) <= set(rows(task.prompts(toy.tokenizer, "train", 208, 3)))
     other = draw(task, [200], toy, seed=4)[1]
     assert set(rows(other)) != set(rows(more))
 
@@ -115,12 +116,12 @@ def test_a_file_has_as_many_as_its_train_split(toy: CircuitModel, tmp_path: Path
 @pytest.mark.parametrize(
     ("available", "makes", "wanted", "asked", "found"),
     [
-        (None, 300, 9, 9, 9),
-        (None, 300, 250, 250, 250),
-        (None, 20, 250, 250, 20),  # a task that does not say how many it has makes what it can
+        (None, 300, 9, 17, 9),  # the run's own eight may be among them
+        (None, 300, 250, 258, 250),
+        (None, 20, 250, 258, 20),  # a task that does not say how many it has makes what it can
         (40, 300, 250, 40, 40),
         (40, 300, 40, 40, 40),
-        (40, 300, 9, 9, 9),
+        (40, 300, 9, 17, 9),
     ],
 )
 def test_no_more_are_asked_for_than_there_are(

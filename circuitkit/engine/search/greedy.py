@@ -260,8 +260,7 @@ class GreedySearch:
             self.decided[edges] = True
             self.kept[edges] = False
             return
-        candidates = [writer for writer in writers if not self.decided[edges.start + writer]]
-        if not candidates:
+        if not (candidates := [writer for writer in writers if not self.decided[edges.start + writer]]):
             return
         self._open(reader)
         estimates = self.editor.gradient() if self.race is None else self.race.estimates()
@@ -296,6 +295,8 @@ class GreedySearch:
         gone = torch.zeros_like(rows[0])
         done, halves = 0, list[Item]()
         for row, item in enumerate(items):
+            if done and self.race is not None and not self.race.is_clear(row):
+                break  # an audit or a recheck has changed the decision before: no more prompts were taken after it
             done += 1
             if item.joint and not self._passes_joint_test(row):
                 halves = item.halves()

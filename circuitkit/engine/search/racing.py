@@ -37,8 +37,8 @@ from circuitkit.storage.state import SavedState
 
 AUDITS = 64
 """The largest number of early decisions that the audit repeats on all prompts."""
-AUDIT_COST = 0.25
-"""The most prompts that the audit may take, relative to those that the decisions were taken on.
+AUDIT_COST = 0.5
+"""The most prompts that the audit may take, relative to those of a search on the first stage alone.
 
 In a search of a few hundred decisions, 64 audits on 128 prompts take longer than everything else.
 """
@@ -197,7 +197,7 @@ class Race:
         return trial.mean
 
     def _is_audit_due(self, progress: float) -> bool:
-        affordable = self.audited * self.totals[-1] <= AUDIT_COST * self.prompts
+        affordable = self.audited * self.totals[-1] <= AUDIT_COST * self.totals[0] * self.decisions
         return affordable and self.audited < AUDITS and self.audited <= AUDITS * progress
 
     def full_effect(self, number: int, removals: Tensor) -> float:
@@ -217,6 +217,10 @@ class Race:
             if trial.is_below != trial.item.expect_removal and self._is_clear(trial):
                 return self._trials[:count]
         return self._trials
+
+    def is_clear(self, number: int) -> bool:
+        """Tell whether an item of the batch needs no more prompts."""
+        return self._is_clear(self._trials[number])
 
     def _is_clear(self, trial: Trial) -> bool:
         last = trial.stage == len(self.totals) - 1
