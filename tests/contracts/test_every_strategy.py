@@ -31,6 +31,7 @@ OPTIONS = {
 DECIDES = {
     *OPTIONS,
     "acdc",
+    "annealed_pruning",
     "pahq_acdc",
     "edge_pruning",
     "subnetwork_probing",

@@ -106,13 +106,16 @@ def test_what_runs_only_if_there_is_room():
 
 @pytest.mark.parametrize("name", sorted(registry.names("strategies")))
 def test_every_strategy_says_what_it_needs_and_refuses_less_at_the_start(name):
-    found = Discoverer("cpu", callbacks=[]).dry_run("toy", "ioi", name, examples=4)
+    strategy = name
+    if name == "stable":
+        strategy = {"class_path": name, "init_args": {"strategy": "acdc", "vary": "order"}}
+    found = Discoverer("cpu", callbacks=[]).dry_run("toy", "ioi", strategy, examples=4)
     assert found.peak is not None
     assert found.peak[0] >= sum(found.weights.values()) / 2
     if name != "random_edges":
         assert found.parts
         with pytest.raises(CircuitKitError, match=r"4 prompts need at least .* MiB"):
-            Discoverer("cpu", callbacks=[], memory_budget="50kB").run("toy", "ioi", name, examples=4)
+            Discoverer("cpu", callbacks=[], memory_budget="50kB").run("toy", "ioi", strategy, examples=4)
 
 
 def test_attribution_holds_one_batch_at_a_time(monkeypatch):

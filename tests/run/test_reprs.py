@@ -24,7 +24,8 @@ def test_a_strategy_is_shown_as_its_constructor(strategy: circuitkit.DiscoverySt
 def test_every_strategy_has_a_short_repr() -> None:
     for name in registry.names("strategies"):
         if registry.class_path("strategies", name).startswith("circuitkit."):
-            assert len(repr(registry.load("strategies", name)())) < 60
+            arguments = {"strategy": "eap"} if name == "stable" else {}
+            assert len(repr(registry.load("strategies", name)(**arguments))) < 60
 
 
 def test_a_result_and_its_evaluation_are_shown_on_one_line() -> None:
