@@ -81,6 +81,7 @@ def read_circuit(graph: EdgeGraph, saved: Any) -> Circuit:
         CircuitKitError: it is no circuit of this graph.
     """
     part = SavedState(saved, "a circuit", CIRCUIT)
+    part.expect("tie", isinstance(part["tie"], bool), "true or false")
     try:
         return Circuit(graph, **{name: part[name] for name in CIRCUIT})
     except UsageError as error:

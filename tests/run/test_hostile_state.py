@@ -169,7 +169,8 @@ OF_FOUND = {
     "found of another threshold": put("strategy", "found", 0, "selection", value="threshold 7, absolute"),
     "found short": put("strategy", "found", 0, "kept", value=lambda kept: kept[1:]),
     "found NaN": put("strategy", "found", 0, "scores", value=lambda scores: scores * float("nan")),
-    "found foreign key": lambda state: state["strategy"]["found"][0].update(tie=3),
+    "found foreign key": lambda state: state["strategy"]["found"][0].update(foreign=3),
+    "found tie a number": put("strategy", "found", 0, "tie", value=3),
 }
 OF_RECHECKS = {
     "rechecks gone": put(*SEARCH, "rechecks", value=None),
