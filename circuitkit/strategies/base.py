@@ -159,8 +159,11 @@ class DiscoveryStrategy(ABC):
         return None
 
     def starting_from(self, circuit: Circuit) -> Self:
-        """Make a copy that starts from what its proposal has found, for several searches from one proposal."""
-        raise NotImplementedError(f"{type(self).__name__} has a proposal, but does not say how to start from it")
+        """Make a copy that starts from what its proposal has found, for several searches from one proposal.
+
+        By default, return the strategy itself, which finds its proposal again in every search.
+        """
+        return self
 
     def __repr__(self) -> str:
         return specs.to_call(self)

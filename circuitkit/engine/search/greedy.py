@@ -14,6 +14,7 @@ Errors do not add up, since the objective is exact after every group. Optional: 
 search that tests every edge.
 
 *Racing* (`racing.py`), if asked for, takes most decisions on a few of the prompts.
+
 *Rechecks* (`rechecks.py`), if the precision policy asks for them, repeat decisions close to the threshold in full
 precision.
 """
@@ -250,7 +251,11 @@ class GreedySearch:
         effect = self._recheck(0, torch.zeros_like(kept), kept)
         self.whole_tests += 1
         if self._removes(effect):
-            self._remove_whole(reader, kept, effect, ScoreSource.JOINT)
+            self._commit(kept)
+            self.scores[edges][kept] = effect
+            self.score_sources[edges][kept] = ScoreSource.JOINT
+            self.decided[edges] |= kept
+            self.kept[edges] &= ~kept
 
     def _decide(self, reader: int, writers: list[int]) -> None:
         edges = self.editor.graph.edges(reader)
@@ -391,11 +396,3 @@ class GreedySearch:
         above = self._above(effect)
         self.smallest_gap = min(self.smallest_gap, abs(above))
         return above < 0
-
-    def _remove_whole(self, reader: int, removal: Tensor, effect: float, source: ScoreSource) -> None:
-        self._commit(removal)
-        edges = self.editor.graph.edges(reader)
-        self.scores[edges][removal] = effect
-        self.score_sources[edges][removal] = source
-        self.decided[edges] |= removal
-        self.kept[edges] &= ~removal
