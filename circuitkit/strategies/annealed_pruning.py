@@ -4,26 +4,21 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.circuit.score_source import ScoreSource
-from circuitkit.engine.memory import Need
-from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint, as_list
+from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.strategies.base import OperatingPoint, as_list
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.ranking import RankingTraining
-from circuitkit.strategies.gate_training.rounding import round_to_size
+from circuitkit.strategies.gate_training.rounding import round_to_target
+from circuitkit.strategies.gate_training.trained_strategy import TrainedStrategy
 from circuitkit.strategies.gate_training.trainer import (
     check_batches,
     check_options,
-    finished_trainings,
-    train,
-    training_prompts,
 )
-from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts, step_need
+from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts
 
 
-class AnnealedPruning(DiscoveryStrategy):
+class AnnealedPruning(TrainedStrategy["_Annealing"]):
     """Annealed pruning, a method of this project: the mask of matryoshka attribution, annealed to one size.
 
     Every edge has a score s. A step makes a mask that sums to k,
@@ -69,7 +64,7 @@ class AnnealedPruning(DiscoveryStrategy):
         checkpoint: bool = False,
         trainer: dict[str, Any] | None = None,
     ) -> None:
-        self._targets = as_list("target", target, lambda value: 0 < value < 1, "Give a sparsity between 0 and 1.")
+        as_list("target", target, lambda value: 0 < value < 1, "Give a sparsity between 0 and 1.")
         as_list("start", [start], lambda value: 0 < value < 1, "Give a fraction of the edges such as 0.98.")
         as_list("temperature", [temperature], lambda value: 0 < value <= 1, "Give a number up to 1, such as 0.1.")
         as_list("falling", [falling], lambda value: 0 < value <= 1, "Give a fraction of the steps such as 0.9.")
@@ -85,27 +80,13 @@ class AnnealedPruning(DiscoveryStrategy):
         self.trainer = trainer
         self._options = check_options(trainer, max_steps=300)
 
-    def footprint(self, run: Discovery) -> Need:
-        """Count one step."""
-        return step_need(run, self.batch_size, self.prompts, self.checkpoint)
+    def make_training(self, run: Discovery, prompts: TrainingPrompts, value: float) -> "_Annealing":
+        """Make a training from equal scores."""
+        return _Annealing(self, len(run.model.graph), prompts, 1 - value)
 
-    def discover(self, run: Discovery) -> list[Circuit]:
-        """Train once per target, each time from equal scores."""
-        prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
-        logged = finished_trainings(run, len(self._targets), prompts)
-        targets = enumerate(map(float, self._targets), 1)
-        return [self._discover(run, prompts, target, number, logged) for number, target in targets]
-
-    def _discover(self, run: Discovery, prompts: TrainingPrompts, target: float, number: int, logged: int) -> Circuit:
-        graph = run.model.graph
-        module = _Annealing(self, len(graph), prompts, 1 - target)
-        train(module, run, self._options, f"target_{number}", max(logged, number - 1))
-        if number > logged:
-            run.log(steps=module.max_steps * number)
-        scores = module.ranking()
-        kept = round_to_size(graph, scores, round((1 - target) * len(graph)))
-        score_sources = torch.full((len(graph),), int(ScoreSource.GIVEN), dtype=torch.int8)
-        return Circuit(graph, scores, kept, score_sources, selection=f"target {target:g}, connected edges counted")
+    def make_circuit(self, graph: EdgeGraph, training: "_Annealing", value: float) -> Circuit:
+        """Take the target's number of edges."""
+        return round_to_target(graph, training.ranking(), value)
 
 
 class _Annealing(RankingTraining):

@@ -8,28 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.circuit.score_source import ScoreSource
-from circuitkit.engine.memory import Need
+from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.errors import UsageError
-from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint, as_list
+from circuitkit.strategies.base import OperatingPoint, as_list
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.hard_concrete import Gates
-from circuitkit.strategies.gate_training.rounding import round_to_size
+from circuitkit.strategies.gate_training.rounding import round_to_target
+from circuitkit.strategies.gate_training.trained_strategy import TrainedStrategy
 from circuitkit.strategies.gate_training.trainer import (
     GateTraining,
     check_batches,
     check_options,
-    finished_trainings,
-    train,
-    training_prompts,
 )
-from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts, step_need
+from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts
 
 MULTIPLIER_TRAVEL = 4800.0
 """The default learning rate of the multipliers times the number of steps: the distance that they can travel."""
 
 
-class EdgePruning(DiscoveryStrategy):
+class EdgePruning(TrainedStrategy["_Pruning"]):
     """Edge pruning (Bhaskar et al. 2024, arXiv 2406.16778).
 
     Every edge has a hard-concrete gate m, and its reader gets m o + (1 - m) õ. With the expected sparsity s of the
@@ -88,7 +85,7 @@ class EdgePruning(DiscoveryStrategy):
         checkpoint: bool = False,
         trainer: dict[str, Any] | None = None,
     ) -> None:
-        self._targets = as_list("target", target, lambda value: 0 < value < 1, "Give a sparsity between 0 and 1.")
+        as_list("target", target, lambda value: 0 < value < 1, "Give a sparsity between 0 and 1.")
         check_batches(batch_size, prompts, learning_rate)
         if multiplier_learning_rate is not None and not 0 < multiplier_learning_rate < math.inf:
             raise UsageError(
@@ -113,33 +110,21 @@ class EdgePruning(DiscoveryStrategy):
         self.trainer = trainer
         self._options = check_options(trainer, max_steps=1000)
 
-    def footprint(self, run: Discovery) -> Need:
-        """Count one step."""
-        return step_need(run, self.batch_size, self.prompts, self.checkpoint)
-
-    def discover(self, run: Discovery) -> list[Circuit]:
-        """Train once per target, each time from the full model."""
-        prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
-        logged = finished_trainings(run, len(self._targets), prompts)
-        targets = enumerate(map(float, self._targets), 1)
-        return [self._discover(run, prompts, target, number, logged) for number, target in targets]
-
-    def _discover(self, run: Discovery, prompts: TrainingPrompts, target: float, number: int, logged: int) -> Circuit:
+    def make_training(self, run: Discovery, prompts: TrainingPrompts, value: float) -> "_Pruning":
+        """Make a training from wide open gates."""
         graph = run.model.graph
         edges = torch.arange(len(graph), dtype=torch.int64)
         of_edges = torch.stack([edges, len(graph) + graph.writer_of] if self.writer_gates else [edges])
         gates = Gates(len(graph) + self.writer_gates * graph.n_writers, of_edges, self.start)
-        module = _Pruning(self, gates, prompts, run.generator.initial_seed(), target)
-        train(module, run, self._options, f"target_{number}", max(logged, number - 1))
-        scores, wanted = gates.scores(), round((1 - target) * len(graph))
-        kept = round_to_size(graph, scores, wanted)
-        if number > logged:
-            run.log(
-                steps=module.max_steps * number,
-                expected_sparsity=[*run.metrics.get("expected_sparsity", []), module.sparsity().item()],
-            )
-        score_sources = torch.full((len(graph),), int(ScoreSource.GIVEN), dtype=torch.int8)
-        return Circuit(graph, scores, kept, score_sources, selection=f"target {target:g}, connected edges counted")
+        return _Pruning(self, gates, prompts, run.generator.initial_seed(), value)
+
+    def figures(self, training: "_Pruning") -> dict[str, float]:
+        """Return the expected sparsity."""
+        return {"expected_sparsity": training.sparsity().item()}
+
+    def make_circuit(self, graph: EdgeGraph, training: "_Pruning", value: float) -> Circuit:
+        """Round the gates to the target's number of edges."""
+        return round_to_target(graph, training.gates.scores(), value)
 
 
 class _Pruning(GateTraining):

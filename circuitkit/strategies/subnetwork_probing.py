@@ -9,24 +9,21 @@ from torch import Tensor
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
-from circuitkit.engine.memory import Need
-from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint, as_list
+from circuitkit.strategies.base import OperatingPoint, as_list
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.hard_concrete import Gates, open_probability, start_at
+from circuitkit.strategies.gate_training.trained_strategy import TrainedStrategy
 from circuitkit.strategies.gate_training.trainer import (
     GateTraining,
     check_batches,
     check_options,
-    finished_trainings,
-    train,
-    training_prompts,
 )
-from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts, step_need
+from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts
 
 KEEP_PROBABILITY = 0.9
 
 
-class SubnetworkProbing(DiscoveryStrategy):
+class SubnetworkProbing(TrainedStrategy["_Probing"]):
     """Subnetwork probing (Cao et al. 2021, arXiv 2104.03514) in the variant of Conmy et al. 2023.
 
     Every query, key and value reader and every MLP's output has a hard-concrete gate, which mixes the node's value with
@@ -65,9 +62,7 @@ class SubnetworkProbing(DiscoveryStrategy):
         checkpoint: bool = False,
         trainer: dict[str, Any] | None = None,
     ) -> None:
-        self._l0_weights = as_list(
-            "l0_weight", l0_weight, lambda value: value >= 0, "Give a number of at least 0, such as 1."
-        )
+        as_list("l0_weight", l0_weight, lambda value: value >= 0, "Give a number of at least 0, such as 1.")
         check_batches(batch_size, prompts, learning_rate)
         self.l0_weight = l0_weight
         self.batch_size = batch_size
@@ -77,34 +72,22 @@ class SubnetworkProbing(DiscoveryStrategy):
         self.trainer = trainer
         self._options = check_options(trainer, max_steps=600)
 
-    def footprint(self, run: Discovery) -> Need:
-        """Count one step."""
-        return step_need(run, self.batch_size, self.prompts, self.checkpoint)
-
-    def discover(self, run: Discovery) -> list[Circuit]:
-        """Train once per L0 weight."""
-        prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
-        logged = finished_trainings(run, len(self._l0_weights), prompts)
-        weights = enumerate(map(float, self._l0_weights), 1)
-        return [self._discover(run, prompts, weight, number, logged) for number, weight in weights]
-
-    def _discover(
-        self, run: Discovery, prompts: TrainingPrompts, l0_weight: float, number: int, logged: int
-    ) -> Circuit:
-        graph = run.model.graph
-        of_edges = node_gates(graph)
+    def make_training(self, run: Discovery, prompts: TrainingPrompts, value: float) -> "_Probing":
+        """Make a training from gates that are open with probability 0.9."""
+        of_edges = node_gates(run.model.graph)
         gates = Gates(int(of_edges.max()) + 1, of_edges, start_at(KEEP_PROBABILITY))
-        module = _Probing(self, gates, prompts, run.generator.initial_seed(), l0_weight)
-        train(module, run, self._options, f"l0_weight_{number}", max(logged, number - 1))
-        scores = gates.scores()
-        if number > logged:
-            run.log(
-                steps=module.max_steps * number,
-                nodes_kept=[*run.metrics.get("nodes_kept", []), int((gates.log_alpha > 0).sum())],
-            )
+        return _Probing(self, gates, prompts, run.generator.initial_seed(), value)
+
+    def figures(self, training: "_Probing") -> dict[str, float]:
+        """Return the number of nodes kept."""
+        return {"nodes_kept": int((training.gates.log_alpha > 0).sum())}
+
+    def make_circuit(self, graph: EdgeGraph, training: "_Probing", value: float) -> Circuit:
+        """Keep the connected edges between nodes whose gates are more often open than not."""
+        scores = training.gates.scores()
         score_sources = torch.full((len(graph),), int(ScoreSource.GIVEN), dtype=torch.int8)
         # At log-alpha 0 a gate's distribution is symmetric about 1/2, so both its mean and P(z > 1/2) are 1/2
-        return Circuit(graph, scores, scores > 0.5, score_sources, selection=f"L0 weight {l0_weight:g}").prune()
+        return Circuit(graph, scores, scores > 0.5, score_sources, selection=f"L0 weight {value:g}").prune()
 
 
 class _Probing(GateTraining):

@@ -7,26 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.engine.memory import Need
-from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint, as_list
+from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.strategies.base import OperatingPoint, as_list
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.hard_concrete import noise
+from circuitkit.strategies.gate_training.trained_strategy import TrainedStrategy
 from circuitkit.strategies.gate_training.trainer import (
     MaskTraining,
     check_batches,
     check_options,
-    finished_trainings,
-    train,
-    training_prompts,
 )
-from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts, step_need
+from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts
 
 START = 1.0
 """The logit of every edge's probability at the start, as in the authors' code: 73%."""
 BETAS = (0.9, 0.995)
 
 
-class UGS(DiscoveryStrategy):
+class UGS(TrainedStrategy["_Sampling"]):
     """Uniform gradient sampling for edges (Li and Janson 2024, arXiv 2409.09951).
 
     Every edge has a probability p = sigmoid(theta) to be kept. Each step samples a mask: independently for every edge
@@ -70,9 +69,7 @@ class UGS(DiscoveryStrategy):
         checkpoint: bool = False,
         trainer: dict[str, Any] | None = None,
     ) -> None:
-        self._penalties = as_list(
-            "edge_penalty", edge_penalty, lambda value: value >= 0, "Give a number of at least 0, such as 0.001."
-        )
+        as_list("edge_penalty", edge_penalty, lambda value: value >= 0, "Give a number of at least 0, such as 0.001.")
         check_batches(batch_size, prompts, learning_rate)
         self.edge_penalty = edge_penalty
         self.batch_size = batch_size
@@ -82,31 +79,20 @@ class UGS(DiscoveryStrategy):
         self.trainer = trainer
         self._options = check_options(trainer, max_steps=1000)
 
-    def footprint(self, run: Discovery) -> Need:
-        """Count one step."""
-        return step_need(run, self.batch_size, self.prompts, self.checkpoint)
+    def make_training(self, run: Discovery, prompts: TrainingPrompts, value: float) -> "_Sampling":
+        """Make a training from equal probabilities."""
+        return _Sampling(self, len(run.model.graph), prompts, run.generator.initial_seed(), value)
 
-    def discover(self, run: Discovery) -> list[Circuit]:
-        """Train once per penalty."""
-        prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
-        logged = finished_trainings(run, len(self._penalties), prompts)
-        penalties = enumerate(map(float, self._penalties), 1)
-        return [self._discover(run, prompts, penalty, number, logged) for number, penalty in penalties]
+    def figures(self, training: "_Sampling") -> dict[str, float]:
+        """Return the number of edges whose probability is between 0.1 and 0.9."""
+        probabilities = training.probabilities()
+        return {"undecided_edges": int(((probabilities > 0.1) & (probabilities < 0.9)).sum())}
 
-    def _discover(self, run: Discovery, prompts: TrainingPrompts, penalty: float, number: int, logged: int) -> Circuit:
-        graph = run.model.graph
-        module = _Sampling(self, len(graph), prompts, run.generator.initial_seed(), penalty)
-        train(module, run, self._options, f"edge_penalty_{number}", max(logged, number - 1))
-        probabilities = module.logits.detach().double().sigmoid().cpu()
-        if number > logged:
-            undecided = int(((probabilities > 0.1) & (probabilities < 0.9)).sum())
-            run.log(
-                steps=module.max_steps * number, undecided_edges=[*run.metrics.get("undecided_edges", []), undecided]
-            )
-        ranking = Circuit.from_scores(graph, probabilities)
-        return Circuit(
-            graph, probabilities, probabilities > 0.5, ranking.score_sources, f"edge penalty {penalty:g}"
-        ).prune()
+    def make_circuit(self, graph: EdgeGraph, training: "_Sampling", value: float) -> Circuit:
+        """Keep the connected edges that are more often kept than not."""
+        probabilities = training.probabilities()
+        score_sources = torch.full((len(graph),), int(ScoreSource.GIVEN), dtype=torch.int8)
+        return Circuit(graph, probabilities, probabilities > 0.5, score_sources, f"edge penalty {value:g}").prune()
 
 
 def sample_mask(logits: Tensor, noise: Tensor) -> Tensor:
@@ -136,6 +122,10 @@ class _Sampling(MaskTraining):
     def penalty(self) -> Tensor:
         """Compute the penalty times the expected number of edges."""
         return self._penalty * self.logits.sigmoid().sum()
+
+    def probabilities(self) -> Tensor:
+        """Return the edges' probabilities, float64 `[edges]` on the CPU."""
+        return self.logits.detach().double().sigmoid().cpu()
 
     def configure_optimizers(self) -> Any:
         """Set up Adam, with a rate that falls to 0."""

@@ -19,7 +19,8 @@ from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.errors import UsageError
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
-from circuitkit.strategies.edge_pruning import EdgePruning, round_to_size
+from circuitkit.strategies.edge_pruning import EdgePruning
+from circuitkit.strategies.gate_training.rounding import round_to_size
 
 
 @pytest.fixture(scope="module")

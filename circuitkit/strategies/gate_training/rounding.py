@@ -5,6 +5,7 @@ from torch import Tensor
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.circuit.score_source import ScoreSource
 
 
 def round_to_size(graph: EdgeGraph, scores: Tensor, wanted: int) -> Tensor:
@@ -33,3 +34,10 @@ def round_to_size(graph: EdgeGraph, scores: Tensor, wanted: int) -> Tensor:
     best = scores.masked_fill(~joined, -torch.inf).sort(descending=True, stable=True).indices
     kept[best[: min(wanted - int(kept.sum()), int(joined.sum()))]] = True
     return kept
+
+
+def round_to_target(graph: EdgeGraph, scores: Tensor, target: float) -> Circuit:
+    """Make the circuit whose number of edges leaves out the fraction `target`; see `round_to_size`."""
+    kept = round_to_size(graph, scores, round((1 - target) * len(graph)))
+    score_sources = torch.full((len(graph),), int(ScoreSource.GIVEN), dtype=torch.int8)
+    return Circuit(graph, scores, kept, score_sources, selection=f"target {target:g}, connected edges counted")
