@@ -8,10 +8,8 @@ error of the mean on n of them is
 
     sd / sqrt(n) * sqrt(1 - n / N).
 
-Effects are skewed, but in a search on 64 prompts of IOI with SmolLM2-135M (KL at 0.005, 0.02 and 0.05; 429 to 488
-decisions, each taken again from the first 16 prompts of 20 random orders) two standard errors left 0.07 to 0.27% of the
-decisions wrong, and three 0.00 to 0.03%; the first 16 prompts alone, 1.4 to 6.7%. Quantiles of Student's t changed
-these figures less than z itself does.
+Effects are skewed, so that on few prompts this is no exact level; `benchmarks/racing.py` counts the decisions that come
+out otherwise.
 
 This is the mechanism of rechecking close decisions (`rechecks.py`) for sampling instead of rounding, and has the same
 *audit*: early decisions, spread evenly over the search, are repeated on all prompts. The share of them that comes out
