@@ -8,8 +8,8 @@ error of the mean on n of them is
 
     sd / sqrt(n) * sqrt(1 - n / N).
 
-Effects are skewed, so that on few prompts this is no exact level; `benchmarks/racing.py` counts the decisions that come
-out otherwise.
+Effects are skewed, so that on few prompts this is no exact level; `benchmarks/racing.py` counts the decisions that
+come out otherwise.
 
 This is the mechanism of rechecking close decisions (`rechecks.py`) for sampling instead of rounding, and has the same
 *audit*: early decisions, spread evenly over the search, are repeated on all prompts. The share of them that comes out
