@@ -37,7 +37,7 @@ from circuitkit.tasks.ioi import IOI
 
 WANTED = (0.8, 0.9)
 PROMPTS = 64
-STEPS, BATCH = 500, 8
+STEPS, BATCH = 560, 8
 RECOMMENDED = "annealed_pruning"
 FROM_PROPOSAL = f"acdc from {RECOMMENDED}"
 OBJECTIVES = {"": KLDivergence(), "_ld": LogitDifference()}

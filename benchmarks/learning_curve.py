@@ -9,8 +9,8 @@ it was found, and on 64 test prompts. Training methods take exactly these prompt
 Every point is a run folder in FOLDER. Started again, the script reads the finished points, and continues the
 interrupted one. The whole grid takes hours. Trainings take 300 steps of 8 prompts, or of 4 where there are only 4. The
 last line is one JSON object: `points`, a list with `method`, `templates`, `prompts`, `seed`, `seconds`, `peak_mb`,
-`own` and `sizes`; of each size `edges`, and faithfulness on both in the KL divergence (`found`, `held_out`) and in the
-logit difference (`found_ld`, `held_out_ld`).
+`own` and `sizes`; of each size `fraction` asked for, `edges`, and faithfulness on both in the KL divergence (`found`,
+`held_out`) and in the logit difference (`found_ld`, `held_out_ld`).
 """
 
 import argparse
@@ -58,7 +58,7 @@ def methods(prompts: int, steps: int) -> dict[str, Any]:
 
 def describe(point: Point, held_out: Point) -> dict[str, Any]:
     """Return one circuit's figures on the prompts where it was found, and on the others."""
-    found: dict[str, Any] = {"edges": point.edges}
+    found: dict[str, Any] = {"fraction": point.fraction, "edges": point.edges}
     for name, one in (("found", point), ("held_out", held_out)):
         for ending, measure in (("", "kl"), ("_ld", "logit_difference")):
             figure = one.measures[measure].faithfulness

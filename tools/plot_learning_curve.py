@@ -1,0 +1,97 @@
+"""Draw what `benchmarks/learning_curve.py` measured: docs/figures/learning_curve.svg.
+
+    python benchmarks/learning_curve.py --out FOLDER | tee curve.txt
+    python tools/plot_learning_curve.py curve.txt [--out docs/figures/learning_curve.svg]
+
+One panel per method: faithfulness in the KL divergence over the number of prompts, where the circuit was found (dashed)
+and on test prompts (solid); of some sizes of a ranking, and of ACDC's own circuit, with its mean number of edges. A dot
+is one seed, and a line goes through the means. On the right, apart: prompts of all templates. Draws with matplotlib.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+FRACTIONS = (0.005, 0.01, 0.05)
+COLORS = ("#1f5fa8", "#c4541b", "#3a7d44")
+SPLITS = {"found": "--", "held_out": "-"}
+OUT = Path(__file__).parents[1] / "docs" / "figures" / "learning_curve.svg"
+
+
+def circuits(point: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the circuits to draw of a point, by label."""
+    if point["method"].startswith("acdc"):
+        return {"its own circuit": point["own"]}
+    return {f"{one['fraction']:.1%} of the edges": one for one in point["sizes"] if one["fraction"] in FRACTIONS}
+
+
+def panel(axes: Axes, points: list[dict[str, Any]]) -> None:
+    """Plot one method."""
+    lines: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    counts = sorted({point["prompts"] for point in points})
+    apart = 2 * counts[-1]  # the place of all templates on the logarithmic axis
+    for point in points:
+        place = point["prompts"] if point["templates"] != "all" else apart
+        for label, circuit in circuits(point).items():
+            lines[label][place].append(circuit)
+    for (label, places), color in zip(lines.items(), COLORS, strict=False):
+        for split, style in SPLITS.items():
+            x = [place for place in sorted(places) if place != apart]
+            axes.plot(x, [mean(one[split] for one in places[place]) for place in x], style, color=color)
+            for place, found in places.items():
+                marker = {
+                    "marker": "o" if split == "held_out" else ".",
+                    "mfc": color if split == "held_out" else "none",
+                }
+                axes.plot([place] * len(found), [one[split] for one in found], ls="", ms=4, color=color, **marker)
+        axes.plot([], [], color=color, label=label)
+        if len(lines) == 1:
+            for place, found in places.items():
+                edges = f"{mean(one['edges'] for one in found):,.0f} edges"
+                axes.annotate(edges, (place, 0.03), ha="center", fontsize=7, color=color)
+    axes.set(title=points[0]["method"].replace("_", " "), ylim=(0, 1.02), xscale="log")
+    ticks = [*counts, apart] if any(point["templates"] == "all" for point in points) else counts
+    axes.set_xticks(ticks, [*map(str, counts), f"{counts[-1]}, all\ntemplates"][: len(ticks)])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=7, loc="lower right" if len(lines) > 1 else "center right")
+
+
+def draw(points: list[dict[str, Any]], out: Path) -> None:
+    """Draw all panels into a file."""
+    plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "svg.hashsalt": "learning_curve"})
+    methods = list(dict.fromkeys(point["method"] for point in points))
+    rows = -(-len(methods) // 3)
+    figure, panels = plt.subplots(rows, 3, figsize=(9, 3 * rows), layout="constrained", sharey=True, squeeze=False)
+    for axes, method in zip(panels.flat, methods, strict=False):
+        panel(axes, [point for point in points if point["method"] == method])
+    for axes in panels.flat[len(methods) :]:
+        axes.set_axis_off()
+    figure.supxlabel("prompts where the circuit was found (IOI, template 0)", fontsize=9)
+    figure.supylabel("faithfulness in the KL divergence", fontsize=9)
+    figure.suptitle("Dashed: on the prompts where the circuit was found. Solid: on 64 test prompts.", fontsize=10)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120, metadata={"Date": None} if out.suffix == ".svg" else None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="what the benchmark printed")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parents[1] / "docs" / "figures" / "learning_curve.svg"
+    )
+    arguments = parser.parse_args()
+    draw(json.loads(arguments.file.read_text().splitlines()[-1])["points"], arguments.out)
+
+
+if __name__ == "__main__":
+    main()
