@@ -48,11 +48,8 @@ def panel(axes: Axes, points: list[dict[str, Any]]) -> None:
             x = [place for place in sorted(places) if place != apart]
             axes.plot(x, [mean(one[split] for one in places[place]) for place in x], style, color=color)
             for place, found in places.items():
-                marker = {
-                    "marker": "o" if split == "held_out" else ".",
-                    "mfc": color if split == "held_out" else "none",
-                }
-                axes.plot([place] * len(found), [one[split] for one in found], ls="", ms=4, color=color, **marker)
+                fill = color if split == "held_out" else "none"
+                axes.plot([place] * len(found), [one[split] for one in found], "o", ms=4, color=color, mfc=fill)
         axes.plot([], [], color=color, label=label)
         if len(lines) == 1:
             for place, found in places.items():
@@ -86,9 +83,7 @@ def draw(points: list[dict[str, Any]], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="what the benchmark printed")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parents[1] / "docs" / "figures" / "learning_curve.svg"
-    )
+    parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     draw(json.loads(arguments.file.read_text().splitlines()[-1])["points"], arguments.out)
 
