@@ -7,30 +7,67 @@ each seed, and all templates with the largest number and the first seed. Every c
 it was found, and on 64 test prompts. Training methods take exactly these prompts (`prompts=N`), not more.
 
 Every point is a run folder in FOLDER. Started again, the script reads the finished points, and continues the
-interrupted one. The whole grid takes hours. Trainings take 300 steps of 8 prompts, or of 4 where there are only 4. The
-last line is one JSON object: `points`, a list with `method`, `templates`, `prompts`, `seed`, `seconds`, `peak_mb`,
-`own` and `sizes`; of each size `fraction` asked for, `edges`, and faithfulness on both in the KL divergence (`found`,
-`held_out`) and in the logit difference (`found_ld`, `held_out_ld`).
+interrupted one. The whole grid takes hours. Trainings take 300 steps of 8 prompts, or of 4 where there are only 4; the
+search from a proposal starts from the same point's edge pruning. The last line is one JSON object: `points`, a list
+with `method`, `templates`, `prompts`, `seed`, `seconds` of the processor (of one thread, since other processes may run
+beside; with those of the proposal), `peak_mb`, `own` and `sizes`; of each size
+`fraction` asked for, `edges`, and faithfulness on both in the KL divergence (`found`, `held_out`) and in the logit
+difference (`found_ld`, `held_out_ld`).
 """
 
 import argparse
 import itertools
 import json
+import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import fetched
 import torch
 
+from circuitkit.circuit.circuit import Circuit
 from circuitkit.errors import CircuitKitError
 from circuitkit.evaluation.evaluation import Point
 from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.run.callbacks import Callback
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
+from circuitkit.strategies.discovery import Discovery
 
 STEPS, BATCH = 300, 8
 SIZES = [0.003, 0.005, 0.01, 0.02, 0.05]
 TEST = 64
+FROM_PROPOSAL = "acdc from edge_pruning"
+
+
+class Seconds(Callback):
+    """Measures a search in seconds of the processor, over interruptions; keeps them by run folder in a file."""
+
+    KEY = "learning_curve"
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "seconds.json"
+        self.found: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._started, self._before = 0.0, 0.0
+
+    def on_discovery_start(self, run: Discovery) -> None:
+        self._started, self._before = time.process_time(), 0.0
+
+    def on_save_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
+        saved[self.KEY] = self._spent()
+
+    def on_load_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
+        self._before = saved[self.KEY]
+
+    def on_discovery_end(self, run: Discovery, circuits: Sequence[Circuit]) -> None:
+        assert run.folder is not None, "every point has a run folder"
+        self.found[run.folder.name] = round(self._spent(), 1)
+        self._file.write_text(json.dumps(self.found))
+
+    def _spent(self) -> float:
+        return self._before + time.process_time() - self._started
 
 
 def training(name: str, prompts: int, steps: int, **arguments: Any) -> dict[str, Any]:
@@ -39,8 +76,8 @@ def training(name: str, prompts: int, steps: int, **arguments: Any) -> dict[str,
     return {"class_path": name, "init_args": {**own, **arguments}}
 
 
-def methods(prompts: int, steps: int) -> dict[str, Any]:
-    """Return every method's specification for a number of prompts."""
+def methods(prompts: int, steps: int, proposal: Path) -> dict[str, Any]:
+    """Return every method's specification for a number of prompts; `proposal`: the run folder of edge pruning."""
     pruning = training("edge_pruning", prompts, steps, target=0.98)
     search = {"threshold": 0.02, "screen": 0.5}
     return {
@@ -49,9 +86,9 @@ def methods(prompts: int, steps: int) -> dict[str, Any]:
         "edge_pruning": pruning,
         "annealed_pruning": training("annealed_pruning", prompts, steps, target=0.9973),
         "acdc": {"class_path": "acdc", "init_args": search},
-        "acdc from edge_pruning": {
+        FROM_PROPOSAL: {
             "class_path": "acdc",
-            "init_args": {**search, "threshold": 0.004, "start": pruning, "start_size": 0.02},
+            "init_args": {**search, "threshold": 0.004, "start": str(proposal), "start_size": 0.02},
         },
     }
 
@@ -75,7 +112,6 @@ def summarize(result: Result) -> dict[str, Any]:
         for ranking in ("own", "absolute")
     }
     return {
-        "seconds": round(result.metrics["wall_s"], 1),
         "peak_mb": round(result.metrics["peak_mb"]),
         "own": next(iter(rows["own"]), None),
         "sizes": rows["absolute"],
@@ -84,43 +120,50 @@ def summarize(result: Result) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = list(methods(1, 1, Path()))
     parser.add_argument("--out", type=Path, help="the folder of the run folders")
-    parser.add_argument("--methods", nargs="+", default=list(methods(1, 1)), choices=list(methods(1, 1)))
+    parser.add_argument("--methods", nargs="+", default=names, choices=names)
     parser.add_argument("--prompts", nargs="+", type=int, default=[4, 16, 64])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument(
         "--smoke", action="store_true", help="check that the script runs: toy model, 2 prompts, 2 steps"
     )
-    arguments = parser.parse_args()
-    name, steps, out = "smollm2-135m", STEPS, arguments.out
-    if arguments.smoke:
-        name, steps, out, arguments.prompts, arguments.seeds = "toy", 2, None, [2], [0]
-    elif out is None:
+    options = parser.parse_args()
+    if options.smoke:
+        options.prompts, options.seeds = [2], [0]
+        with tempfile.TemporaryDirectory() as folder:
+            run_points(CircuitModel.from_pretrained("toy"), options, Path(folder), 2, 2)
+    elif options.out is None:
         parser.error("--out is missing: the folder to continue from")
     else:
-        fetched.require(name)
-    torch.set_num_threads(1)
-    model = CircuitModel.from_pretrained(name)
-    most, first = max(arguments.prompts), arguments.seeds[0]
-    grid = [(0, *pair) for pair in itertools.product(arguments.prompts, arguments.seeds)] + [(None, most, first)]
-    points = []
-    for (template, prompts, seed), method in itertools.product(grid, arguments.methods):
-        if arguments.smoke and template is None:
-            continue
-        label = f"{method} {'all' if template is None else template} {prompts} {seed}".replace(" ", "_")
-        result = Discoverer(seed=seed, callbacks=[]).run(
+        fetched.require("smollm2-135m")
+        torch.set_num_threads(1)
+        run_points(CircuitModel.from_pretrained("smollm2-135m"), options, options.out, STEPS, TEST)
+
+
+def run_points(model: CircuitModel, options: argparse.Namespace, folder: Path, steps: int, test: int) -> None:
+    """Run and print every point that was asked for."""
+    grid: list[tuple[int | None, int, int]] = [(0, *pair) for pair in itertools.product(options.prompts, options.seeds)]
+    grid += [] if options.smoke else [(None, max(options.prompts), options.seeds[0])]
+    points, seconds = [], Seconds(folder)
+    for (template, prompts, seed), method in itertools.product(grid, options.methods):
+        templates = "all" if template is None else str(template)
+        cell = f"{templates}_{prompts}_{seed}"
+        label, proposal = f"{method} {cell}".replace(" ", "_"), f"edge_pruning_{cell}"
+        result = Discoverer(seed=seed, callbacks=[seconds]).run(
             model,
             {"class_path": "ioi", "init_args": {"template": template}},
-            methods(prompts, steps)[method],
+            methods(prompts, steps, folder / proposal)[method],
             objective="kl",
-            examples=[prompts, TEST if not arguments.smoke else 2, TEST if not arguments.smoke else 2],
+            examples=[prompts, test, test],
             sizes=SIZES,
             rankings=["absolute"],
-            out=None if out is None else out / label,
-            resume=out is not None,
+            out=folder / label,
+            resume=True,
         )
-        found = {"method": method, "templates": "all" if template is None else str(template), "prompts": prompts}
-        points.append({**found, "seed": seed, **summarize(result)})
+        spent = seconds.found[label] + (seconds.found[proposal] if method == FROM_PROPOSAL else 0.0)
+        point = {"method": method, "templates": templates, "prompts": prompts, "seed": seed, "seconds": round(spent, 1)}
+        points.append({**point, **summarize(result)})
         print(json.dumps(points[-1]), flush=True)
     print(json.dumps({"points": points}))
 
