@@ -52,8 +52,11 @@ class Seconds(Callback):
         self.found: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
         self._started, self._before = 0.0, 0.0
 
+    def on_load_start(self, device: torch.device, model: CircuitModel | None) -> None:
+        self._before = 0.0
+
     def on_discovery_start(self, run: Discovery) -> None:
-        self._started, self._before = time.process_time(), 0.0
+        self._started = time.process_time()
 
     def on_save_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
         saved[self.KEY] = self._spent()
