@@ -1,3 +1,12 @@
+from .arithmetic import Arithmetic as Arithmetic
 from .base import Task as Task
+from .capital import Capital as Capital
+from .colored_objects import ColoredObjects as ColoredObjects
+from .copy_mcqa import CopyMCQA as CopyMCQA
+from .docstring import Docstring as Docstring
+from .gendered_pronoun import GenderedPronoun as GenderedPronoun
+from .greater_than import GreaterThan as GreaterThan
+from .induction import Induction as Induction
 from .ioi import IOI as IOI
 from .prompt_file import PromptFile as PromptFile
+from .subject_verb_agreement import SubjectVerbAgreement as SubjectVerbAgreement

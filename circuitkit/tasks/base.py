@@ -31,6 +31,9 @@ class Task(ABC):
     constructor.
     """
 
+    objective: str = "logit_difference"
+    """The name of the objective that suits the task: what `discover` and `compare` take where none is given."""
+
     @abstractmethod
     def prompts(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, examples: int, seed: int) -> PromptBatch:
         """Make at most `examples` pairs of one split, the same for the same arguments.

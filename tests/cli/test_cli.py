@@ -208,7 +208,7 @@ def test_a_comparison_with_a_failed_cell_exits_with_1(capsys: pytest.CaptureFixt
     [
         ("strategies", ["acdc", "eap", "edge_patching", "pahq_acdc", "random_edges"]),
         ("precision", ["full", "pahq", "all_low"]),
-        ("tasks", ["ioi", "prompt_file"]),
+        ("tasks", ["arithmetic", "greater_than", "ioi", "prompt_file"]),
         ("models", ["toy", "smollm2-135m"]),
         ("families", ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"]),
         ("objectives", ["kl", "logit_difference"]),
