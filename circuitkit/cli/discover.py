@@ -24,7 +24,8 @@ from circuitkit.storage.new_folder import output_folder
 if TYPE_CHECKING:
     from circuitkit.strategies.discovery import Discovery
 
-_DEFAULTS = {"objective": "logit_difference", "ablation": "resample"}
+_OWNERS = {"precision": "strategy", "objective": "task"}
+"""The options that are left to another one by default."""
 
 
 def run(parser: ArgumentParser, arguments: list[str]) -> int:
@@ -102,11 +103,11 @@ def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--dtype", type=str, default="float32", help="dtype of the weights")
     for name, kind in KIND_OF.items():
         shown = f"name (see `circuitkit list {kind}`) or class path; its arguments are options --{name}.ARGUMENT"
-        if name == "precision":
-            shown += "; by default the strategy's own"
+        if name in _OWNERS:
+            shown += f"; by default the {_OWNERS[name]}'s own"
             parser.add_argument(f"--{name}", type=specs.base(kind) | None, default=None, help=shown)
-        elif name in _DEFAULTS:
-            default = specs.rewrite(kind, _DEFAULTS[name])
+        elif name == "ablation":
+            default = specs.rewrite(kind, "resample")
             parser.add_argument(f"--{name}", type=specs.base(kind), default=default, help=shown)
         else:
             parser.add_argument(f"--{name}", type=specs.base(kind), required=True, help=shown)

@@ -105,7 +105,8 @@ class Grid:
         tasks: names, class paths, or mappings with `class_path` and `init_args`, by label.
         strategies: as for `tasks`.
         precision: as for `tasks`; by default every strategy uses its own policy.
-        objectives: as for `tasks`; by default the logit difference.
+        objectives: as for `tasks`; by default each task has its own (`Task.objective`). Where these differ, rules under
+            `exclude` say which task has which.
         seeds: seeds of the prompts and the strategies.
         include: rules, each a mapping from some of `models`, `tasks`, `strategies`, `precision`, `objectives` and
             `seeds` to one label or several. Only cells that match every entry of some rule are run; by default all.
@@ -151,7 +152,9 @@ class Grid:
         self.tasks = _resolve_all("tasks", tasks)
         self.strategies = _resolve_all("strategies", strategies)
         self.precision = None if precision is None else _resolve_all("precision", precision)
-        self.objectives = _resolve_all("objectives", objectives or {"logit_difference": "logit_difference"})
+        # Made here, so that the constructors' errors come before any cell runs
+        own = {label: specs.make("tasks", spec).objective for label, spec in self.tasks.items()}
+        self.objectives = _resolve_all("objectives", objectives or {name: name for name in own.values()})
         self.seeds = [0] if seeds is None else [check_seed(seed) for seed in seeds]
         if repeated := [seed for number, seed in enumerate(self.seeds) if seed in self.seeds[:number]]:
             raise UsageError(f"The seed {repeated[0]} is given twice.", "Give each seed once.")
@@ -163,6 +166,8 @@ class Grid:
         self.options = Options(**{name: _check_option(name, value) for name, value in given.items()})
         self._default_precision: dict[str, dict[str, Any]] = {}
         self.include, self.exclude, self.overrides = list(include or ()), list(exclude or ()), list(overrides or ())
+        if not objectives:
+            self.exclude += [rule for rule in _only_own(own) if rule not in self.exclude]
         self._check_rules()
         self.cells = self._chosen(list(self._all_cells()))
 
@@ -203,7 +208,6 @@ class Grid:
     def _all_cells(self) -> Iterator[Cell]:
         """Yield the cells, those that share model and prompts next to each other, their control last."""
         control = {} if self._has_random else {CONTROL: specs.resolve("strategies", "random_edges")}
-        _make_all("tasks", self.tasks)  # raises the constructors' errors before any cell runs
         _make_all("objectives", self.objectives)
         _make_all("precision", self.precision or {})
         for place in product(self.models, self.tasks, self.objectives, self.seeds):
@@ -268,6 +272,13 @@ class Grid:
 
     def _own_label(self, strategy: dict[str, Any]) -> str:
         return specs.label("precision", self._own_precision(strategy))
+
+
+def _only_own(objectives: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield the rules that exclude other tasks from each objective, given each task's own."""
+    for objective in dict.fromkeys(objectives.values()):
+        if others := [task for task, own in objectives.items() if own != objective]:
+            yield {"tasks": others, "objectives": objective}
 
 
 def _resolve_all(kind: str, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

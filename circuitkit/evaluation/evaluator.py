@@ -41,7 +41,7 @@ from circuitkit.evaluation.sizes import SIZES, check_sizes, choose_edges
 from circuitkit.interrupts import taking_turns
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import FullPrecision
-from circuitkit.tasks.base import Split, Task
+from circuitkit.tasks.base import Split, Task, own_objective
 from circuitkit.torch_state import usual_torch_state
 
 IDENTITY_TOLERANCE = 1e-3
@@ -61,7 +61,7 @@ def evaluate(
     *,
     sizes: Sequence[float] = SIZES,
     rankings: Sequence[Ranking] = CURVES,
-    objective: Objective | str = "logit_difference",
+    objective: Objective | str | None = None,
     ablation: Ablation | str = "resample",
     examples: int | Sequence[int] = 32,
     seed: int = 0,
@@ -77,7 +77,8 @@ def evaluate(
         sizes: fractions of the edges, rising; empty: only the circuit's own edges.
         rankings: how circuits of these sizes are chosen: any of `signed`, `absolute`, `greedy` and `random` (see
             `Point`).
-        objective, ablation: object or name.
+        objective: object or name; by default the task's own, as in `discover`.
+        ablation: object or name.
         examples: maximum number of prompts per split, one number for all or three, for train, validation and test.
         seed: seed of the task's splits, the random control and the sample of edges: that of the discovery, since
             another seed deals other splits, whose test prompts may be among those that the circuit was found on.
@@ -94,10 +95,11 @@ def evaluate(
     if not isinstance(model, CircuitModel):
         named = specs.model_spec(model, kv=circuit.graph.kv)
         model = CircuitModel.from_pretrained(named["name"], kv=named["kv"], dtype=named["dtype"])  # type: ignore[arg-type]
+    made = specs.make("tasks", task)
     evaluator = make_evaluator(
         model,
-        specs.make("tasks", task),
-        specs.make("objectives", objective),
+        made,
+        specs.make("objectives", own_objective(made) if objective is None else objective),
         specs.make("ablations", ablation),
         examples=examples,
         seed=seed,

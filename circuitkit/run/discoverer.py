@@ -309,7 +309,7 @@ def discover(
     *,
     strategy_args: Mapping[str, Any] | None = None,
     precision: PrecisionPolicy | Spec | None = None,
-    objective: Objective | Spec = "logit_difference",
+    objective: Objective | Spec | None = None,
     ablation: Ablation | Spec = "resample",
     examples: int | Sequence[int] = 32,
     faithfulness: float | None = None,
@@ -329,7 +329,8 @@ def discover(
         strategy: a name, a class path, or a `DiscoveryStrategy`.
         strategy_args: the strategy's constructor arguments; only with a name or class path.
         precision: a name, class path or `PrecisionPolicy`; by default the strategy's own.
-        objective: the measure of task performance, a name or an `Objective`.
+        objective: the measure of task performance, a name or an `Objective`; by default the task's own
+            (`Task.objective`), which is the logit difference for most tasks and for a `PromptBatch`.
         ablation: what a removed edge carries instead, a name or an `Ablation`.
         examples: maximum number of prompts to find the circuit on; as many other prompts are used to evaluate it. Or
             three such numbers, for the splits train (find), validation (choose) and test (evaluate).

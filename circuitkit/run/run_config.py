@@ -25,7 +25,7 @@ from circuitkit.models.loading import load_tokenizer
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.run.smallest import check_faithfulness
 from circuitkit.strategies.base import DiscoveryStrategy
-from circuitkit.tasks.base import Split, Task
+from circuitkit.tasks.base import Split, Task, own_objective
 
 ModelSpec = CircuitModel | PreTrainedModel | str | Path | Mapping[str, str]
 TaskSpec = Task | PromptBatch | Spec
@@ -41,7 +41,7 @@ class RunOptions(TypedDict, total=False):
 
     Attributes:
         precision: a name, class path, mapping or `PrecisionPolicy`; by default the strategy's own.
-        objective: likewise, or an `Objective`; by default `logit_difference`.
+        objective: likewise, or an `Objective`; by default the task's own.
         ablation: likewise, or an `Ablation`; by default `resample`.
         examples: maximum number of prompts per split, one number for all or three, for train, validation and test; by
             default 32.
@@ -55,7 +55,7 @@ class RunOptions(TypedDict, total=False):
     """
 
     precision: PrecisionPolicy | Spec | None
-    objective: Objective | Spec
+    objective: Objective | Spec | None
     ablation: Ablation | Spec
     examples: int | Sequence[int]
     sizes: Sequence[float] | None
@@ -102,11 +102,13 @@ class RunConfig:
             ("task", "tasks", task),
             ("strategy", "strategies", strategy),
             ("precision", "precision", options.get("precision")),
-            ("objective", "objectives", options.get("objective", "logit_difference")),
+            ("objective", "objectives", options.get("objective")),
             ("ablation", "ablations", options.get("ablation", "resample")),
         ):
             if key == "precision" and spec is None:
                 spec = parts["strategy"].default_precision()
+            if key == "objective" and spec is None:
+                spec = own_objective(parts["task"])
             parts[key] = specs.make(kind, spec)
             _check_kind(kind, key, parts[key])
             config[key] = specs.resolve(kind, spec) if isinstance(spec, str | Mapping) else specs.describe(spec)

@@ -22,6 +22,7 @@ Split = Literal["train", "validation", "test"]
 _WIDTH = 110
 _MEASURED = 32
 _AT_ONCE = 100_000
+_HUGE = 10**12
 
 
 class Task(ABC):
@@ -81,9 +82,16 @@ class Task(ABC):
             logits = model.logits(model.final_stream(batch))
         shown = [_pair(batch, row, model.tokenizer) for row in range(min(examples, len(batch)))]
         supply = {split: self.available(model.tokenizer, split, seed) for split in get_args(Split)}
-        if counts := ", ".join(f"{count:,} in {split}" for split, count in supply.items() if count is not None):
+        if counts := ", ".join(
+            f"{format_count(count)} in {split}" for split, count in supply.items() if count is not None
+        ):
             shown.append(f"Different prompts: {counts}.")
         return "\n\n".join([*shown, *(f"Note: {note}" for note in batch.notes), _measure(batch, logits)])
+
+
+def own_objective(task: Task | PromptBatch) -> str:
+    """Return the name of the objective that suits a task; prompts without a task have that of `Task`."""
+    return (task if isinstance(task, Task) else Task).objective
 
 
 def require_tokenizer(tokenizer: PreTrainedTokenizerBase | None, task: Task) -> PreTrainedTokenizerBase:
@@ -126,11 +134,16 @@ def check_supply(what: str, split: Split, examples: int, available: int) -> list
         )
     if examples <= available:
         return []
-    has = f"{what} has {available:,} different prompt{'s' if available > 1 else ''}"
+    has = f"{what} has {format_count(available)} different prompt{'s' if available > 1 else ''}"
     fewer = f"fewer than the {examples:,} asked for."
     if available > _AT_ONCE:
         raise UsageError(f"{has} in the split {split!r}, {fewer}", f"Ask for fewer, such as {_AT_ONCE // 100:,}.")
     return [f"{has}, {fewer}"]
+
+
+def format_count(count: int) -> str:
+    """Write a number of prompts, such as 1,234; of a huge one the power of ten below it."""
+    return f"{count:,}" if count < _HUGE else f"over 10^{len(str(count)) - 1}"
 
 
 def _pair(batch: PromptBatch, row: int, tokenizer: PreTrainedTokenizerBase | None) -> str:

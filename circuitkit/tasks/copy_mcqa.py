@@ -55,9 +55,10 @@ class CopyMCQA(DrawnTask):
         needed = {"objects": 4, "colors": _CHOICES, "letters": 2 * _CHOICES}
         check_words(self, {kind: len(found) for kind, found in known.items()}, needed)
         colors, letters = list(known["colors"]), list(known["letters"])
-        filling: dict[str, Any] = {"thing": next(iter(known["objects"])), "color": colors[0]}
-        known_templates(self, tokenizer, {"": TEMPLATE}, {**filling, "colors": colors, "letters": letters})
-        own = deal(list(known["objects"]), self, split, seed)
+        things = list(known["objects"])
+        filling = {"thing": things[0], "color": colors[0], "colors": colors, "letters": letters}
+        known_templates(self, tokenizer, {"": TEMPLATE}, filling)
+        own = deal(things, self, split, seed)
         return [
             Frame(letters[place], [own, Arrangements(colors, _CHOICES)], partial(self._pair, known["letters"], place))
             for place in range(_CHOICES)

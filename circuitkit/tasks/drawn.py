@@ -146,7 +146,7 @@ def check_words(task: Task, found: Mapping[str, int], needed: Mapping[str, int])
 
 
 def known_templates(
-    task: Task, tokenizer: PreTrainedTokenizerBase, templates: Mapping[str, str], filling: Mapping[str, str]
+    task: Task, tokenizer: PreTrainedTokenizerBase, templates: Mapping[str, str], filling: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return the templates of whose words the tokenizer knows every one, by label.
 
@@ -154,7 +154,7 @@ def known_templates(
         task: for the message.
         tokenizer: of the model.
         templates: by label.
-        filling: a word that it knows for each slot.
+        filling: what may fill each slot.
 
     Raises:
         UsageError: there is none.

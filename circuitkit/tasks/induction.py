@@ -78,6 +78,6 @@ class Induction(DrawnTask):
 
 
 def _special_tokens_in_front(tokenizer: PreTrainedTokenizerBase, word: int) -> list[int]:
-    text = tokenizer.decode([word])
+    text = str(tokenizer.decode([word]))
     (ids,) = encode(tokenizer, [text])
     return ids[: len(ids) - len(tokenizer.encode(text, add_special_tokens=False))]

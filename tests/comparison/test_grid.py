@@ -71,6 +71,34 @@ def test_rules(rules: dict[str, Any], left: list[int]) -> None:
     assert with_control == {(cell.task, cell.objective, cell.seed) for cell in own(grid)}
 
 
+TWO = {"ioi": "ioi", "swap": SWAP, "greater": "greater_than"}
+
+
+def test_without_objectives_each_task_has_its_own() -> None:
+    grid = make_grid(tasks=TWO, seeds=[0, 1])
+    places = [(cell.task, cell.objective) for cell in grid.cells if cell.seed == 1 and not cell.is_control]
+    assert places == [("ioi", "logit_difference"), ("swap", "logit_difference"), ("greater", "probability_difference")]
+    assert len(controls(grid)) == 3 * 2
+    for cell in grid.cells:
+        assert cell.config["objective"] == grid.objectives[cell.objective]
+    written = grid.to_dict()
+    again = make_grid(**{name: written[name] for name in ("tasks", "objectives", "exclude", "seeds")})
+    assert [cell.key for cell in again.cells] == [cell.key for cell in grid.cells]
+
+
+def test_tasks_with_one_objective_are_written_down_as_before() -> None:
+    given, left_out = make_grid(objectives={"logit_difference": "logit_difference"}), make_grid()
+    assert given.to_dict() == left_out.to_dict()
+    assert not left_out.exclude
+
+
+def test_objectives_that_are_given_hold_for_every_task() -> None:
+    grid = make_grid(tasks=TWO, objectives={"ld": "logit_difference"}, exclude=[{"tasks": "swap"}])
+    assert {(cell.task, cell.objective) for cell in grid.cells} == {("ioi", "ld"), ("greater", "ld")}
+    grid = make_grid(tasks=TWO, exclude=[{"tasks": "swap"}, {"objectives": "probability_difference"}])
+    assert {cell.task for cell in grid.cells} == {"ioi"}
+
+
 def test_the_control_can_be_excluded() -> None:
     assert controls(make_grid(exclude=[{"strategies": CONTROL}])) == []
 
