@@ -98,7 +98,10 @@ def _dry_run(grid: "Grid", accelerator: str, devices: int) -> int:
     from circuitkit.comparison.dry_run import predict_cells
     from circuitkit.report.dry_run import grid_dry_run_table
 
-    found = [(str(one.cell), one.dry_run, one.error) for one in predict_cells(grid, accelerator, devices)]
+    found = [
+        (str(one.cell), f"{one.cell.task} in {one.cell.model}", one.dry_run, one.error)
+        for one in predict_cells(grid, accelerator, devices)
+    ]
     make_console().print(grid_dry_run_table(found))
     return 0
 

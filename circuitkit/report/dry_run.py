@@ -1,6 +1,6 @@
 """The predictions of a dry run, as data and as a table for the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE, SIMPLE_HEAD
@@ -91,11 +91,12 @@ def dry_run_table(dry_run: DryRun) -> Group:
     return Group(title, table, *map(escape, notes))
 
 
-def grid_dry_run_table(cells: Sequence[tuple[str, DryRun | None, str]]) -> Group:
+def grid_dry_run_table(cells: Sequence[tuple[str, str, DryRun | None, str]]) -> Group:
     """Make a table of the cells of a comparison, with the time of all together below.
 
     Args:
-        cells: of each cell its name, what is predicted, and why it would be refused (empty: it would not).
+        cells: of each cell its name, its task and model, what is predicted, and why it would be refused (empty: it
+            would not).
     """
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("cell")
@@ -103,7 +104,7 @@ def grid_dry_run_table(cells: Sequence[tuple[str, DryRun | None, str]]) -> Group
         table.add_column(head, justify="right", no_wrap=True)
     total = [0.0, 0.0]
     unknown: list[str] = []
-    for name, found, error in cells:
+    for name, _, found, error in cells:
         if found is None:
             table.add_row(escape(f"{name}: {error}"), "", "", "", "", "refused")
             continue
@@ -120,8 +121,19 @@ def grid_dry_run_table(cells: Sequence[tuple[str, DryRun | None, str]]) -> Group
     if unknown:
         lines.append(f"There is no time estimate for {len(unknown)} of them.")
     lines.append("Loading, making prompts and evaluating come on top of this.")
-    notes = dict.fromkeys(note for _, found, _ in cells if found is not None for note in found.notes)
-    return Group("[bold]A dry run, nothing is written[/]", table, *lines, *(f"Note: {escape(note)}" for note in notes))
+    return Group("[bold]A dry run, nothing is written[/]", table, *lines, *map(escape, _notes(cells)))
+
+
+def _notes(cells: Sequence[tuple[str, str, DryRun | None, str]]) -> Iterator[str]:
+    """Yield the notes of all cells, each once, with its tasks and models unless it is true of all."""
+    places: dict[str, dict[str, None]] = {}
+    for _, place, found, _ in cells:
+        for note in found.notes if found is not None else ():
+            places.setdefault(note, {})[place] = None
+    everywhere = len({place for _, place, *_ in cells})
+    for note, those in places.items():
+        where = f" ({', '.join(those)})" if len(those) < everywhere else ""
+        yield f"Note{where}: {note}"
 
 
 def _size(size: int) -> str:

@@ -221,6 +221,19 @@ def test_list(kind: str, names: list[str], capsys: pytest.CaptureFixture[str]) -
     assert set(names) <= set(shown)
 
 
+def test_list_of_tasks_with_what_a_model_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "tasks", "--model", "toy"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  i")}
+    assert rows["ioi"] == ["100%", "[94%,", "100%]", "50%", ANY, ANY, ANY, "2,955,696", "1,474,512", "1,474,512"]
+    assert rows["induction"][3:4] + rows["induction"][-6:] == ["10%", "over", "10^16", "over", "10^13", "over", "10^13"]
+    assert any(line.startswith("induction: close to chance; toy may not do this task") for line in lines)
+    assert any(line.startswith("capital: Capital finds 0 capitals") for line in lines)
+    assert "prompt_file: not measured, since it needs path." in lines
+    assert main(["list", "strategies", "--model", "toy"]) == 2
+    assert "--model has no meaning for the list of strategies" in capsys.readouterr().err
+
+
 def test_list_by_the_old_name_of_a_kind(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "precision"]) == 0
     expected = capsys.readouterr().out

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from support.cells import make_grid
 
 from circuitkit.cli.main import main
 from circuitkit.comparison import dry_run
 from circuitkit.comparison.dry_run import predict_cells
+from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.report.comparison_tables import CONTROL
+from circuitkit.report.dry_run import DryRun, grid_dry_run_table
 from circuitkit.run.discoverer import Discoverer
 
 GATES = {"class_path": "edge_pruning", "init_args": {"trainer": {"max_steps": 5}}}
@@ -40,6 +43,22 @@ def test_a_cell_that_would_be_refused_says_why() -> None:
     assert found["eap"].dry_run is None
     assert "its gradient vanishes" in found["eap"].error
     assert found["acdc"].dry_run is not None
+
+
+def test_a_note_says_which_task_and_model_it_is_about() -> None:
+    def made(*notes: str) -> DryRun:
+        return DryRun("eap", "toy", 1, 2, 3, {}, 4, None, {}, None, CostEstimate(), notes=notes)
+
+    cells = [("one", "a in toy", made("All.", "Near."), ""), ("two", "a in toy", made("All."), "")]
+    console = Console(width=140, force_terminal=False)
+    with console.capture() as text:
+        console.print(grid_dry_run_table(cells))
+        console.print(grid_dry_run_table([*cells, ("three", "b in toy", made("All."), ""), ("no", "c", None, "No.")]))
+    lines = text.get().splitlines()
+    assert [line for line in lines if line.startswith("Note")] == [
+        *("Note: All.", "Note: Near."),
+        *("Note (a in toy, b in toy): All.", "Note (a in toy): Near."),
+    ]
 
 
 def test_the_command_prints_a_table_and_writes_nothing(

@@ -23,7 +23,6 @@ from circuitkit.engine.ablation import Resample
 from circuitkit.engine.prepared_batch import prepare_batches
 from circuitkit.errors import UsageError
 from circuitkit.evaluation import intervals
-from circuitkit.evaluation.chance import chance_notes
 from circuitkit.evaluation.evaluation import Evaluation, Measured, Point
 from circuitkit.evaluation.evaluator import Evaluator, check_curves, evaluate
 from circuitkit.evaluation.generalization import GAP, generalization_notes
@@ -267,27 +266,6 @@ def test_each_of_several_circuits_is_noted() -> None:
     test = [with_faithfulness("test", own=value) for value in (0.1, 0.9, 0.3)]
     notes = generalization_notes({"train": train, "test": test})
     assert [f"circuit {number}" in note for number, note in zip((1, 3), notes, strict=True)] == [True, True]
-
-
-@pytest.mark.parametrize(
-    ("figure", "noted"),
-    [
-        (Figure(0.5, 0.3, 0.7), True),
-        (Figure(0.7, 0.49, 0.9), True),
-        (Figure(0.7, 0.51, 0.9), False),  # better than chance for sure
-        (Figure(0.75, 0.4, 1.0), False),  # a few prompts, nearly all right
-        (Figure(0.2, 0.1, 0.3), True),
-        (Figure(None, None, None), False),
-        (None, False),
-    ],
-)
-def test_a_model_near_chance_is_noted(figure: Figure | None, noted: bool) -> None:
-    batch = random_batch()
-    notes = chance_notes(figure, batch, "train")
-    assert len(notes) == noted
-    assert not notes or "3 train prompts; chance is 50%" in notes[0]
-    without = PromptBatch.from_ids([[1, 2]], [[3, 2]], [[[1]]])
-    assert chance_notes(figure, without, "train") == []
 
 
 @pytest.mark.parametrize(
