@@ -10,10 +10,18 @@ from typing import Any
 
 from circuitkit.errors import UsageError, quote
 
-COLUMNS = ("clean", "corrupted", "answer", "wrong_answer", "correct_idx", "incorrect_idx", "label", "split", "template")
+COLUMNS = (
+    *("clean", "corrupted", "answer", "wrong_answer", "correct_idx", "incorrect_idx", "choices", "label"),
+    *("split", "template"),
+)
 """Columns that mean something; `prompt_file` says what."""
-_OTHER_NAMES = {"corrupt": "corrupted", "answers": "answer", "wrong_answers": "wrong_answer"}
-"""Names of columns in auto-circuit's files, and ours for them."""
+_OTHER_NAMES = {
+    "corrupt": "corrupted",
+    "answers": "answer",
+    "wrong_answers": "wrong_answer",
+    "answerKey": "label",
+}
+"""Names of columns in auto-circuit's and MIB's files, and ours for them."""
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 

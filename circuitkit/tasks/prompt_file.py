@@ -5,46 +5,43 @@ JSON is a list of objects, or `{"prompts": [...]}` with such a list, as in auto-
 Columns, or keys (others are ignored):
 
 - `clean`, `corrupted` (or `corrupt`): the two prompts as text, with the same number of tokens.
-- the answers, in one of three forms; if a file has several, the first is used:
+- the answers, in one of four forms; if a file has several, the first is used:
     1. `answer`, `wrong_answer` (or `answers`, `wrong_answers`): text; a leading space is part of the answer. If some
        answer of the file is not one token, all answers without a leading space get one.
     2. `correct_idx`, `incorrect_idx` (as in EAP-IG): token ids of the model's tokenizer.
-    3. `label` (as in EAP-IG's greater-than): a two-digit number. Answers are all larger two-digit numbers, wrong
+    3. `choices`, `label` (or `answerKey`, as in MIB's multiple choice): the labels of the choices, such as
+       `["A", "B", "C"]` or `{"label": ["A", "B", "C"], "text": [...]}`, and which is right: its label, or its number
+       from 0. The right label is the answer, the others are wrong answers, with a leading space unless the clean prompt
+       ends in a space, a new line or an opening bracket.
+    4. `label` alone (as in EAP-IG's greater-than): a two-digit number. Answers are all larger two-digit numbers, wrong
        answers that number and all smaller ones; each must be one token of two digits without a space.
 - `split` (optional): `train`, `validation` or `test`. The prompts are then in the file's order: every seed has the same
   ones, unless fewer are asked for than there are.
 - `template` (optional): a label of what the prompt was made from, by which figures are grouped.
 
-In forms 1 and 2 an answer may be a set: a list in JSON; for ids, also a list in CSV (`"[262, 257]"`).
+In forms 1 and 2 an answer may be a set: a list in JSON, also in a cell of CSV (`"[262, 257]"`,
+`"["" is"", "" was""]"`).
 
 Without `split`, the rows are shuffled by the seed: half are train, a quarter validation, a quarter test. Rows with the
 same clean prompt stay in one split, so that no two splits share a prompt. Duplicate rows count once.
 """
 
-import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, get_args
+from typing import get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError, quote
 from circuitkit.tasks.base import Split, Task, check_request, check_supply, require_tokenizer
+from circuitkit.tasks.file_answers import FORMS, NEEDED, Form, check_unicode, find_answer_tokens, read_answers
 from circuitkit.tasks.file_rows import COLUMNS, Row, read_rows
-from circuitkit.tasks.text import continuation, describe, encode
+from circuitkit.tasks.text import describe, encode
 
 _PROMPTS = ("clean", "corrupted")
-_TEXT = ("answer", "wrong_answer")
-_IDS = ("correct_idx", "incorrect_idx")
-_YEAR = ("label",)
-_NEEDED = "clean, corrupted and one of: answer with wrong_answer; correct_idx with incorrect_idx; label"
+_NEEDED = f"clean, corrupted and {NEEDED}"
 _SHOWN = 8
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-Tokens = list[list[int]]
 
 
 class PromptFile(Task):
@@ -53,8 +50,9 @@ class PromptFile(Task):
     Args:
         path: a `.csv`, `.jsonl` or `.json` file with the columns `clean` and `corrupted` (two prompts of as many
             tokens), and `answer` with `wrong_answer` (text of one token each), or `correct_idx` with `incorrect_idx`
-            (token ids), or `label` (a two-digit number that the answer exceeds); optionally `split` (train, validation
-            or test) and `template` (a label to group figures by). See `circuitkit.tasks.prompt_file`.
+            (token ids), or `choices` with `label` (multiple choice), or `label` alone (a two-digit number that the
+            answer exceeds); optionally `split` (train, validation or test) and `template` (a label to group figures
+            by). See `circuitkit.tasks.prompt_file`.
 
     Raises:
         UsageError: the file cannot be read, is empty or malformed, lacks a column, or has a cell that cannot be used.
@@ -73,7 +71,7 @@ class PromptFile(Task):
         if not rows:
             raise UsageError(f"The prompt file {self._name} has no rows.", f"Write some, with the columns {_NEEDED}.")
         columns = {name for row in rows for name in row.values}
-        forms = [form for form in (_TEXT, _IDS, _YEAR) if columns.issuperset(form)]
+        forms: list[Form] = [form for form in FORMS if columns.issuperset(form)]
         if not forms or not columns.issuperset(_PROMPTS):
             raise self._wrong_columns(list(dict.fromkeys(name for row in rows for name in row.given)))
         self._form = forms[0]
@@ -83,7 +81,7 @@ class PromptFile(Task):
             self._check(row)
         different: dict[str, Row] = {}
         for row in rows:
-            answers = [_parse(row, name) for name in self._form]
+            answers = read_answers(row, self._form)
             different.setdefault(repr([*(row.values.get(name) for name in (*_PROMPTS, "split")), *answers]), row)
         self._rows = list(different.values())
         self._copies = len(rows) - len(self._rows)
@@ -132,7 +130,7 @@ class PromptFile(Task):
                     f"{quote(row.values['clean'])} and {quote(row.values['corrupted'])}.",
                     "Reword one prompt so that both have the same number.",
                 )
-        answers, wrong_answers = self._answers(rows, tokenizer)
+        answers, wrong_answers = find_answer_tokens(rows, self._rows, self._form, tokenizer)
         if self._copies:
             notes.append(f"Duplicate rows in {self._name}: {self._copies}; each counts once.")
         notes += describe(tokenizer, [*texts[0], *texts[1]])
@@ -162,21 +160,16 @@ class PromptFile(Task):
         """Refuse a row that is wrong for every tokenizer."""
         for name in self._used:
             value = row.values.get(name)
-            if value in (None, "", []):
+            if value in (None, "", [], {}):
                 raise UsageError(f"{row.where} has no {name!r}.", "Fill it in, or remove the row.")
             if name in _PROMPTS and not isinstance(value, str):
                 raise UsageError(f"{row.where} has {quote(value)} as {name!r}.", "Write the prompt as text.")
             if name == "template" and type(value) not in (str, int):
                 raise UsageError(f"{row.where} has {quote(value)} as 'template'.", "Write a text or a number.")
             for text in value if isinstance(value, list) else [value]:
-                if isinstance(text, str) and _SURROGATE.search(text):
-                    raise UsageError(
-                        f"{row.where} has half of a surrogate pair in {name!r}: {quote(text)}.",
-                        "Write the character itself, in UTF-8.",
-                    )
-        right, *wrong = (_parse(row, name) for name in self._form)
-        if both := [value for others in wrong for value in right if value in others]:
-            raise _in_both(row, quote(both[0]), self._form)
+                if isinstance(text, str):
+                    check_unicode(row, name, text)
+        read_answers(row, self._form)
         if self._has_splits and row.values["split"] not in get_args(Split):
             known = ", ".join(get_args(Split))
             raise UsageError(f"{row.where} has the split {quote(row.values['split'])}.", f"Write one of {known}.")
@@ -222,97 +215,3 @@ class PromptFile(Task):
         test = (len(shuffled) - train + 1) // 2
         parts = {"train": slice(train), "test": slice(train, train + test), "validation": slice(train + test, None)}
         return [row for group in shuffled[parts[split]] for row in group]
-
-    def _answers(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> tuple[Tokens, Tokens]:
-        """Return token ids of answers and wrong answers, one list per row."""
-        if self._form == _YEAR:
-            years = _year_tokens(tokenizer)
-            labels = [_parse(row, "label")[0] for row in rows]
-            return [years[label + 1 :] for label in labels], [years[: label + 1] for label in labels]
-        right, wrong = ([_parse(row, name) for row in rows] for name in self._form)
-        if self._form == _IDS:
-            for row, tokens in zip([*rows, *rows], [*right, *wrong], strict=True):
-                _check_ids(row, tokens, tokenizer)
-            return right, wrong
-        token_of = self._tokens_of_texts(tokenizer)
-
-        for row, texts, others in zip(rows, right, wrong, strict=True):
-            wrong_tokens = {token_of[text] for text in others}
-            if both := [text for text in texts if token_of[text] in wrong_tokens]:
-                raise _in_both(row, f"the token of {quote(both[0])}", _TEXT)
-
-        def ids(cells: list[list[Any]]) -> Tokens:
-            return [[token_of[text] for text in texts] for texts in cells]
-
-        return ids(right), ids(wrong)
-
-    def _tokens_of_texts(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-        """Find the token of every answer in the whole file, so that an answer has the same token in every split."""
-        first_row: dict[str, Row] = {}
-        for row in self._rows:
-            for text in (text for name in self._form for text in _parse(row, name)):
-                first_row.setdefault(text, row)
-        tokens = {text: continuation(tokenizer, text, prompt="\n") for text in first_row}
-        if None in tokens.values():
-            tokens = {text: continuation(tokenizer, f" {text.removeprefix(' ')}", prompt="\n") for text in first_row}
-        for text, row in first_row.items():
-            if tokens[text] is None:
-                raise UsageError(
-                    f"{row.where} has the answer {quote(text)}, which is not one token that this tokenizer knows, "
-                    "with a leading space or without.",
-                    "Choose another answer, or remove the row.",
-                )
-        return {text: token for text, token in tokens.items() if token is not None}
-
-
-def _in_both(row: Row, what: str, form: Sequence[str]) -> UsageError:
-    return UsageError(f"{row.where} has {what} both as {form[0]} and as {form[1]}.", "Remove it from one of the two.")
-
-
-def _check_ids(row: Row, tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> None:
-    for token in tokens:
-        if not 0 <= token < len(tokenizer):
-            raise UsageError(
-                f"{row.where} has the token id {token}, and this tokenizer has {len(tokenizer)} tokens.",
-                "Use the tokenizer that the ids were made with, or give answers as text.",
-            )
-
-
-def _parse(row: Row, name: str) -> list[Any]:
-    """Parse an answer's cell as a list: of texts, of token ids, or of one year.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    value = row.values[name]
-    if name in _TEXT:
-        texts = value if isinstance(value, list) else [value]
-        if all(isinstance(text, str) and text.strip() for text in texts):
-            return texts
-        raise UsageError(f"{row.where} has {quote(value)} as {name!r}.", "Write text, or in JSONL a list of texts.")
-    try:
-        listed = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        listed = None
-    numbers = listed if isinstance(listed, list) else [listed]
-    if not numbers or not all(type(number) is int for number in numbers):
-        what = "a number from 0 to 98" if name in _YEAR else "a token id, or a list of them such as [262, 257]"
-        raise UsageError(f"{row.where} has {quote(value)} as {name!r}.", f"Write {what}.")
-    if name in _YEAR and (len(numbers) != 1 or not 0 <= numbers[0] <= 98):
-        raise UsageError(
-            f"{row.where} has {quote(value)} as {name!r}.", "Write a number from 0 to 98: 99 has no larger one."
-        )
-    return numbers
-
-
-def _year_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    tokens: list[int] = []
-    for year in range(100):
-        token = continuation(tokenizer, f"{year:02d}", prompt="\n")
-        if token is None:
-            raise UsageError(
-                f"The digits '{year:02d}' are not one token for this tokenizer, and labels need such tokens.",
-                "Use a tokenizer that has them (GPT-2's), or give answer and wrong_answer as text.",
-            )
-        tokens.append(token)
-    return tokens

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from support.prompt_rows import row
+from support.word_tokenizers import byte_level
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -57,6 +58,54 @@ def test_answers_may_be_sets(tokenizer: PreTrainedTokenizerBase, tmp_path: Path)
     batch = PromptFile(path).prompts(tokenizer, "train", 1, seed=0)
     assert batch.answers.tolist() == [[ids(tokenizer, MARY, " Paul")]]
     assert batch.wrong_answers.tolist() == [[ids(tokenizer, JOHN, " James", " Mark")]]
+
+
+def test_sets_in_a_cell_of_csv_are_json(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    path = as_csv(tmp_path / "p.csv", [row(answer='[" Mary", " Paul"]', wrong_answer='["John"," James"]')])
+    batch = PromptFile(path).prompts(tokenizer, "train", 1, seed=0)
+    assert batch.answers.tolist() == [[ids(tokenizer, MARY, " Paul")]]
+    assert batch.wrong_answers.tolist() == [[ids(tokenizer, JOHN, " James")]]
+
+
+LETTERS = ["A", "B", "C"]
+QUESTION = "Question: A box is brown. What color is the box?\nA. {}\nB. {}\nC. {}\nAnswer:"
+CLEAN, CORRUPTED = QUESTION.format("gray", "brown", "pink"), QUESTION.format("brown", "gray", "pink")
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "cells"),
+    [
+        (as_csv, "p.csv", {"choices": json.dumps(LETTERS), "label": "B"}),
+        (as_csv, "p.csv", {"choices": json.dumps(LETTERS), "answerKey": 1}),
+        (as_csv, "p.csv", {"choices": json.dumps({"label": LETTERS, "text": list("xyz")}), "answerKey": "1"}),
+        (as_jsonl, "p.jsonl", {"choices": LETTERS, "label": "B"}),
+        (as_jsonl, "p.jsonl", {"choices": {"label": LETTERS, "text": list("xyz")}, "answerKey": 1}),
+    ],
+)
+def test_multiple_choice_as_mib_has_it(tmp_path: Path, write: Any, name: str, cells: dict[str, Any]) -> None:
+    tokenizer = byte_level()
+    batch = PromptFile(write(tmp_path / name, [{"clean": CLEAN, "corrupted": CORRUPTED, **cells}])).prompts(
+        tokenizer, "train", 1, seed=0
+    )
+    assert [tokenizer.decode([token]) for token in batch.answers.flatten()] == [" B"]
+    assert [tokenizer.decode([token]) for token in batch.wrong_answers.flatten()] == [" A", " C"]
+
+
+@pytest.mark.parametrize("end", [" ", "\n", "("])
+def test_a_choice_has_no_space_where_the_prompt_ends_so(tmp_path: Path, end: str) -> None:
+    pair = {"clean": CLEAN + end, "corrupted": CORRUPTED + end, "choices": json.dumps(LETTERS), "label": "C"}
+    tokenizer = byte_level()
+    batch = PromptFile(as_csv(tmp_path / "p.csv", [pair])).prompts(tokenizer, "train", 1, seed=0)
+    assert [tokenizer.decode([token]) for token in batch.answers.flatten()] == ["C"]
+
+
+def test_a_choice_whose_label_is_a_number_is_not_counted(tmp_path: Path) -> None:
+    pair = {"clean": CLEAN, "corrupted": CORRUPTED, "choices": json.dumps(["1", "2"]), "label": "1"}
+    task = PromptFile(as_csv(tmp_path / "p.csv", [pair]))
+    with pytest.raises(UsageError, match="the answer ' 1', which is not one token"):
+        task.prompts(byte_level(digits=True), "train", 1, seed=0)  # " 1" is two tokens there
+    batch = task.prompts(byte_level(numbers=[" 1", " 2"]), "train", 1, seed=0)
+    assert batch.answers.shape == (1, 1, 1)
 
 
 def test_a_missing_leading_space_is_added_to_all_answers_or_none(
@@ -225,6 +274,15 @@ PAIR = {"clean": "x", "corrupted": "y"}
         ("p.csv", csv_text({**PAIR, "correct_idx": "x", "incorrect_idx": 3}), "'x' as 'correct_idx'.*token id"),
         ("p.csv", csv_text({**PAIR, "correct_idx": "3.0", "incorrect_idx": 3}), "'3.0' as 'correct_idx'"),
         ("p.csv", csv_text({**PAIR, "correct_idx": "[]", "incorrect_idx": 3}), r"'\[\]' as 'correct_idx'"),
+        ("p.csv", csv_text({**PAIR, "choices": '["A", "B"]', "label": "C"}), "'C' as the right choice.*from 0 to 1"),
+        ("p.csv", csv_text({**PAIR, "choices": '["A", "B"]', "label": "2"}), "'2' as the right choice"),
+        ("p.csv", csv_text({**PAIR, "choices": '["A", "A"]', "label": "A"}), "' A' both as the right choice and as"),
+        ("p.csv", csv_text({**PAIR, "choices": '["A"]', "label": "A"}), "as 'choices'.*at least two"),
+        ("p.csv", csv_text({**PAIR, "choices": "A B", "label": "A"}), "'A B' as 'choices'.*such as"),
+        ("p.jsonl", json.dumps({**PAIR, "choices": {"text": ["x"]}, "label": 0}), "as 'choices'"),
+        ("p.jsonl", json.dumps({**PAIR, "choices": ["A", "\ud800"], "label": 0}), "half of a surrogate pair"),
+        ("p.csv", csv_text({**PAIR, "answer": '["\\ud800"]', "wrong_answer": "x"}), "half of a surrogate pair"),
+        ("p.csv", csv_text({**PAIR, "answer": "[1]", "wrong_answer": "x"}), "as 'answer'"),
         ("p.csv", csv_text({**PAIR, "label": "99"}), "'99' as 'label'.*0 to 98"),
         ("p.csv", csv_text({**PAIR, "label": "x"}), "'x' as 'label'"),
         ("p.csv", csv_text(row(0), row(1, answer="")), r"Row 2 \(line 3\) of .* has no 'answer'"),
