@@ -1,8 +1,8 @@
 """Tasks: where prompts come from, one file per task.
 
-Read `base` first (the interface), then `drawn` for prompts that are drawn from word lists (`gendered_pronoun` is a short
-example; `ioi` came before it and draws its own), or `prompt_file` for prompts from a file (`file_rows` and
-`file_answers` read it). `text` turns text into token ids for all tasks.
+Read `base` first (the interface), then `drawn` for prompts from word lists (`gendered_pronoun` is a short example; the
+older `ioi` draws its own), or `prompt_file` for prompts from a file (`file_rows` and `file_answers` read it).
+`text` turns text into token ids for all tasks.
 """
 
 import lazy_loader

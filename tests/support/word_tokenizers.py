@@ -1,9 +1,10 @@
 """Tokenizers made in memory in which the words of all tasks are one token each, as they are in large vocabularies."""
 
+import string
 from collections.abc import Iterable
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -70,6 +71,24 @@ def byte_level(
     if begin:
         backend.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", pad_token="<pad>")
+
+
+def without_pieces(words: Iterable[str] = ALL_WORDS) -> PreTrainedTokenizerFast:
+    """A BPE as Llama's: spaces are written `▁`, text is not cut before it is merged, digits and signs are tokens."""
+    texts = [f"▁{word}" for word in words]
+    letters = sorted({*string.printable, "▁", *"".join(texts)} - {" "})
+    vocabulary = {piece: number for number, piece in enumerate(["<unk>", *letters])}
+    merges: dict[tuple[str, str], None] = {}
+    for text in texts:
+        for end in range(1, len(text)):
+            merges[text[:end], text[end]] = None
+            vocabulary.setdefault(text[: end + 1], len(vocabulary))
+    backend = Tokenizer(models.BPE(vocabulary, list(merges), unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    backend.add_special_tokens(["<s>", "<pad>"])
+    backend.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", pad_token="<pad>", unk_token="<unk>")
 
 
 def random_reader(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> CircuitModel:

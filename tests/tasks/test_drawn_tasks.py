@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.smollm2 import smollm2 as smollm2
-from support.word_tokenizers import LISTS, byte_level
+from support.word_tokenizers import LISTS, byte_level, without_pieces
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from circuitkit.config import registry
@@ -52,6 +52,7 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "as GPT-2": byte_level,
     "digits": lambda: byte_level(digits=True),
     "begin": lambda: byte_level(begin=True),
+    "as Llama": without_pieces,
 }
 every_case = pytest.mark.parametrize("case", CASES)
 
