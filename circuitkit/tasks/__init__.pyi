@@ -4,6 +4,9 @@ from .capital import Capital as Capital
 from .colored_objects import ColoredObjects as ColoredObjects
 from .copy_mcqa import CopyMCQA as CopyMCQA
 from .docstring import Docstring as Docstring
+from .drawn import DrawnTask as DrawnTask
+from .drawn import Frame as Frame
+from .drawn import Pair as Pair
 from .gendered_pronoun import GenderedPronoun as GenderedPronoun
 from .greater_than import GreaterThan as GreaterThan
 from .induction import Induction as Induction
