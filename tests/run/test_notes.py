@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from support.word_tokenizers import byte_level, random_reader
 
 import circuitkit
 from circuitkit import Circuit, Discovery, DiscoveryStrategy, PromptBatch, Task
@@ -120,6 +121,16 @@ def test_the_command_says_before_the_search_that_the_model_is_near_chance(
     shown = capsys.readouterr()
     assert CHANCE not in "".join([*said[1:], shown.err])
     assert f"Note: {CHANCE}" in shown.out
+
+
+def test_a_model_near_the_chance_of_four_choices_is_noted() -> None:
+    model = random_reader(byte_level())
+    said = "larger logit than every wrong answer on 25% of the 16 train prompts; chance is 25%"
+    with pytest.warns(UserWarning, match=said):
+        result = circuitkit.discover(model, "copy_mcqa", "eap", examples=16, sizes=())
+    with pytest.warns(UserWarning, match=said):
+        dry = Discoverer("cpu").dry_run(model, "copy_mcqa", "eap", examples=16)
+    assert all(sum(said in note for note in notes) == 1 for notes in (result.notes, dry.notes))
 
 
 def test_a_comparison_says_before_the_first_search_that_the_model_is_near_chance(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable
+from functools import cache
 from itertools import combinations
 from typing import Any, get_args
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.smollm2 import smollm2 as smollm2
 from support.word_tokenizers import LISTS, byte_level, without_pieces
@@ -57,9 +58,14 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
 every_case = pytest.mark.parametrize("case", CASES)
 
 
-@pytest.fixture(scope="module", params=TOKENIZERS)
+@cache
+def make(kind: str) -> PreTrainedTokenizerBase:
+    return TOKENIZERS[kind]()
+
+
+@pytest.fixture(params=TOKENIZERS)
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
-    return TOKENIZERS[request.param]()
+    return make(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +110,10 @@ def test_pairs_fit_and_splits_share_nothing(case: str, tokenizer: PreTrainedToke
 
 @every_case
 @pytest.mark.parametrize("kind", ["as GPT-2", "digits"])
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_splits_share_nothing_whatever_the_seed(case: str, kind: str, seed: int) -> None:
-    check_splits(CASES[case], TOKENIZERS[kind](), seed, examples=12)
+    check_splits(CASES[case], make(kind), seed, examples=12)
 
 
 @every_case
@@ -165,7 +171,7 @@ def test_arrangements_are_all_ordered_choices_each_once() -> None:
 
 
 def _agreement(text: str) -> set[str]:
-    subject = re.search(r"[Tt]he (\w+)", text.replace("the teacher says", ""))
+    subject = re.search(r"[Tt]he (\w+)", text)
     assert subject is not None
     return {both[subject[1].endswith("s")] for both in ANSWERS}
 
@@ -232,6 +238,10 @@ SOLVERS: dict[str, Callable[[str], set[str]]] = {
 """Solves a prompt by reading its text; one that has no solution by its words gives nothing."""
 
 
+HIDING = ("colored, colors", "mcqa, letters", "induction", "docstring", "docstring, docstring")
+"""The corruptions after which none of the clean prompt's answers and wrong answers is right."""
+
+
 @every_case
 def test_the_answers_are_those_of_who_reads_the_text(case: str) -> None:
     tokenizer, solve = byte_level(), SOLVERS[case.partition(",")[0]]
@@ -239,13 +249,15 @@ def test_the_answers_are_those_of_who_reads_the_text(case: str) -> None:
     for (clean, corrupted), right, wrong in zip(rows(batch), batch.answers, batch.wrong_answers, strict=True):
         answers, others = ({tokenizer.decode([token]).strip() for token in tokens(row)} for row in (right, wrong))
         assert answers == solve(tokenizer.decode(clean))
-        if case != "greater_than":  # where the corrupted prompt has more answers
-            assert not answers & solve(tokenizer.decode(corrupted))
-        if not case.endswith(("random", "colors", "letters", "docstring", "induction")):
-            assert solve(tokenizer.decode(corrupted)) & others or case == "greater_than"
+        others_said = solve(tokenizer.decode(corrupted))
+        if case == "greater_than":  # after 01, nearly everything is right
+            assert answers < others_said
+        else:
+            assert not answers & others_said
+            assert case in HIDING or others_said & others
 
 
-@pytest.mark.parametrize("case", ["colored, colors", "mcqa, letters", "induction", "docstring"])
+@pytest.mark.parametrize("case", [case for case in HIDING if case != "docstring, docstring"])
 def test_a_corruption_that_hides_the_answer_hides_it(case: str) -> None:
     tokenizer = byte_level()
     batch = CASES[case].prompts(tokenizer, "train", 40, seed=2)
@@ -307,7 +319,7 @@ def test_numbers_that_are_split_otherwise_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("wrong", "said"),
     [
         (lambda: SubjectVerbAgreement("adverbial"), "structure 'adverbial'.*simple, relative, prepositional, all"),  # type: ignore[arg-type]
         (lambda: Induction("abc"), "corruption 'abc' of Induction.*random, swap"),  # type: ignore[arg-type]
@@ -320,9 +332,9 @@ def test_numbers_that_are_split_otherwise_are_refused() -> None:
         (lambda: Arithmetic(digits=True), "digits=True"),
     ],
 )
-def test_unknown_arguments_are_refused(make: Callable[[], DrawnTask], said: str) -> None:
+def test_unknown_arguments_are_refused(wrong: Callable[[], DrawnTask], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        make()
+        wrong()
 
 
 def test_every_registered_task_names_an_objective() -> None:
