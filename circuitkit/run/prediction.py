@@ -39,18 +39,31 @@ def predict(
     budget = run.memory_budget or memory.budget(run.model.device)
     few = replace(run, batches=[run.batches[0][:PROMPTS]])
 
-    def count(one: DiscoveryStrategy) -> _Count:
+    def count(one: DiscoveryStrategy, often: float = 1.0) -> _Count:
+        if one is not strategy:  # which is set up already
+            one.setup(few)
+        try:
+            parts = [(specs.to_call(inner), count(inner, often * times)) for inner, times in one.searches]
+            found = _add_up(parts) if parts else count_alone(one, often)
+        finally:
+            if one is not strategy:
+                one.teardown(few)
+        if one.proposal is not None:
+            found = _with_proposal(found, count(one.proposal, often), specs.to_call(one.proposal))
+        return found
+
+    def count_alone(one: DiscoveryStrategy, often: float) -> _Count:
         need = one.footprint(run)
         prompts = run.prompts if need is None else _prompts_of(need, run, config)
         parts = {} if need is None else need.predict(prompts, budget)
         estimate = one.estimate_cost(few).times(prompts / few.prompts)
-        return _Count(need, parts, estimate, predict_peak(run, prompts, need, parts, estimate, budget))
+        peak = predict_peak(run, prompts, need, parts, estimate, budget)
+        if estimate.search_s is not None:
+            estimate = replace(estimate, search_s=(often * estimate.search_s[0], often * estimate.search_s[1]))
+        return _Count(need, parts, estimate, peak)
 
     def count_all() -> tuple[_Count, Mapping[str, int]]:
-        found, proposal = count(strategy), strategy.proposal
-        if proposal is not None:
-            found = _with_proposal(found, count(proposal), specs.to_call(proposal))
-        return found, run.policy.footprint() or {"weights": bytes_of(run.model, run.model.device)}
+        return count(strategy), run.policy.footprint() or {"weights": bytes_of(run.model, run.model.device)}
 
     (need, parts, estimate, peak), weights = under_policy(strategy, few, count_all)
     load_peak = round((few.metrics["load_peak_mb"] or 0) * MB)
@@ -99,6 +112,31 @@ class _Count(NamedTuple):
     peak: PredictedPeak
 
 
+def _add_up(searches: Sequence[tuple[str, _Count]]) -> _Count:
+    """Return what several searches, each with its name, need one after the other."""
+    if len(searches) == 1:
+        return searches[0][1]
+    notes, times, total = [], [], None
+    for name, (need, _, estimate, _) in searches:
+        notes += [f"{name}: {note}" for note in estimate.notes]
+        if need is None:
+            notes.append(f"The memory of {name} is not known.")
+        if estimate.search_s is None:
+            notes.append(f"The time of {name} is not known.")
+        else:
+            times.append(estimate.search_s)
+    if len(times) == len(searches):
+        total = sum(least for least, _ in times), sum(most for _, most in times)
+    largest = _largest([found for _, found in searches])
+    return largest._replace(estimate=CostEstimate(search_s=total, notes=tuple(notes)))
+
+
+def _largest(searches: Sequence[_Count]) -> _Count:
+    """Return the one that needs most memory, with the largest of the lower ends of the peaks."""
+    largest = max(searches, key=lambda one: one.peak.most)
+    return largest._replace(peak=largest.peak._replace(least=max(one.peak.least for one in searches)))
+
+
 def _with_proposal(search: _Count, proposal: _Count, name: str) -> _Count:
     """Return what a search and the proposal before it need together: the larger memory, the sum of times."""
     estimate, times = search.estimate, proposal.estimate.search_s
@@ -112,9 +150,7 @@ def _with_proposal(search: _Count, proposal: _Count, name: str) -> _Count:
     if proposal.need is None:
         notes.append("The memory of the proposal is not known.")
     estimate = replace(estimate, notes=tuple(notes))
-    larger = proposal if proposal.peak.most > search.peak.most else search
-    least = max(search.peak.least, proposal.peak.least)
-    return _Count(larger.need, larger.parts, estimate, larger.peak._replace(least=least))
+    return _largest([search, proposal])._replace(estimate=estimate)
 
 
 def predict_peak(

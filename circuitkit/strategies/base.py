@@ -154,6 +154,15 @@ class DiscoveryStrategy(ABC):
         return type(self)(**{**arguments, **changed})
 
     @property
+    def searches(self) -> Sequence[tuple["DiscoveryStrategy", float]]:
+        """List the strategies whose searches make up this one's work, for a dry run; by default it does its own.
+
+        Each comes with a number: how long all its searches take, relative to one on all prompts. They run one after the
+        other, so that the largest determines the memory.
+        """
+        return ()
+
+    @property
     def proposal(self) -> "DiscoveryStrategy | None":
         """Return the strategy whose circuit this one starts from, whatever the operating point; None: there is none."""
         return None

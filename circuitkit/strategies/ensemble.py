@@ -10,8 +10,6 @@ from torch import Tensor
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.config import specs
-from circuitkit.engine.memory import Need
-from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.errors import UsageError
 from circuitkit.strategies.base import DiscoveryStrategy
 from circuitkit.strategies.discovery import Discovery
@@ -65,23 +63,10 @@ class Ensemble(DiscoveryStrategy):
         for member in self._members:
             member.setup(run)
 
-    def footprint(self, run: Discovery) -> Need | None:
-        """Count the member that needs most."""
-        needs = [need for member in self._members if (need := member.footprint(run)) is not None]
-
-        def size(need: Need) -> int:
-            each = sum(sum(part.values()) for part in (need.held, need.working, need.extra))
-            return (need.prompts or run.prompts) * each
-
-        return max(needs, key=size, default=None)
-
-    def estimate_cost(self, run: Discovery) -> CostEstimate:
-        """Add up the members' times, if all are known."""
-        seconds = [member.estimate_cost(run).search_s for member in self._members]
-        known = [pair for pair in seconds if pair is not None]
-        if len(known) < len(seconds):
-            return CostEstimate()
-        return CostEstimate(search_s=(sum(pair[0] for pair in known), sum(pair[1] for pair in known)))
+    @property
+    def searches(self) -> Sequence[tuple[DiscoveryStrategy, float]]:
+        """List the members."""
+        return [(member, 1.0) for member in self._members]
 
     def discover(self, run: Discovery) -> Circuit:
         """Run the members one after the other, and combine their scores; the cost of each is logged (`members`)."""

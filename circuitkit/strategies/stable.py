@@ -9,8 +9,6 @@ from torch import Tensor
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
-from circuitkit.engine.memory import Need
-from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.errors import CircuitKitError, UsageError, quote
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint
@@ -95,16 +93,10 @@ class Stable(DiscoveryStrategy):
         """Return that of the repeated strategy."""
         return self.strategy.default_precision()
 
-    def footprint(self, run: Discovery) -> Need | None:
-        """Count one search, on all prompts."""
-        return self.strategy.footprint(run)
-
-    def estimate_cost(self, run: Discovery) -> CostEstimate:
-        """Estimate one search, and multiply its time."""
-        one = self.strategy.estimate_cost(run)
-        times = self.samples * sum(self.fraction if varied in _SUBSETS else 1.0 for varied in self._varied)
-        seconds = None if one.search_s is None else (times * one.search_s[0], times * one.search_s[1])
-        return replace(one, search_s=seconds)
+    @property
+    def searches(self) -> Sequence[tuple[DiscoveryStrategy, float]]:
+        """List the repeated strategy."""
+        return [(self.strategy, self.samples * sum(self.fraction if one in _SUBSETS else 1.0 for one in self._varied))]
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Search again and again, and count the votes."""

@@ -13,7 +13,7 @@ from circuitkit.engine.search import cost_estimate
 from circuitkit.engine.search.cost_estimate import CostEstimate
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.run.result import Result
-from circuitkit.strategies import ACDC, EAPIG, EdgePatching, EdgePruning
+from circuitkit.strategies import ACDC, EAP, EAPIG, EdgePatching, EdgePruning, Ensemble, Stable
 
 PROPOSAL = {"class_path": "edge_pruning", "init_args": {"target": 0.5, "trainer": {"max_steps": 6}}}
 SPEC = {
@@ -226,6 +226,57 @@ def test_a_dry_run_needs_the_larger_memory_of_proposal_and_search(
         both = predict(model, ACDC(0.1, start=EAPIG(), start_size=0.2))
         assert both.parts == (search.parts if size == 1 else {"captures": 4 * size})
         assert both.peak[1] == pytest.approx(max(search.peak[1], 4 * size), rel=0.05)
+
+
+NESTED = ACDC(0.1, start=EAPIG(), start_size=0.2)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "acdc", "ig", "eap"),
+    [
+        (Stable(NESTED, samples=6), 3, 3, 0),  # six searches on half of the prompts
+        (Stable(NESTED, samples=6, vary=["prompts", "order"]), 9, 9, 0),
+        (Ensemble([NESTED, "eap"]), 1, 1, 1),
+        (ACDC(0.1, start=ACDC(0.2, start=EAPIG())), 2, 1, 0),
+        (Stable(Ensemble([NESTED, "eap"]), samples=6, size=0.1), 3, 3, 3),
+    ],
+    ids=["stable", "stable over two", "ensemble", "proposal", "stable ensemble"],
+)
+def test_a_dry_run_counts_the_proposals_within_other_strategies(
+    strategy: Any, acdc: int, ig: int, eap: int, model: CircuitModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for one, seconds in ((ACDC, 1.0), (EAPIG, 100.0), (EAP, 10_000.0)):
+        found = CostEstimate(search_s=(seconds, 2 * seconds))
+        monkeypatch.setattr(one, "estimate_cost", lambda self, run, found=found: found)
+    monkeypatch.setattr(EAPIG, "footprint", lambda self, run: Need({"captures": 10**8}))
+    planned = predict(model, strategy)
+    seconds = acdc + 100 * ig + 10_000 * eap
+    assert planned.estimate.search_s == (pytest.approx(seconds), pytest.approx(2 * seconds))
+    assert planned.parts == {"captures": 4 * 10**8}
+    assert planned.peak[1] >= 4 * 10**8
+
+
+def test_the_memory_of_an_ensemble_is_that_of_the_member_with_the_highest_peak(
+    model: CircuitModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the one that would need most if all prompts were in one batch."""
+    monkeypatch.setattr(EAP, "footprint", lambda self, run: Need(held={"captures": 3 * 10**7}))
+    monkeypatch.setattr(EAPIG, "footprint", lambda self, run: Need(working={"autograd": 9 * 10**7}))
+    discoverer = Discoverer("cpu", callbacks=[], memory_budget=15 * 10**7)
+    found = discoverer.dry_run(model, "ioi", Ensemble(["eap_ig", "eap"]), examples=4)
+    assert found.parts == {"captures": 12 * 10**7}
+
+
+def test_a_dry_run_says_which_member_has_no_estimate(model: CircuitModel) -> None:
+    found = predict(model, Ensemble(["eap", EdgePruning(0.9)]))
+    assert found.estimate.search_s is None
+    assert "The time of EdgePruning() is not known." in " ".join(found.estimate.notes)
+
+
+@pytest.mark.parametrize("strategy", [Stable(EAP(), size=0.1), ACDC(0.1, start=EAP()), Ensemble(["eap_ig", "eap"])])
+def test_a_dry_run_refuses_what_a_search_within_would_refuse(strategy: Any, model: CircuitModel) -> None:
+    with pytest.raises(UsageError, match="would score every edge zero"):
+        Discoverer("cpu", callbacks=[]).dry_run(model, "ioi", strategy, objective="kl", examples=4)
 
 
 def test_rising_thresholds_take_at_least_the_first_search_and_at_most_all(model: CircuitModel) -> None:
