@@ -4,26 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.engine.memory import Need
+from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.errors import UsageError
-from circuitkit.strategies.base import DiscoveryStrategy, as_list
+from circuitkit.strategies.base import as_list
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.hard_concrete import noise
 from circuitkit.strategies.gate_training.ranking import RankingTraining
-from circuitkit.strategies.gate_training.trainer import (
-    check_batches,
-    check_options,
-    finished_trainings,
-    train,
-    training_prompts,
-)
-from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts, step_need
+from circuitkit.strategies.gate_training.trained_strategy import TrainedStrategy
+from circuitkit.strategies.gate_training.trainer import check_batches, check_options
+from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts
 
 _START = 2**33  # a step number that no training reaches
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-class Matryoshka(DiscoveryStrategy):
+class Matryoshka(TrainedStrategy["_EverySize"]):
     """Matryoshka attribution (Arora et al. 2026, arXiv 2609.25518).
 
     One training learns a ranking of all edges that is good at every size. Each step draws a size k, log-uniform between
@@ -79,18 +74,13 @@ class Matryoshka(DiscoveryStrategy):
         self.trainer = trainer
         self._options = check_options(trainer, max_steps=1000)
 
-    def footprint(self, run: Discovery) -> Need:
-        """Count one step."""
-        return step_need(run, self.batch_size, self.prompts, self.checkpoint)
+    def make_training(self, run: Discovery, prompts: TrainingPrompts, value: float) -> "_EverySize":
+        """Make the training from equal scores."""
+        return _EverySize(self, len(run.model.graph), prompts, run.generator.initial_seed())
 
-    def discover(self, run: Discovery) -> Circuit:
-        """Train the scores of every edge."""
-        prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
-        finished_trainings(run, 0, prompts)
-        module = _EverySize(self, len(run.model.graph), prompts, run.generator.initial_seed())
-        train(module, run, self._options, "ranking", finished=0)
-        run.log(steps=module.max_steps)
-        return Circuit.from_scores(run.model.graph, module.ranking())
+    def make_circuit(self, graph: EdgeGraph, training: "_EverySize", value: float) -> Circuit:
+        """Rank all edges by their scores."""
+        return Circuit.from_scores(graph, training.ranking())
 
 
 class _EverySize(RankingTraining):

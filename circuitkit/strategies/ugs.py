@@ -129,6 +129,4 @@ class _Sampling(MaskTraining):
 
     def configure_optimizers(self) -> Any:
         """Set up Adam, with a rate that falls to 0."""
-        optimizer = torch.optim.Adam([self.logits], lr=self._settings.learning_rate, betas=BETAS)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / self.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return self.make_adam(self.logits, self._settings.learning_rate, BETAS)

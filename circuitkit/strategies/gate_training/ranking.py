@@ -53,6 +53,4 @@ class RankingTraining(MaskTraining):
 
     def configure_optimizers(self) -> Any:
         """Set up Adam, with a rate that falls to 0."""
-        optimizer = torch.optim.Adam([self.scores], lr=self._learning_rate)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / self.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return self.make_adam(self.scores, self._learning_rate)

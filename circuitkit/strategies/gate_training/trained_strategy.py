@@ -1,5 +1,6 @@
 """Strategies that train a mask once per value of their operating point."""
 
+import math
 from abc import abstractmethod
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +16,7 @@ Training = TypeVar("Training", bound=MaskTraining)
 
 
 class TrainedStrategy(DiscoveryStrategy, Generic[Training]):
-    """One training and one circuit per value of the operating point; a subclass says which.
+    """One training and one circuit per value of the operating point, or one of each without; a subclass says which.
 
     Attributes:
         batch_size, prompts, checkpoint: of `TrainingPrompts`; set by the subclass's constructor.
@@ -28,7 +29,7 @@ class TrainedStrategy(DiscoveryStrategy, Generic[Training]):
 
     @abstractmethod
     def make_training(self, run: Discovery, prompts: TrainingPrompts, value: float) -> Training:
-        """Make the training for a value of the operating point, at its start."""
+        """Make the training for a value of the operating point (NaN: there is none), at its start."""
 
     @abstractmethod
     def make_circuit(self, graph: EdgeGraph, training: Training, value: float) -> Circuit:
@@ -45,14 +46,14 @@ class TrainedStrategy(DiscoveryStrategy, Generic[Training]):
     def discover(self, run: Discovery) -> list[Circuit]:
         """Train once per value of the operating point, each time from the start."""
         prompts = training_prompts(run, self._options, self.batch_size, self.prompts, self.checkpoint)
-        values = list(map(float, self.operating_values()))
+        values = [math.nan] if self.operating_point is None else list(map(float, self.operating_values()))
         logged = finished_trainings(run, len(values), prompts)
         return [self._train(run, prompts, value, number, logged) for number, value in enumerate(values, 1)]
 
     def _train(self, run: Discovery, prompts: TrainingPrompts, value: float, number: int, logged: int) -> Circuit:
-        assert self.operating_point is not None
         training = self.make_training(run, prompts, value)
-        train(training, run, self._options, f"{self.operating_point.argument}_{number}", max(logged, number - 1))
+        name = "ranking" if self.operating_point is None else f"{self.operating_point.argument}_{number}"
+        train(training, run, self._options, name, max(logged, number - 1))
         if number > logged:
             figures = {name: [*run.metrics.get(name, []), one] for name, one in self.figures(training).items()}
             run.log(steps=training.max_steps * number, **figures)

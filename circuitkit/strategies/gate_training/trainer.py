@@ -106,6 +106,12 @@ class MaskTraining(LightningModule, ABC):
         for parameter, part in zip(parameters, summed.split([one.numel() for one in parameters]), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
+    def make_adam(self, parameter: Tensor, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999)) -> Any:
+        """Make what `configure_optimizers` returns: Adam for one parameter, with a rate that falls linearly to 0."""
+        optimizer = torch.optim.Adam([parameter], lr=learning_rate, betas=betas)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / self.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
 
 class GateTraining(MaskTraining):
     """The training of a mask of gates, sampled anew for every batch.
