@@ -20,15 +20,20 @@ class Ablation(ABC):
     """True if every prompt has its own ablated outputs, which take memory."""
     is_run = False
     """True if they are those of one run of the model, so that a writer with ablated inputs has its ablated output."""
+    length: int | None = None
+    """The length of the only prompts that the fitted ablation is for; None: any."""
 
     def fit(self, model: CircuitModel, reference: Iterable[PromptBatch]) -> None:
         """Fit to reference prompts (the train split); by default, do nothing."""
 
     def check(self, batch: PromptBatch) -> None:
-        """Refuse prompts on which a removed edge would carry what it carries anyway; by default, accept all.
+        """Refuse prompts that the fitted ablation is not for; by default, accept all.
+
+        A run checks all its prompts before it begins.
 
         Raises:
-            UsageError: the ablation uses the corrupted prompts, and none differs from its clean one.
+            UsageError: a removed edge would carry what it carries anyway (the ablation uses the corrupted prompts, and
+                none differs from its clean one), or there is no ablated output for prompts like these.
         """
 
     @abstractmethod
@@ -79,7 +84,8 @@ class Mean(Ablation):
 
     Args:
         positions: `"each"`: a mean per position, for prompts of one length; `"pooled"`: one mean over all positions
-            that are not padding; `"auto"`: `"each"` if all prompts have one length, otherwise `"pooled"`.
+            that are not padding; `"auto"`: `"each"` if all reference prompts have one length, otherwise `"pooled"`. The
+            reference prompts decide for all others: with means per position, prompts of another length are refused.
     """
 
     per_prompt = False
@@ -88,8 +94,7 @@ class Mean(Ablation):
         if positions not in ("auto", "each", "pooled"):
             raise UsageError(f"positions={positions!r} is unknown.", "Choose 'auto', 'each' or 'pooled'.")
         self.positions = positions
-        self._pooled: Tensor | None = None
-        self._each: Tensor | None = None
+        self._means: Tensor | None = None
 
     def fit(self, model: CircuitModel, reference: Iterable[PromptBatch]) -> None:
         """Average the outputs over the reference prompts.
@@ -101,7 +106,7 @@ class Mean(Ablation):
         one_length = True
         for batch in reference:
             one_length &= not batch.padded and (each is None or each.shape[1] == batch.length)
-            real, summed = _sum_outputs(model, batch, one_length)
+            real, summed = _sum_outputs(model, batch, one_length and self.positions != "pooled")
             pooled = real if pooled is None else pooled + real
             tokens, prompts = tokens + int(batch.mask.sum()), prompts + len(batch)
             if summed is not None:
@@ -110,24 +115,31 @@ class Mean(Ablation):
             raise UsageError("The mean ablation has no reference prompts.", "Give a train split that is not empty.")
         if self.positions == "each" and not one_length:
             raise UsageError("positions='each' needs prompts of one length.", "Choose 'auto' or 'pooled'.")
-        self._pooled = (pooled / tokens).to(model.dtype)[:, None, None]
-        self._each = (each / prompts).to(model.dtype)[:, None] if one_length and each is not None else None
+        if one_length and each is not None:
+            self._means, self.length = (each / prompts).to(model.dtype)[:, None], each.shape[1]
+        else:
+            self._means, self.length = (pooled / tokens).to(model.dtype)[:, None, None], None
+
+    def check(self, batch: PromptBatch) -> None:
+        """Refuse prompts of another length than the means per position; see the base class."""
+        lengths = batch.mask.sum(1)
+        if self.length is not None and bool((others := lengths != self.length).any()):
+            raise UsageError(
+                f"The mean ablation has a mean for each of {self.length} positions, since all prompts of the train "
+                f"split have {self.length} tokens, but another prompt has {int(lengths[others][0])}.",
+                "Take one mean over all positions: positions='pooled' (--ablation.positions pooled).",
+            )
 
     def outputs(self, model: CircuitModel, batch: PromptBatch, context: Context) -> Tensor:
         """Return means, `[W, 1, T, D]` or `[W, 1, 1, D]`.
 
         Raises:
-            UsageError: `positions="each"`, and the batch has another length than the reference prompts.
+            UsageError: there are means per position, and the batch has another length than the reference prompts.
         """
-        if self._pooled is None:
+        if self._means is None:
             raise UsageError("The mean ablation has no means yet.", "Call fit(model, batches) first.")
-        fits = self._each is not None and not batch.padded and self._each.shape[2] == batch.length
-        if self.positions == "each" and not fits:
-            raise UsageError(
-                "positions='each' needs prompts that are as long as the reference prompts.",
-                "Choose 'auto' or 'pooled'.",
-            )
-        return self._each if fits and self.positions != "pooled" and self._each is not None else self._pooled
+        self.check(batch)
+        return self._means
 
 
 @torch.no_grad()

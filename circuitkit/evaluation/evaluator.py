@@ -140,8 +140,8 @@ def make_evaluator(
     """Make an evaluator for a model on one split of a task; the ablation is fitted on the train split."""
     numbers = check_examples(examples)
     train, held_out = (make_prompts(model, task, name, numbers.of(name), seed) for name in ("train", split))
-    ablation.check(held_out)
     ablation.fit(model, reference_batches(model, train, memory_budget))
+    ablation.check(held_out)
     name = GIVEN if isinstance(task, PromptBatch) else split
     return Evaluator.prepare(
         model, held_out, objective, ablation, name, seed, memory_budget=memory_budget, notes=held_out.notes

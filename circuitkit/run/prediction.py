@@ -40,14 +40,8 @@ def predict(
     few = replace(run, batches=[run.batches[0][:PROMPTS]])
 
     def count(one: DiscoveryStrategy, often: float = 1.0) -> _Count:
-        if one is not strategy:  # which is set up already
-            one.setup(few)
-        try:
-            parts = [(specs.to_call(inner), count(inner, often * times)) for inner, times in one.searches]
-            found = _add_up(parts) if parts else count_alone(one, often)
-        finally:
-            if one is not strategy:
-                one.teardown(few)
+        parts = [(specs.to_call(inner), count(inner, often * times)) for inner, times in one.searches]
+        found = _add_up(parts) if parts else count_alone(one, often)
         if one.proposal is not None:
             found = _with_proposal(found, count(one.proposal, often), specs.to_call(one.proposal))
         return found

@@ -1,6 +1,7 @@
 """What a run prepares before it searches: prompts, the fitted ablation, and the `Discovery` for the strategy."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from lightning.fabric import Fabric
@@ -40,9 +41,10 @@ def prepare(
     launch.check_prompts(len(train), processes)
     for batch in prompts.values():  # now, not only after the search
         run_config.objective.check(batch)
-        run_config.ablation.check(batch)
     budget = launch.memory_for_each(model.device, memory_budget, processes)
     run_config.ablation.fit(model, reference_batches(model, train, budget))
+    for batch in prompts.values():
+        run_config.ablation.check(batch)
     run = Discovery(
         model=model,
         batches=[train],
@@ -67,6 +69,7 @@ def _supply(run_config: RunConfig, model: CircuitModel, own: PromptBatch) -> Cal
     if isinstance(task, PromptBatch):
         return None
 
+    @lru_cache(maxsize=1)  # a strategy checks them first, and then uses them
     def supply(count: int) -> PromptBatch:
         most, wanted = task.available(model.tokenizer, "train", seed), count + len(own)
         batch = make_prompts(model, task, "train", wanted if most is None else min(wanted, most), seed)
@@ -74,6 +77,7 @@ def _supply(run_config: RunConfig, model: CircuitModel, own: PromptBatch) -> Cal
         others = [row for row, ids in enumerate(batch.clean_rows()) if ids not in known][: count - len(own)]
         found = PromptBatch.join([own, batch[torch.tensor(others, dtype=torch.int64)]]) if others else own
         run_config.objective.check(found)
+        run_config.ablation.check(found)
         return found
 
     return supply

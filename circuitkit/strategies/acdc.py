@@ -19,7 +19,7 @@ from circuitkit.storage.state import SavedState, misfit
 from circuitkit.strategies.base import OperatingPoint, as_list
 from circuitkit.strategies.discovery import EDITORS, Discovery, EditorKind
 from circuitkit.strategies.parts import read_circuit, save_circuit
-from circuitkit.strategies.search_prompts import SearchPrompts, check_count
+from circuitkit.strategies.search_prompts import SearchPrompts, check_count, count_prompts
 from circuitkit.strategies.starting_circuit import Start, StartsFromCircuit, join_scores
 
 
@@ -105,6 +105,12 @@ class ACDC(StartsFromCircuit):
         """Count a search in the full model, an upper bound of every circuit's."""
         need = run.footprints.replay() if self.editor == "replay" else run.footprints.editor()
         return replace(need, prompts=self.prompts_per_layer)
+
+    def setup(self, run: Discovery) -> None:
+        """Check the circuit to start from, and the prompts of the layers, before any work."""
+        super().setup(run)
+        if self.prompts_per_layer is not None:
+            run.check_distinct_prompts(count_prompts(run, self.prompts_per_layer))
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Run one search per threshold."""

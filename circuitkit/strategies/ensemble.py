@@ -13,7 +13,7 @@ from circuitkit.config import specs
 from circuitkit.errors import UsageError
 from circuitkit.strategies.base import DiscoveryStrategy
 from circuitkit.strategies.discovery import Discovery
-from circuitkit.strategies.parts import run_strategy, search_part
+from circuitkit.strategies.parts import check_strategy, run_strategy, search_part
 
 Combine = Literal["rank", "mean", "min", "max"]
 _PAPERS_MEMBERS = ("eap", "eap_ig", {"class_path": "eap_ig", "init_args": {"over": "activations"}})
@@ -60,8 +60,8 @@ class Ensemble(DiscoveryStrategy):
 
     def setup(self, run: Discovery) -> None:
         """Refuse what a member refuses, before the first begins."""
-        for member in self._members:
-            member.setup(run)
+        for number, member in enumerate(self._members, 1):
+            check_strategy(member, run.part(_name(number)))
 
     @property
     def searches(self) -> Sequence[tuple[DiscoveryStrategy, float]]:
@@ -111,10 +111,15 @@ def _run_member(run: Discovery, member: DiscoveryStrategy, number: int) -> tuple
         part.metrics["wall_s"] = part.seconds() + part.metrics.get("proposal_s", 0.0)
         return found
 
-    circuits, part = search_part(run, f"member_{number}", specs.describe(member), find)
+    circuits, part = search_part(run, _name(number), specs.describe(member), find)
     if len(circuits) != 1:
         raise UsageError(f"{member!r} found {len(circuits)} circuits.", "Give a strategy that finds one.")
     return circuits[0], part
+
+
+def _name(number: int) -> str:
+    """Return the name of a member's search."""
+    return f"member_{number}"
 
 
 def _refuse_several(member: DiscoveryStrategy) -> None:

@@ -22,6 +22,18 @@ CIRCUIT = ("scores", "kept", "score_sources", "selection", "tie")
 """What is saved of a circuit."""
 
 
+def check_strategy(strategy: DiscoveryStrategy, run: Discovery) -> None:
+    """Let a strategy within another one refuse a run before any work is done.
+
+    Raises:
+        CircuitKitError: it does.
+    """
+    try:
+        strategy.setup(run)
+    finally:
+        strategy.teardown(run)
+
+
 def run_strategy(strategy: DiscoveryStrategy, run: Discovery) -> Sequence[Circuit]:
     """Run a strategy within another one, from its saved state if there is one; the policy is prepared already."""
     run.resume()

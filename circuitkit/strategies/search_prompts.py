@@ -25,6 +25,11 @@ def check_count(name: str, number: int | None, example: int, optional: bool = Fa
         raise UsageError(f"{name}={number!r} is not a positive whole number.", f"Give one such as {example}.")
 
 
+def count_prompts(run: Discovery, per_layer: int) -> int:
+    """Return how many prompts all layers have together; see `SearchPrompts`."""
+    return (run.model.graph.layers + 1) * per_layer
+
+
 class SearchPrompts:
     """Makes the editors of greedy searches.
 
@@ -57,7 +62,7 @@ class SearchPrompts:
         self._z = race
         (self._prompts,) = run.batches
         if per_layer is not None:
-            self._prompts = run.distinct_prompts((self._layers + 1) * per_layer)
+            self._prompts = run.distinct_prompts(count_prompts(run, per_layer))
         self.content = hash_prompts(self._prompts)
         count = len(self._prompts) if per_layer is None else min(per_layer, len(self._prompts))
         if per_layer is not None and count < per_layer:

@@ -13,7 +13,7 @@ from circuitkit.errors import CircuitKitError, UsageError, quote
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint
 from circuitkit.strategies.discovery import Discovery
-from circuitkit.strategies.parts import run_strategy, search_part
+from circuitkit.strategies.parts import check_strategy, run_strategy, search_part
 from circuitkit.strategies.votes import Votes, votes_needed
 
 Varied = Literal["prompts", "templates", "seed", "order"]
@@ -92,6 +92,11 @@ class Stable(DiscoveryStrategy):
     def default_precision(self) -> PrecisionPolicy:
         """Return that of the repeated strategy."""
         return self.strategy.default_precision()
+
+    def setup(self, run: Discovery) -> None:
+        """Refuse what a search refuses, before the first begins."""
+        only_parts = all(one in _SUBSETS for one in self._varied)
+        check_strategy(self.strategy, replace(run, supply=None) if only_parts else run)
 
     @property
     def searches(self) -> Sequence[tuple[DiscoveryStrategy, float]]:

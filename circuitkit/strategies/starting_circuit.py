@@ -21,7 +21,7 @@ from circuitkit.engine.search.cost_estimate import sparse_circuit
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.strategies.base import DiscoveryStrategy
 from circuitkit.strategies.discovery import Discovery
-from circuitkit.strategies.parts import PROPOSAL, run_strategy, search_part
+from circuitkit.strategies.parts import PROPOSAL, check_strategy, run_strategy, search_part
 
 Start = DiscoveryStrategy | Circuit | str | Mapping[str, Any] | None
 """A strategy or its spec, the path of a run's folder, a circuit, or None for the full model."""
@@ -50,9 +50,11 @@ class StartsFromCircuit(DiscoveryStrategy):
         return found
 
     def setup(self, run: Discovery) -> None:
-        """Check the circuit to start from, if it is there already."""
+        """Check the circuit to start from, if it is there already, or the strategy that finds it."""
         if self._starting is not None:
             self._starting.check(run)
+        if self.proposal is not None:
+            check_strategy(self.proposal, run.part(PROPOSAL))
 
     def _find_start(self, run: Discovery) -> Circuit | None:
         """Return the circuit to start from; None: the full model.

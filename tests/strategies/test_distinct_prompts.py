@@ -10,6 +10,7 @@ from support.tiny import random_batch, tiny
 
 from circuitkit import CircuitModel, Discoverer, PromptBatch
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.strategies import ACDC, EdgePruning, Ensemble, Matryoshka, Stable
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.tasks import IOI, PromptFile
 from circuitkit.tasks.base import Split, Task
@@ -153,6 +154,79 @@ def test_an_objective_with_answers_refuses_further_prompts_without() -> None:
     assert (len(own), len(more)) == (8, 20)
     with pytest.raises(UsageError, match="LogitDifference needs answers, and prompt 20 has none"):
         draw(Numbers(without=20), [21])
+
+
+class Longer(Numbers):
+    """The first eight prompts have four tokens, others five."""
+
+    def prompts(self, tokenizer: Any, split: Split, examples: int, seed: int) -> PromptBatch:
+        batch = super().prompts(tokenizer, split, examples, seed)
+        if len(batch) <= 8:
+            return batch
+        shorter = torch.arange(len(batch), dtype=torch.int64) < 8
+        longer = [torch.cat([part, part[:, -1:]], 1) for part in (batch.clean, batch.corrupted)]
+        rows = [
+            [row[:4] if short else row for row, short in zip(part.tolist(), shorter, strict=True)] for part in longer
+        ]
+        return PromptBatch.from_ids(*rows, [[12]] * len(batch), [[13]] * len(batch))
+
+
+class Work:
+    """Counts reports of progress."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def on_progress(self, *_: Any) -> None:
+        self.seen += 1
+
+
+PRUNING = EdgePruning(0.5, batch_size=4, trainer={"max_steps": 4})
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        PRUNING,
+        Matryoshka(batch_size=4, trainer={"max_steps": 4}),
+        ACDC(0.1, prompts_per_layer=8),
+        ACDC(0.1, start="eap", start_size=0.5, prompts_per_layer=8),
+        ACDC(0.1, start=PRUNING),
+        Ensemble(["eap", PRUNING]),
+        Stable(PRUNING, samples=5, vary=["prompts", "seed"]),
+    ],
+    ids=lambda strategy: type(strategy).__name__,
+)
+def test_prompts_of_other_lengths_are_refused_before_any_work_by_means_per_position(strategy: Any) -> None:
+    model, work = tiny("gpt2", dtype=torch.float32), Work()
+    for run in (Discoverer("cpu", callbacks=[work]).run, Discoverer("cpu", callbacks=[work]).dry_run):
+        with pytest.raises(UsageError, match="have 4 tokens, but another prompt has 5"):
+            run(model, Longer(), strategy, examples=8, ablation="mean", sizes=())
+    assert not work.seen
+
+
+def test_one_mean_over_all_positions_takes_prompts_of_any_length() -> None:
+    pooled = {"class_path": "mean", "init_args": {"positions": "pooled"}}
+    run = Discoverer("cpu", callbacks=[]).run
+    found = run(tiny("gpt2", dtype=torch.float32), Longer(), PRUNING, examples=8, ablation=pooled, sizes=())
+    assert found.metrics["train_prompts"] == 16
+
+
+def test_a_search_on_parts_of_the_prompts_draws_no_others() -> None:
+    strategy = Stable(PRUNING, samples=5)
+    found = Discoverer("cpu", callbacks=[]).run(
+        tiny("gpt2", dtype=torch.float32), Longer(), strategy, examples=8, ablation="mean", sizes=()
+    )
+    assert found.metrics["samples"] == 5
+
+
+def test_a_split_of_other_lengths_is_refused_before_any_work_by_means_per_position() -> None:
+    work, model = Work(), tiny("gpt2", dtype=torch.float32)
+    options: dict[str, Any] = {"ablation": "mean", "examples": (8, 8, 12), "sizes": (0.5,)}
+    with pytest.raises(UsageError, match="have 4 tokens, but another prompt has 5"):
+        Discoverer("cpu", callbacks=[work]).run(model, Longer(), "eap", **options)
+    assert not work.seen
+    assert Discoverer("cpu", callbacks=[work]).run(model, Longer(), "eap", splits=["train"], **options).evaluations
 
 
 def test_prompts_that_the_model_cannot_read_are_refused() -> None:

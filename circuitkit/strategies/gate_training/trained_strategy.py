@@ -9,8 +9,14 @@ from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.engine.memory import Need
 from circuitkit.strategies.base import DiscoveryStrategy
 from circuitkit.strategies.discovery import Discovery
-from circuitkit.strategies.gate_training.trainer import MaskTraining, finished_trainings, train, training_prompts
-from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts, step_need
+from circuitkit.strategies.gate_training.trainer import (
+    MaskTraining,
+    count_batches,
+    finished_trainings,
+    train,
+    training_prompts,
+)
+from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts, count_prompts, step_need
 
 Training = TypeVar("Training", bound=MaskTraining)
 
@@ -42,6 +48,10 @@ class TrainedStrategy(DiscoveryStrategy, Generic[Training]):
     def footprint(self, run: Discovery) -> Need:
         """Count one step."""
         return step_need(run, self.batch_size, self.prompts, self.checkpoint)
+
+    def setup(self, run: Discovery) -> None:
+        """Check the training's prompts before any work."""
+        run.check_distinct_prompts(count_prompts(count_batches(self._options), self.batch_size, self.prompts))
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Train once per value of the operating point, each time from the start."""

@@ -182,6 +182,11 @@ def _is_count(given: object) -> bool:
     return isinstance(given, int) and not isinstance(given, bool) and given > 0
 
 
+def count_batches(options: Mapping[str, Any]) -> int:
+    """Return how many batches a training takes with these options, as returned by `check_options`."""
+    return int(options["max_steps"] * options[_ACCUMULATE])
+
+
 def training_prompts(
     run: Discovery, options: Mapping[str, Any], batch_size: int, prompts: int | None, checkpoint: bool
 ) -> TrainingPrompts:
@@ -192,7 +197,7 @@ def training_prompts(
         options: as returned by `check_options`.
         batch_size, prompts, checkpoint: as of `TrainingPrompts`.
     """
-    made = TrainingPrompts(run, options["max_steps"] * options[_ACCUMULATE], batch_size, prompts, checkpoint)
+    made = TrainingPrompts(run, count_batches(options), batch_size, prompts, checkpoint)
     if "train_prompts" not in run.metrics:  # as it is in a resumed run
         run.log(train_prompts=len(made))
     return made

@@ -41,9 +41,8 @@ class TrainingPrompts:
     """
 
     def __init__(self, run: Discovery, batches: int, batch_size: int, prompts: int | None, checkpoint: bool) -> None:
-        used = batches * batch_size
         self._run = run
-        self._prompts = run.distinct_prompts(used if prompts is None else min(prompts, used))
+        self._prompts = run.distinct_prompts(count_prompts(batches, batch_size, prompts))
         self._size = math.ceil(len(self) / math.ceil(len(self) / batch_size))
         self._per_epoch = math.ceil(len(self) / self._size)
         self._seed = run.generator.initial_seed()
@@ -99,6 +98,12 @@ class TrainingPrompts:
             total += masked_run.values(ends).double().sum(1)
         full, ablated = (self.processes.sum(total) / len(chosen)).tolist()
         return abs(full - ablated) or 1.0
+
+
+def count_prompts(batches: int, batch_size: int, prompts: int | None) -> int:
+    """Return how many different prompts a training asks for; arguments as of `TrainingPrompts`."""
+    used = batches * batch_size
+    return used if prompts is None else min(prompts, used)
 
 
 def step_need(run: Discovery, batch_size: int, prompts: int | None, checkpoint: bool) -> Need:
