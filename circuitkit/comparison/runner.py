@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
@@ -29,6 +29,7 @@ from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.environment import describe_environment
 from circuitkit.run.result import Result
 from circuitkit.storage.new_folder import output_folder
+from circuitkit.tasks.base import Split
 
 _TICK = 0.5
 """Seconds between two looks at the clock, for the progress display."""
@@ -216,7 +217,7 @@ class _Comparison:
         content = result.config.get(CONTENT, {})
         weights, prompts = _contents(cell)
         self._content.setdefault(weights, {name: content[name] for name in ("weights", "settings") if name in content})
-        rest = {name: found for name, found in content.items() if name not in ("weights", "settings")}
+        rest = {name: found for name, found in content.items() if name in get_args(Split)}
         self._content.setdefault(prompts, rest)
 
     def _fail(self, cell: Cell, reason: str, log: str = "") -> None:

@@ -18,6 +18,8 @@ from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.free_memory import return_free_memory
+from circuitkit.strategies.base import DiscoveryStrategy
+from circuitkit.strategies.starting_circuit import has_circuit, read_folder
 
 CONTENT = "content"
 """The key of a run's configuration that holds the hashes."""
@@ -27,24 +29,33 @@ _WORDS = {
     "train": "other prompts in the train split",
     "validation": "other prompts in the validation split",
     "test": "other prompts in the test split",
+    "start": "another circuit to start from",
 }
 _NO_SETTINGS = ("transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "name_or_path")
 """Entries of a transformers configuration that say where a model is from or how it is held."""
 
 
-def describe_content(model: CircuitModel, prompts: Mapping[str, PromptBatch]) -> dict[str, str]:
-    """Hash the model and the prompts of each split.
+def describe_content(
+    model: CircuitModel, prompts: Mapping[str, PromptBatch], strategy: DiscoveryStrategy | None = None
+) -> dict[str, str]:
+    """Hash the model, the prompts of each split, and the circuits in the folders that a strategy starts from.
 
     Args:
         model: its weights are read once: about 0.3 s for 540 MB.
         prompts: by split.
+        strategy: of the run.
 
     Returns:
-        Hashes by what they are of: `weights` (names, shapes, dtypes and values), `settings`, and each split.
+        Hashes by what they are of: `weights` (names, shapes, dtypes and values), `settings`, each split and, where
+        there are such folders and each has a circuit (a resumed run may need none), `start`.
     """
     found = {"weights": hash_tensors(_weights(model.model)), "settings": _hash_text(_settings(model))}
     return_free_memory()  # the pages of a mapped file that hashing has read
-    return found | {split: hash_prompts(batch) for split, batch in prompts.items()}
+    found |= {split: hash_prompts(batch) for split, batch in prompts.items()}
+    folders = [] if strategy is None else strategy.starting_folders
+    if folders and all(map(has_circuit, folders)):
+        found["start"] = _hash_text(" ".join(read_folder(folder).to_spec() for folder in folders))
+    return found
 
 
 def check_same_content(where: str | Path, made_with: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
@@ -74,9 +85,10 @@ def check_same_content(where: str | Path, made_with: Mapping[str, Any], wanted: 
 def differences(recorded: Mapping[str, Any], wanted: Mapping[str, str]) -> list[str]:
     """Say in words what differs, such as `"other prompts in the train split"`.
 
-    Splits other than train may be unknown to one of the two, since they do not change what is found.
+    Splits other than train may be unknown to one of the two, since they do not change what is found. So may the
+    circuits to start from, where a folder is gone or an earlier version did not record them.
     """
-    optional = {"validation", "test"} - recorded.keys()
+    optional = {"validation", "test", "start"} - recorded.keys()
     return [_WORDS.get(key, key) for key, value in wanted.items() if key not in optional and recorded.get(key) != value]
 
 

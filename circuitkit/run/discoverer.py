@@ -199,7 +199,7 @@ class Discoverer:
             return None
         with self._launch(launch.make_fabric(self.device)):
             loaded = model if isinstance(model, CircuitModel) else load_model(model)
-            content = describe_content(loaded, run_config.make_prompts(loaded, run_config.splits))
+            content = describe_content(loaded, run_config.make_prompts(loaded, run_config.splits), run_config.strategy)
         check_same_content(str(out), finished.config, content)
         return finished
 
@@ -233,7 +233,7 @@ class Discoverer:
             loaded = move_to(self.device, loaded)
             run, prompts = prepare(run_config, loaded, fabric, ALONE, self.memory_budget)
             if resume and out is not None:
-                check_earlier_content(out, describe_content(loaded, prompts))
+                check_earlier_content(out, describe_content(loaded, prompts, run_config.strategy))
             notes += [*prompt_notes(prompts), *run.notes]
             if run_config.faithfulness is not None:
                 notes += search_notes(run_config.strategy)
@@ -273,7 +273,7 @@ class Discoverer:
         fabric.call("on_load_end", run)
         if folder is not None:
             run.folder = folder.path
-            run_config.config[CONTENT] = describe_content(loaded, prompts)
+            run_config.config[CONTENT] = describe_content(loaded, prompts, run_config.strategy)
             run.checkpoint_file = folder.prepare_checkpoint(run_config.config, resume)
         run.folder, run.checkpoint_file = processes.broadcast((run.folder, run.checkpoint_file))
         searched = None if folder is None else folder.saved_search()

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from circuitkit.circuit.circuit import Circuit
@@ -166,6 +167,15 @@ class DiscoveryStrategy(ABC):
     def proposal(self) -> "DiscoveryStrategy | None":
         """Return the strategy whose circuit this one starts from, whatever the operating point; None: there is none."""
         return None
+
+    @property
+    def starting_folders(self) -> list[Path]:
+        """List the folders whose circuits this strategy, or one within it, starts from.
+
+        A run is identified by what they hold, too.
+        """
+        within = [*(strategy for strategy, _ in self.searches), *([self.proposal] if self.proposal else [])]
+        return [folder for strategy in within for folder in strategy.starting_folders]
 
     def starting_from(self, circuit: Circuit) -> Self:
         """Make a copy that starts from what its proposal has found, for several searches from one proposal.

@@ -7,6 +7,7 @@ ones, and continues the interrupted one.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
@@ -64,7 +65,7 @@ def search_part(
         CircuitKitError: what is saved does not fit.
     """
     part = run.part(name)
-    file = None if part.checkpoint_file is None else part.checkpoint_file.with_name(FINISHED)
+    file = _finished_file(part)
     finished = replace(part, checkpoint_file=file)
     finished.resume(callbacks=run.resumed is None)  # otherwise they have resumed with the run, which went on after this
     if finished.resumed is not None:
@@ -79,6 +80,16 @@ def search_part(
         run.memory_budget = part.memory_budget
     run.resumptions = max(run.resumptions, part.resumptions)
     return circuits, part
+
+
+def is_found(run: Discovery, name: str) -> bool:
+    """Tell whether an interrupted run has finished a search within it, whose circuits `search_part` then reads."""
+    file = _finished_file(run.part(name))
+    return run.processes.broadcast(file is not None and file.exists())
+
+
+def _finished_file(part: Discovery) -> Path | None:
+    return None if part.checkpoint_file is None else part.checkpoint_file.with_name(FINISHED)
 
 
 def save_circuit(circuit: Circuit) -> dict[str, Any]:

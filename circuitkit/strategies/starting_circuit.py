@@ -21,7 +21,7 @@ from circuitkit.engine.search.cost_estimate import sparse_circuit
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.strategies.base import DiscoveryStrategy
 from circuitkit.strategies.discovery import Discovery
-from circuitkit.strategies.parts import PROPOSAL, check_strategy, run_strategy, search_part
+from circuitkit.strategies.parts import PROPOSAL, check_strategy, is_found, run_strategy, search_part
 
 Start = DiscoveryStrategy | Circuit | str | Mapping[str, Any] | None
 """A strategy or its spec, the path of a run's folder, a circuit, or None for the full model."""
@@ -41,6 +41,12 @@ class StartsFromCircuit(DiscoveryStrategy):
     def proposal(self) -> DiscoveryStrategy | None:
         """Return the strategy that finds the circuit to start from."""
         return None if self._starting is None else self._starting.proposal
+
+    @property
+    def starting_folders(self) -> list[Path]:
+        """List the folder to start from, or those of the strategy that finds the circuit."""
+        source = None if self._starting is None else self._starting.source
+        return [source] if isinstance(source, Path) else super().starting_folders
 
     def starting_from(self, circuit: Circuit) -> Self:
         """Make a copy that starts from what its proposal has found."""
@@ -133,7 +139,7 @@ class StartingCircuit:
             UsageError: it is of another model, or there is none.
             CircuitKitError: it cannot be read, or no path through its edges leads from input to logits.
         """
-        if self.proposal is None:
+        if self.proposal is None and not is_found(run, PROPOSAL):
             self._choose(self._given(), run.model.graph)
         if isinstance(self.source, Circuit):
             run.note(
@@ -188,7 +194,7 @@ class StartingCircuit:
         if self.found is not None:
             return self.found
         assert not isinstance(self.source, DiscoveryStrategy), "it is not there yet"
-        return self.source if isinstance(self.source, Circuit) else _read(self.source)
+        return self.source if isinstance(self.source, Circuit) else read_folder(self.source)
 
     def _choose(self, proposed: Circuit, graph: EdgeGraph) -> Circuit:
         """Return the edges to start from, without unconnected ones."""
@@ -207,8 +213,19 @@ class StartingCircuit:
         return circuit
 
 
-def _read(folder: Path) -> Circuit:
-    if not (folder / "circuit.json").exists():
+def has_circuit(folder: Path) -> bool:
+    """Tell whether a folder holds a circuit."""
+    return (folder / "circuit.json").exists()
+
+
+def read_folder(folder: Path) -> Circuit:
+    """Read the circuit of a folder to start from.
+
+    Raises:
+        UsageError: there is none, or there are several.
+        CircuitKitError: it cannot be read.
+    """
+    if not has_circuit(folder):
         raise UsageError(
             f"start={str(folder)!r} is no folder with a circuit (circuit.json).",
             "Give the folder of a finished run or of a saved circuit, the name of a strategy, or its spec.",

@@ -1,6 +1,7 @@
 """Runs whose search starts from a proposal: interrupted and resumed, for a faithfulness, and predicted."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +90,49 @@ def test_an_interrupted_run_resumes_in_the_proposal_and_in_the_search(
             assert rows(resumed, name) == rows(whole, name) != []
 
 
-def test_a_resumed_run_starts_from_what_a_folder_held(model: CircuitModel, tmp_path: Path, save_always: None) -> None:
+def from_folder(folder: Path, wrap: str = "alone") -> Any:
+    strategy = ACDC(0.05, start=str(folder), start_size=0.3)
+    if wrap == "alone":
+        return strategy
+    return Stable(strategy, samples=5) if wrap == "stable" else Ensemble([strategy, "random_edges"])
+
+
+@pytest.mark.parametrize("wrap", ["alone", "stable", "ensemble"])
+def test_a_run_from_a_folder_is_identified_by_its_circuit(
+    wrap: str, model: CircuitModel, tmp_path: Path, save_always: None
+) -> None:
+    """A resumed run refuses another circuit, and needs no folder that it has read."""
     run(model, "eap", out=tmp_path / "eap")
-    strategy = ACDC(0.05, start=str(tmp_path / "eap"), start_size=0.3)
-    whole = run(model, strategy)
+    strategy = from_folder(tmp_path / "eap", wrap)
+    whole = run(model, strategy, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(model, strategy, Interrupt(5), out=tmp_path / "run")
-    run(model, "random_edges", out=tmp_path / "eap", overwrite=True)
-    resumed = run(model, strategy, out=tmp_path / "run", resume=True)
-    assert torch.equal(resumed.circuit.scores, whole.circuit.scores)
-    assert not torch.equal(run(model, strategy).circuit.kept, whole.circuit.kept)
+    (tmp_path / "eap").rename(tmp_path / "kept")
+    run(model, "random_edges", out=tmp_path / "eap")
+    for folder in ("whole", "run"):
+        options: dict[str, Any] = {"out": tmp_path / folder, "resume": True}
+        with pytest.raises(UsageError, match=f"{folder}' was made with another circuit to start from"):
+            run(model, strategy, **options)
+        with pytest.raises(UsageError, match="was made with another circuit to start from"):
+            Discoverer("cpu", callbacks=[]).dry_run(model, "ioi", strategy, examples=6, sizes=(), **options)
+    shutil.rmtree(tmp_path / "eap")
+    if wrap == "stable":  # every search reads it anew
+        with pytest.raises(UsageError, match=r"eap' is no folder with a circuit \(circuit.json\)"):
+            run(model, strategy, out=tmp_path / "run", resume=True)
+        (tmp_path / "kept").rename(tmp_path / "eap")
+    for folder in ("whole", "run"):
+        resumed = run(model, strategy, out=tmp_path / folder, resume=True)
+        assert torch.equal(resumed.circuit.scores, whole.circuit.scores)
+
+
+def test_a_run_recorded_without_its_starting_circuit_can_be_resumed(
+    model: CircuitModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(model, "eap", out=tmp_path / "eap")
+    with monkeypatch.context() as patch:
+        patch.setattr(ACDC, "starting_folders", [])
+        run(model, from_folder(tmp_path / "eap"), out=tmp_path / "run")
+    assert run(model, from_folder(tmp_path / "eap"), out=tmp_path / "run", resume=True).circuit
 
 
 @pytest.mark.parametrize("given", [None, 400_000_000])
