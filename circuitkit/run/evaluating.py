@@ -13,7 +13,7 @@ from circuitkit.evaluation.sizes import own_sizes
 from circuitkit.run.result import Result
 from circuitkit.run.run_config import RunConfig
 from circuitkit.run.smallest import reached_notes
-from circuitkit.strategies.discovery import Discovery
+from circuitkit.strategies.discovery import TRAIN_PROMPTS, Discovery
 
 
 def evaluate_circuits(
@@ -60,7 +60,7 @@ def evaluate_circuits(
                 del evaluator, answers  # before the next split's captures
     except CircuitKitError as error:
         result.notes.append(f"The circuits could not be evaluated: {error}")
-    result.notes.extend(generalization_notes(result.evaluations))
+    result.notes.extend(generalization_notes(result.evaluations, result.metrics.get(TRAIN_PROMPTS)))
     if run_config.faithfulness is not None:
         result.notes.extend(reached_notes(result.evaluations, run_config.faithfulness, result.metrics))
     return result

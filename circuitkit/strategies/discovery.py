@@ -44,6 +44,9 @@ _FOR_SCORES = 0.25  # the part of the budget that the scores of single prompts m
 _GATHERED = 64
 """How many prompts' scores are sent to the other processes at once."""
 
+TRAIN_PROMPTS = "train_prompts"
+"""The metric of a strategy that draws its prompts itself: how many different ones."""
+
 _SAVED = ("metrics", "notes", "memory_budget", "resumptions", "score_intervals")
 """The attributes of a `Discovery` that are saved with the strategy's state."""
 

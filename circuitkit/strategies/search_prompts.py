@@ -10,7 +10,7 @@ from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.editors.base import Editor
 from circuitkit.engine.search.racing import Race, stages
 from circuitkit.errors import UsageError
-from circuitkit.strategies.discovery import Discovery, EditorKind
+from circuitkit.strategies.discovery import TRAIN_PROMPTS, Discovery, EditorKind
 
 
 def check_count(name: str, number: int | None, example: int, optional: bool = False) -> None:
@@ -63,6 +63,8 @@ class SearchPrompts:
         (self._prompts,) = run.batches
         if per_layer is not None:
             self._prompts = run.distinct_prompts(count_prompts(run, per_layer))
+            if TRAIN_PROMPTS not in run.metrics:  # as it is in a resumed run
+                run.log(**{TRAIN_PROMPTS: len(self._prompts)})
         self.content = hash_prompts(self._prompts)
         count = len(self._prompts) if per_layer is None else min(per_layer, len(self._prompts))
         if per_layer is not None and count < per_layer:

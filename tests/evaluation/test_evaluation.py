@@ -261,6 +261,24 @@ def test_a_gap_between_train_and_test_is_noted(train: dict, test: dict, said: st
     assert generalization_notes({"test": found["test"]}) == generalization_notes({}) == []
 
 
+CLEAR = Figure(0.9, 0.85, 0.95), Figure(0.3, 0.2, 0.4)
+
+
+@pytest.mark.parametrize(("drawn", "fits"), [(None, False), (8, False), (9, True), (4000, True)])
+@pytest.mark.parametrize("clear", [True, False])
+def test_more_examples_are_not_advised_to_who_drew_more_anyway(drawn: int | None, fits: bool, clear: bool) -> None:
+    """Unless these prompts are too few to measure the gap."""
+    found = {}
+    for split, figure in zip(("train", "test"), CLEAR, strict=True):
+        evaluation = with_faithfulness(split, own=0.0)
+        measured = figure if clear else figure._replace(low=0.0, high=1.0)
+        point = replace(evaluation.points[0], measures={"kl": Measured(Figure(0.0, None, None), measured)})
+        found[split] = [replace(evaluation, points=[point])]
+    (note,) = generalization_notes(found, drawn)
+    assert ("(examples)" in note) == (not clear or not fits)
+    assert (f"found on {drawn or 0:,}, whatever examples says" in note) == (clear and fits)
+
+
 def test_each_of_several_circuits_is_noted() -> None:
     train = [with_faithfulness("train", own=value) for value in (0.9, 0.9, 0.9)]
     test = [with_faithfulness("test", own=value) for value in (0.1, 0.9, 0.3)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from support.scripted import Case, Scripted
 from support.word_tokenizers import byte_level, random_reader
 
 import circuitkit
@@ -19,6 +20,7 @@ from circuitkit.comparison.runner import compare
 from circuitkit.report.comparison_tables import comparison_tables
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
+from circuitkit.strategies import ACDC
 
 UNDECIDABLE = ["--strategy", "acdc", "--strategy.threshold", "1e-6", "--precision", "pahq", "--precision.mode", "int8"]
 WARNED = "This precision cannot decide the threshold 1e-06"
@@ -72,6 +74,16 @@ def test_notes_are_in_the_table_and_the_rows_of_a_comparison(tmp_path: Path) -> 
     shown = " ".join(text.getvalue().split())
     assert shown.count("Note (noting): Beware of the dog.") == 1
     assert shown.count("Note: The full model does worse") == 1
+
+
+@pytest.mark.filterwarnings("ignore:The model gives the answer")
+def test_the_advice_for_more_prompts_knows_how_many_a_strategy_drew(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int | None] = []
+    monkeypatch.setattr("circuitkit.run.evaluating.generalization_notes", lambda _, drawn: seen.append(drawn) or [])
+    for strategy in (Scripted(), Scripted(lambda run: run.log(train_prompts=40)), ACDC(1.0, prompts_per_layer=1)):
+        Case().run(strategy, sizes=())
+    layers = Case().model.graph.layers
+    assert seen == [None, 40, min(layers + 1, 4)]
 
 
 class KilledError(Exception):

@@ -30,7 +30,7 @@ from circuitkit.config import registry
 from circuitkit.errors import UsageError
 from circuitkit.storage.state import SavedState
 from circuitkit.strategies import discovery
-from circuitkit.strategies.discovery import Discovery
+from circuitkit.strategies.discovery import TRAIN_PROMPTS, Discovery
 from circuitkit.strategies.gate_training.hard_concrete import Gates, noise
 from circuitkit.strategies.gate_training.saved_training import check_saved_training
 from circuitkit.strategies.gate_training.training_prompts import TrainingPrompts
@@ -198,8 +198,8 @@ def training_prompts(
         batch_size, prompts, checkpoint: as of `TrainingPrompts`.
     """
     made = TrainingPrompts(run, count_batches(options), batch_size, prompts, checkpoint)
-    if "train_prompts" not in run.metrics:  # as it is in a resumed run
-        run.log(train_prompts=len(made))
+    if TRAIN_PROMPTS not in run.metrics:  # as it is in a resumed run
+        run.log(**{TRAIN_PROMPTS: len(made)})
     return made
 
 
