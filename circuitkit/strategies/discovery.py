@@ -223,7 +223,8 @@ class Discovery:
         need = self.footprints.attribution(rule, steps, keep=True)
         available = self.memory_budget or memory.budget(self.model.device)
         own = -(-self.prompts // self.processes.count)
-        enough = own * sum(need.held.values()) <= available * _FOR_SCORES and need.fits(own, available)
+        kept = own + (self.prompts if self.processes.count > 1 else 0)  # at last, every process has those of all
+        enough = kept * sum(need.held.values()) <= available * _FOR_SCORES and need.fits(own, available)
         if self.processes.smallest(enough):
             return need
         return replace(need, held={})

@@ -3,6 +3,7 @@
 import io
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ import pytest
 import torch
 from scipy import stats
 from support.prepared import prepare
+from support.scripted import Case, Scripted
 from support.tiny import random_batch, tiny
 
 import circuitkit
 from circuitkit.engine.attribution.edge_scores import attribute_prompts
+from circuitkit.engine.processes import Processes
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation import score_intervals
 from circuitkit.evaluation.intervals import mean_figures
 from circuitkit.evaluation.score_intervals import ScoreIntervals, compute_half_agreement, compute_score_intervals
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
+from circuitkit.strategies.discovery import Discovery
 
 
 def draw_scores(prompts: int, edges: int = 40, seed: int = 0) -> torch.Tensor:
@@ -147,6 +151,31 @@ def test_without_memory_for_them_there_are_only_scores(monkeypatch: pytest.Monke
     assert whole.score_intervals is not None
     assert bare.score_intervals is None
     assert torch.equal(bare.circuit.scores, whole.circuit.scores)
+
+
+class Several(Processes):
+    """Says that there are so many processes."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+@pytest.mark.parametrize(("processes", "rows"), [(1, 4), (2, 2 + 4), (3, 2 + 4)])
+def test_all_scores_that_a_process_holds_must_fit_into_its_budget(
+    processes: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own, and with several processes those of all prompts."""
+    found: list[bool] = []
+
+    def act(run: Discovery) -> None:
+        budget, each = 10**9, 2 * len(run.model.graph)
+        one = replace(run, processes=Several(processes), memory_budget=budget)
+        for held in (rows - 1, rows):
+            monkeypatch.setattr("circuitkit.strategies.discovery._FOR_SCORES", (held + 0.5) * each / budget)
+            found.append(bool(one.ranking_need().held))
+
+    Case().run(Scripted(act), sizes=())
+    assert found == [False, True]
 
 
 def test_batches_that_fit_into_memory_give_the_same_intervals() -> None:
