@@ -17,6 +17,7 @@ from circuitkit.page.blocks import Block, list_licences, make_block, pack, read_
 from circuitkit.page.charts import chart_config, find_looks, make_charts
 from circuitkit.page.circuits import describe_circuits
 from circuitkit.page.content import Content
+from circuitkit.page.contested import list_contested
 from circuitkit.page.flags import flag_size
 from circuitkit.page.headline import headline
 from circuitkit.page.leaderboard import Entry, describe_criterion, leaderboard
@@ -132,14 +133,22 @@ def _for_html(content: Content, reference: str | Path | None) -> dict[str, Any]:
         ("leaderboard", "Leaderboard"),
         ("curves", "Curves"),
         ("circuits", "Circuits"),
+        ("contested", "Contested edges"),
         ("prompts", "Prompts"),
         ("provenance", "Provenance"),
     ]
-    shown = {"curves": bool(charts), "circuits": bool(circuits["circuits"]), "prompts": prompts is not None}
+    contested = list_contested(content)
+    shown = {
+        "curves": bool(charts),
+        "circuits": bool(circuits["circuits"]),
+        "contested": bool(contested),
+        "prompts": prompts is not None,
+    }
     return {
         "charts": charts,
         "circuit_data": bool(circuits["circuits"]),
         "circuits_left": left,
+        "contested": contested,
         "prompts": prompts,
         "blocks": blocks,
         "scripts": [Markup(script) for script in [*scripts, read_asset("page.js")]],

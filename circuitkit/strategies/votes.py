@@ -37,6 +37,15 @@ def votes_needed(samples: int, confidence: float) -> int:
     )
 
 
+def find_confidence(votes: int, samples: int) -> float:
+    """Return the confidence that more than half of all possible votes go the way of most of these; see `votes_needed`.
+
+    With votes that are evenly split it is below 1/2.
+    """
+    most = max(votes, samples - votes)
+    return 1 - float(stats.binomtest(most, samples, 0.5, alternative="greater").pvalue)
+
+
 class Votes:
     """Votes of searches with one thing varied at a time.
 

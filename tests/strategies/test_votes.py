@@ -11,7 +11,7 @@ from support.graphs import TINY, random_circuit
 
 from circuitkit import Circuit
 from circuitkit.errors import UsageError
-from circuitkit.strategies.votes import Votes, votes_needed
+from circuitkit.strategies.votes import Votes, find_confidence, votes_needed
 
 
 def chance(votes: int, samples: int, share: Fraction) -> Fraction:
@@ -36,6 +36,8 @@ def test_the_fewest_votes_that_an_edge_without_a_majority_rarely_gets(samples: i
         return
     needed = votes_needed(samples, confidence)
     assert needed == enough[0] > samples / 2
+    assert find_confidence(needed, samples) > confidence >= find_confidence(needed - 1, samples)
+    assert find_confidence(samples - needed, samples) == find_confidence(needed, samples)
     # A smaller share gets them even more rarely
     assert all(chance(needed, samples, Fraction(n, 20)) <= wrong for n in range(11))
     # The same in terms of the interval of Clopper and Pearson
