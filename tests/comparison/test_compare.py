@@ -237,6 +237,16 @@ def test_prompts_that_have_changed_are_not_mixed_with_finished_cells(
     assert failed.startswith("This cell has other prompts in the train split than cells that are finished.")
 
 
+def test_cells_on_the_same_prompts_may_start_from_different_folders(tmp_path: Path) -> None:
+    strategies: dict[str, Any] = {}
+    for name in ("eap", "random_edges"):
+        circuitkit.discover("toy", "ioi", name, examples=4, sizes=(), out=tmp_path / name)
+        start = {"start": str(tmp_path / name), "start_size": 0.2, "threshold": 1e9}
+        strategies[name] = {"class_path": "acdc", "init_args": start}
+    rows = run(make_grid(strategies=strategies, examples=4), tmp_path / "out")
+    assert not [row["error"] for row in rows if row["error"]]
+
+
 def test_a_comparison_that_goes_on_elsewhere_says_that_times_do_not_compare(tmp_path: Path) -> None:
     grid, out = make_grid(strategies={"random": "random_edges"}), tmp_path / "out"
     run(grid, out)
