@@ -16,7 +16,7 @@ from circuitkit.engine.search.racing import summarize
 from circuitkit.engine.search.visits import Order
 from circuitkit.errors import UsageError
 from circuitkit.storage.state import SavedState, misfit
-from circuitkit.strategies.base import OperatingPoint, as_list
+from circuitkit.strategies.base import OperatingPoint, as_list, check_distinct_prompts
 from circuitkit.strategies.discovery import EDITORS, Discovery, EditorKind
 from circuitkit.strategies.parts import read_circuit, save_circuit
 from circuitkit.strategies.search_prompts import SearchPrompts, check_count, count_prompts
@@ -110,7 +110,7 @@ class ACDC(StartsFromCircuit):
         """Check the circuit to start from, and the prompts of the layers, before any work."""
         super().setup(run)
         if self.prompts_per_layer is not None:
-            run.check_distinct_prompts(count_prompts(run, self.prompts_per_layer))
+            check_distinct_prompts(run, count_prompts(run, self.prompts_per_layer))
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Run one search per threshold."""

@@ -71,6 +71,16 @@ def refuse_zero_gradient(objective: Objective, method: str) -> None:
         )
 
 
+def check_distinct_prompts(run: Discovery, count: int) -> None:
+    """Refuse `run.distinct_prompts(count)` before any work, if it could be that the ablation is not for all of them.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if run.ablation.length is not None:
+        run.distinct_prompts(count)
+
+
 @dataclass(frozen=True)
 class OperatingPoint:
     """The constructor argument of a strategy that sets the size of its circuit; a larger value gives a sparser one.

@@ -119,15 +119,6 @@ class Discovery:
         (own,) = self.batches
         return own[:count] if self.supply is None or count <= len(own) else self.supply(count)
 
-    def check_distinct_prompts(self, count: int) -> None:
-        """Refuse `distinct_prompts(count)` before any work, if it could be that the ablation is not for all of them.
-
-        Raises:
-            UsageError: it is not.
-        """
-        if self.ablation.length is not None:
-            self.distinct_prompts(count)
-
     def part(self, name: str) -> Self:
         """Make the `Discovery` of a search within this one, such as another strategy that proposes a circuit.
 

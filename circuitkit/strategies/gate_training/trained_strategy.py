@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.engine.memory import Need
-from circuitkit.strategies.base import DiscoveryStrategy
+from circuitkit.strategies.base import DiscoveryStrategy, check_distinct_prompts
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.trainer import (
     MaskTraining,
@@ -51,7 +51,7 @@ class TrainedStrategy(DiscoveryStrategy, Generic[Training]):
 
     def setup(self, run: Discovery) -> None:
         """Check the training's prompts before any work."""
-        run.check_distinct_prompts(count_prompts(count_batches(self._options), self.batch_size, self.prompts))
+        check_distinct_prompts(run, count_prompts(count_batches(self._options), self.batch_size, self.prompts))
 
     def discover(self, run: Discovery) -> list[Circuit]:
         """Train once per value of the operating point, each time from the start."""
