@@ -83,7 +83,7 @@ def test_an_interrupted_run_resumes_in_the_proposal_and_in_the_search(
         assert len(rest.seen) == steps + edges - (at - 1)
         metrics = resumed.metrics
         assert metrics["wall_s"] >= metrics["proposal_s"] > 0
-        assert metrics["wall_s"] == pytest.approx(metrics["proposal_s"] + metrics["search_s"], abs=0.5)
+        assert metrics["wall_s"] >= metrics["proposal_s"] + metrics["search_s"] - 0.01
         assert [note for note in resumed.notes if "interrupted and resumed once" in note]
         assert not [note for note in resumed.notes if "memory budget" in note]
         for name in ("steps", "edges", "proposal_edges"):
