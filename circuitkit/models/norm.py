@@ -14,7 +14,7 @@ class Norm:
     """`weight * (x - mean) / sqrt(var + eps) + bias` if `centered`, otherwise without mean and bias (RMSNorm).
 
     Attributes:
-        weight: `[D]`.
+        weight: `[D]`; may be of a wider dtype than the inputs, which are then normalized in it.
         bias: `[D]` or None.
         eps: added to the variance.
         centered: LayerNorm if true, RMSNorm if false.
@@ -37,6 +37,8 @@ class Norm:
     def _normalize(self, x: Tensor) -> Tensor:
         if self.centered:
             return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        if self.weight.dtype != x.dtype:
+            return self._normalize(x.to(self.weight.dtype)).to(x.dtype)
         if x.dtype in (torch.float16, torch.bfloat16):
             return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)  # computes in float32
         length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # 3 times as fast on a CPU as F.rms_norm

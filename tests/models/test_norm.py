@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 
 from circuitkit.models.norm import Norm
 
@@ -34,3 +35,16 @@ def test_a_frozen_norm_has_the_same_value_and_a_constant_scale_in_its_gradient(c
     assert torch.allclose(frozen.vjp(x.detach(), gradients.clone()), expected, atol=1e-12)
     (slope,) = torch.autograd.grad(frozen(x), x, gradients[0])
     assert torch.allclose(slope, expected[0], atol=1e-12)
+
+
+def test_a_wider_weight_makes_the_norm_compute_in_its_dtype():
+    """As in Gemma's modules, where 1 + weight is not rounded to half precision."""
+    torch.manual_seed(0)
+    module = GemmaRMSNorm(64).bfloat16()
+    module.weight.data.normal_(std=0.1)
+    weight = 1 + module.weight.detach().float()
+    x = torch.randn(50, 64, dtype=torch.bfloat16)
+    found = Norm(weight, None, module.eps, False)(x)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, module(x))
+    assert not torch.equal(Norm(weight.bfloat16(), None, module.eps, False)(x), module(x))

@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from support.rules import gated_mlp, gradients_at_outputs
-from support.slow import SlowModel
+from support.rules import gated_mlp, gradients_at_outputs, norm_weight
+from support.slow import SlowModel, first
 from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 from support.weights import prepared
 from torch import nn
@@ -81,11 +81,12 @@ def test_gradients_are_those_of_the_authors_package(variant, monkeypatch):
 
 def frozen_norm(module, x):
     """An RMSNorm whose scale is a constant."""
-    return module.weight * x * (x.square().mean(-1, keepdim=True) + module.variance_epsilon).rsqrt().detach()
+    eps = first(module, "eps", "variance_epsilon")
+    return norm_weight(module) * x * (x.square().mean(-1, keepdim=True) + eps).rsqrt().detach()
 
 
 @pytest.mark.parametrize("policy", [None, PAHQ("nf4", "attention+mlp"), PAHQ("int8", "attention+mlp")])
-@pytest.mark.parametrize("variant", ["llama", "llama_biased", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("variant", ["gemma", "llama", "llama_biased", "mistral", "qwen2", "qwen3"])
 def test_gate_and_up_get_half_of_their_gradients(variant, policy):
     """Against the equation, computed from the module's own projections."""
     hf = tiny_hf(variant)

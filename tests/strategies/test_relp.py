@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 from support.prepared import prepare
-from support.rules import gated_mlp, gradients_at_outputs
-from support.slow import SlowModel
+from support.rules import gated_mlp, gradients_at_outputs, norm_weight
+from support.slow import SlowModel, first
 from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 from support.weights import prepared
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -29,9 +29,8 @@ def slow_norm(module, x):
     """A LayerNorm or RMSNorm whose scale is a constant."""
     centered = module.__class__.__name__ == "LayerNorm"
     x = x - x.mean(-1, keepdim=True) if centered else x
-    eps = module.eps if centered else module.variance_epsilon
-    normed = x / (x.square().mean(-1, keepdim=True) + eps).sqrt().detach()
-    return normed * module.weight + (module.bias if centered else 0.0)
+    normed = x / (x.square().mean(-1, keepdim=True) + first(module, "eps", "variance_epsilon")).sqrt().detach()
+    return normed * norm_weight(module) + (module.bias if centered else 0.0)
 
 
 def slow_activation(forward, x):
@@ -45,8 +44,9 @@ def with_rules(hf):
     for module in hf.modules():
         if module.__class__.__name__.endswith(("LayerNorm", "RMSNorm")):
             module.forward = partial(slow_norm, module)
-    for block in SlowModel(hf).layers:
-        activation = block.mlp.act if hasattr(block.mlp, "act") else block.mlp.act_fn
+    slow = SlowModel(hf)
+    for layer, block in enumerate(slow.layers):
+        activation = slow.activation(layer)
         activation.forward = partial(slow_activation, activation.forward)
         if hasattr(block.mlp, "gate_proj"):
             block.mlp.forward = partial(gated_mlp, block.mlp)

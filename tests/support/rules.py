@@ -15,6 +15,11 @@ def gated_mlp(module, x):
     return module.down_proj(half_gradient(gate) * half_gradient(up))
 
 
+def norm_weight(module):
+    """What a norm multiplies by."""
+    return 1 + module.weight if type(module).__name__.startswith("Gemma") else module.weight
+
+
 def gradients_at_outputs(hf, batch):
     """Gradients of the logit difference at every writer's output, through the modules' own forward."""
     slow = SlowModel(hf)
@@ -29,8 +34,7 @@ def gradients_at_outputs(hf, batch):
         return hook
 
     for layer, block in enumerate(slow.layers):
-        attention = next(getattr(block, name) for name in ("attn", "attention", "self_attn") if hasattr(block, name))
-        attention.register_forward_hook(keep(f"a{layer}"))
+        slow.attention(layer).register_forward_hook(keep(f"a{layer}"))
         block.mlp.register_forward_hook(keep(f"m{layer}"))
     embedded = hf.get_input_embeddings()(batch.clean).detach().requires_grad_()
     last = hf(inputs_embeds=embedded, use_cache=False).logits[:, -1]

@@ -11,19 +11,22 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import rotate_half
 
 
+def first(owner, *names: str):
+    """Return the attribute of the first of these names that there is."""
+    return next(getattr(owner, name) for name in names if hasattr(owner, name))
+
+
 class SlowModel:
     """Heads and MLPs of a transformers model, one at a time."""
 
     def __init__(self, model, kv: str = "group") -> None:
         self.model, self.config, self.kv = model, model.config, kv
-        kind = self.config.model_type
-        body = {"gpt2": "transformer", "gpt_neox": "gpt_neox"}.get(kind, "model")
-        self.body = getattr(model, body)
-        self.layers = list(self.body.h if kind == "gpt2" else self.body.layers)
+        self.kind = self.config.model_type
+        self.body = first(model, "transformer", "gpt_neox", "model")
+        self.layers = list(first(self.body, "h", "layers"))
         self.heads = self.config.num_attention_heads
         self.groups = getattr(self.config, "num_key_value_heads", None) or self.heads
-        self.parallel = kind == "gpt_neox" and self.config.use_parallel_residual
-        self.kind = kind
+        self.parallel = self.kind == "gpt_neox" and self.config.use_parallel_residual
         self.writers = ["input"]
         self.readers: list[str] = []
         self.before: dict[str, list[str]] = {}
@@ -44,6 +47,19 @@ class SlowModel:
         self.readers.append("logits")
         self.edges = [f"{w}->{r}" for r in self.readers for w in self.before[r]]
 
+    def attention(self, layer: int):
+        return first(self.layers[layer], "attn", "attention", "self_attn")
+
+    def out(self, layer: int):
+        return first(self.attention(layer), "c_proj", "dense", "o_proj")
+
+    def activation(self, layer: int):
+        return first(self.layers[layer].mlp, "act", "act_fn")
+
+    def mlp(self, layer: int, x: Tensor) -> Tensor:
+        block = self.layers[layer]
+        return block.mlp(first(block, "ln_2", "post_attention_layernorm")(x))
+
     def kv_reader(self, layer: int, head: int, letter: str) -> str:
         if self.kv == "head" or self.groups == self.heads:
             return f"a{layer}.h{head}<{letter}>"
@@ -52,27 +68,31 @@ class SlowModel:
     def projected(self, layer: int, letter: str, head: int, x: Tensor) -> Tensor:
         """Query, key or value of one (query) head, `[B, T, E]`."""
         block, index = self.layers[layer], "qkv".index(letter)
+        x = first(block, "ln_1", "input_layernorm")(x)
         group = head if letter == "q" else head * self.groups // self.heads
+        attention = self.attention(layer)
         if self.kind == "gpt2":
-            return block.attn.c_attn(block.ln_1(x)).chunk(3, -1)[index].chunk(self.heads, -1)[head]
+            return attention.c_attn(x).chunk(3, -1)[index].chunk(self.heads, -1)[head]
         if self.kind == "gpt_neox":
-            fused = block.attention.query_key_value(block.input_layernorm(x))
-            return fused.chunk(self.heads, -1)[head].chunk(3, -1)[index]
-        attention = block.self_attn
-        out = getattr(attention, f"{letter}_proj")(block.input_layernorm(x))
+            return attention.query_key_value(x).chunk(self.heads, -1)[head].chunk(3, -1)[index]
+        out = getattr(attention, f"{letter}_proj")(x)
         out = out.chunk(self.heads if letter == "q" else self.groups, -1)[group]
         if letter in "qk" and hasattr(attention, "q_norm"):
             out = getattr(attention, f"{letter}_norm")(out)
         return out
 
+    def rotated(self, x: Tensor, positions: Tensor) -> Tensor:
+        if not hasattr(self.body, "rotary_emb"):
+            return x
+        cos, sin = self.body.rotary_emb(x, position_ids=positions)
+        turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+        return torch.cat([turned * cos + rotate_half(turned) * sin, rest], -1)
+
     def head(self, layer: int, head: int, inputs: dict[str, Tensor], mask: Tensor, positions: Tensor) -> Tensor:
         q = self.projected(layer, "q", head, inputs[f"a{layer}.h{head}<q>"])
         k = self.projected(layer, "k", head, inputs[self.kv_reader(layer, head, "k")])
         v = self.projected(layer, "v", head, inputs[self.kv_reader(layer, head, "v")])
-        if self.kind != "gpt2":
-            cos, sin = self.body.rotary_emb(q, position_ids=positions)
-            n = cos.shape[-1]
-            q, k = (torch.cat([x[..., :n] * cos + rotate_half(x[..., :n]) * sin, x[..., n:]], -1) for x in (q, k))
+        q, k = self.rotated(q, positions), self.rotated(k, positions)
         window = getattr(self.config, "sliding_window", None)
         kinds = getattr(self.config, "layer_types", None)
         if kinds is not None and kinds[layer] != "sliding_attention":
@@ -83,24 +103,16 @@ class SlowModel:
                 seen = [s for s in range(t + 1) if s == t or (mask[b, s] and (window is None or t - s < window))]
                 weights = torch.stack([q[b, t] @ k[b, s] * q.shape[-1] ** -0.5 for s in seen]).softmax(0)
                 gathered[b, t] = sum(weight * v[b, s] for weight, s in zip(weights, seen, strict=True))
-        block = self.layers[layer]
-        if self.kind == "gpt2":
-            out = block.attn.c_proj
-        else:
-            out = block.attention.dense if self.kind == "gpt_neox" else block.self_attn.o_proj
         wide = torch.zeros(*q.shape[:2], self.heads * q.shape[-1], dtype=q.dtype)
         wide[..., head * q.shape[-1] : (head + 1) * q.shape[-1]] = gathered
-        return out(wide) - out(torch.zeros_like(wide))
+        return self.out(layer)(wide) - self.out(layer)(torch.zeros_like(wide))
 
     def constants(self, layer: int, positions: Tensor) -> Tensor | float:
         """What every reader up to this layer's attention has in its input besides the writers."""
         total: Tensor | float = self.body.wpe(positions) if self.kind == "gpt2" else 0.0
-        for block in self.layers[:layer]:
-            if self.kind == "gpt2":
-                total = total + block.attn.c_proj.bias
-            else:
-                out = block.attention.dense if self.kind == "gpt_neox" else block.self_attn.o_proj
-                total = total + (0.0 if out.bias is None else out.bias)
+        for before in range(layer):
+            bias = self.out(before).bias
+            total = total + (0.0 if bias is None else bias)
         return total
 
     @torch.no_grad()
@@ -139,19 +151,18 @@ class SlowModel:
                 total = total + carried(writer, reader, outputs)
             return total
 
-        for layer, block in enumerate(self.layers):
+        for layer in range(len(self.layers)):
             here = self.constants(layer, batch.positions)
             after = here if self.parallel else self.constants(layer + 1, batch.positions)
             inputs = {r: read(r, here) for r in self.readers if r.startswith(f"a{layer}.")}
             for head in range(self.heads):
                 if (name := f"a{layer}.h{head}") not in given:
                     outputs[name] = self.head(layer, head, inputs, batch.mask, batch.positions)
-            norm = block.ln_2 if self.kind == "gpt2" else block.post_attention_layernorm
             if (name := f"m{layer}") not in given:
-                outputs[name] = block.mlp(norm(read(name, after)))
+                outputs[name] = self.mlp(layer, read(name, after))
         final = read("logits", self.constants(len(self.layers), batch.positions))
-        norm = {"gpt2": "ln_f", "gpt_neox": "final_layer_norm"}.get(self.kind, "norm")
-        return self.model.get_output_embeddings()(getattr(self.body, norm)(final)), outputs
+        norm = first(self.body, "ln_f", "final_layer_norm", "norm")
+        return self.model.get_output_embeddings()(norm(final)), outputs
 
 
 def slow_acdc(

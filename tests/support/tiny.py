@@ -2,6 +2,8 @@
 
 import torch
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -22,7 +24,7 @@ from circuitkit.models.circuit_model import CircuitModel
 
 VOCABULARY = 37
 
-_LLAMA = {
+LLAMA = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -32,7 +34,7 @@ _LLAMA = {
     "max_position_embeddings": 64,
 }
 _NEOX = {
-    **_LLAMA,
+    **LLAMA,
     "rotary_pct": 0.5,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
 }
@@ -44,13 +46,14 @@ VARIANTS = {
     "gpt_neox_serial": lambda: GPTNeoXForCausalLM(
         GPTNeoXConfig(**_NEOX, use_parallel_residual=False, attention_bias=False)
     ),
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_LLAMA)),
-    "llama_biased": lambda: LlamaForCausalLM(LlamaConfig(**_LLAMA, attention_bias=True, mlp_bias=True, head_dim=6)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**_LLAMA, sliding_window=3)),
+    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**LLAMA, head_dim=6)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
+    "llama_biased": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True, head_dim=6)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**LLAMA, sliding_window=3)),
     "qwen2": lambda: Qwen2ForCausalLM(
-        Qwen2Config(**_LLAMA, use_sliding_window=True, sliding_window=3, max_window_layers=1)
+        Qwen2Config(**LLAMA, use_sliding_window=True, sliding_window=3, max_window_layers=1)
     ),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_LLAMA, head_dim=8)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**LLAMA, head_dim=8)),
 }
 """One maker a family, and the variants within it that take another path."""
 
@@ -58,15 +61,20 @@ VARIANTS = {
 def tiny_hf(variant: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     """A random model, its weights large enough that attention and norms are far from linear."""
     torch.manual_seed(seed)
-    model = VARIANTS[variant]()
+    return with_large_weights(VARIANTS[variant]()).to(dtype).eval()
+
+
+def with_large_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with random weights, made in the state of torch's generator."""
+    centre = 0.0 if "gemma" in model.config.model_type else 1.0  # Gemma's norms multiply by 1 + weight
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1 and ("norm" in name or ".ln_" in name) and name.endswith("weight"):
-                parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
+                parameter.copy_(centre + 0.3 * torch.randn_like(parameter))
             else:
                 fan = parameter.shape[-1] if parameter.ndim > 1 else 10
                 parameter.copy_(torch.randn_like(parameter) * (0.8 if parameter.ndim > 1 else 1) * fan**-0.5)
-    return model.to(dtype).eval()
+    return model
 
 
 def tiny(variant: str, seed: int = 0, dtype: torch.dtype = torch.float64, kv: str = "group") -> CircuitModel:

@@ -1,4 +1,5 @@
 from .base import Family as Family
+from .gemma import Gemma as Gemma
 from .gpt2 import GPT2 as GPT2
 from .gpt_neox import GPTNeoX as GPTNeoX
 from .llama import Llama as Llama

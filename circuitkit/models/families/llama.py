@@ -46,22 +46,22 @@ class Llama(Family):
 
     def attention_norm(self, layer: int) -> Norm:
         """Return the norm before a layer's attention."""
-        return rms_norm(self._body.layers[layer].input_layernorm)
+        return self.norm(self._body.layers[layer].input_layernorm)
 
     def mlp_norm(self, layer: int) -> Norm:
         """Return the norm before a layer's MLP."""
-        return rms_norm(self._body.layers[layer].post_attention_layernorm)
+        return self.norm(self._body.layers[layer].post_attention_layernorm)
 
     def final_norm(self) -> Norm:
         """Return the norm before the unembedding."""
-        return rms_norm(self._body.norm)
+        return self.norm(self._body.norm)
 
     def head_norms(self, layer: int) -> tuple[Norm, Norm] | None:
         """Return the norms of each head's query and key (Qwen 3)."""
         attention = self._body.layers[layer].self_attn
         if not hasattr(attention, "q_norm"):
             return None
-        return rms_norm(attention.q_norm), rms_norm(attention.k_norm)
+        return self.norm(attention.q_norm), self.norm(attention.k_norm)
 
     def rotary(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Compute cosines and sines over the full width of each head."""
@@ -81,3 +81,9 @@ class Llama(Family):
         if isinstance(self._body, MistralModel):  # its code reads the config whenever it runs
             size = self.config.sliding_window
         return size
+
+    # For subclasses
+
+    def norm(self, module: nn.Module) -> Norm:
+        """Convert one of the model's RMSNorm modules."""
+        return rms_norm(module)
