@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from support.tiny import LLAMA, random_batch, with_large_weights
-from transformers import GemmaConfig, GemmaForCausalLM
+from support.tiny import HALF_ROTARY, LLAMA, random_batch, with_large_weights
+from transformers import GemmaConfig, GemmaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from circuitkit.models.circuit_model import CircuitModel
 
@@ -14,10 +14,21 @@ def of(model, config, common, **changes):
     return pytest.param(lambda tied: model(config(**common | changes, tie_word_embeddings=tied)), id=name)
 
 
+PHI3 = LLAMA | {"pad_token_id": 0}
+LONGROPE = {
+    "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.5], "long_factor": [3.0, 8.0],
+    }
+}  # fmt: skip
+
 CONFIGURATIONS = [
     of(GemmaForCausalLM, GemmaConfig, LLAMA),
     of(GemmaForCausalLM, GemmaConfig, LLAMA, head_dim=6, attention_bias=True),
     of(GemmaForCausalLM, GemmaConfig, LLAMA, num_key_value_heads=1, hidden_act="silu"),
+    of(Phi3ForCausalLM, Phi3Config, PHI3),
+    of(Phi3ForCausalLM, Phi3Config, PHI3 | HALF_ROTARY, sliding_window=3),
+    of(Phi3ForCausalLM, Phi3Config, PHI3, num_key_value_heads=4, sliding_window=8),
+    of(Phi3ForCausalLM, Phi3Config, PHI3 | LONGROPE, original_max_position_embeddings=9),
 ]
 
 
@@ -31,7 +42,7 @@ def test_every_configuration(make, tied):
     assert model.check_parity() < 1e-5
     assert model.check_parity(40) < 1e-5
     batch = random_batch(lengths=(3, 11, 7), positions=2)
-    with torch.no_grad():
-        theirs = hf(batch.clean, attention_mask=batch.mask.long(), position_ids=batch.positions).logits
-    ours = model.answer_logits(batch)
-    assert torch.allclose(ours, model.at_answers(theirs, batch), atol=1e-5 * theirs.abs().max().item())
+    with torch.no_grad():  # each prompt alone: some positions are scaled by the longest prompt of a batch
+        rows = [hf(row[real][None]).logits[0, -2:] for row, real in zip(batch.clean, batch.mask, strict=True)]
+    theirs = torch.stack(rows)
+    assert torch.allclose(model.answer_logits(batch), theirs, atol=1e-5 * theirs.abs().max().item())

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from support.rules import gated_mlp, gradients_at_outputs, norm_weight
+from support.rules import gated_mlp, gradients_at_outputs, is_gated, norm_weight
 from support.slow import SlowModel, first
 from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 from support.weights import prepared
@@ -67,7 +67,7 @@ def test_gradients_are_those_of_the_authors_package(variant, monkeypatch):
     prepared = prepare(model, batch)
     theirs = with_torchs_norms(hf)
     for block in SlowModel(theirs).layers:
-        if hasattr(block.mlp, "gate_proj"):
+        if is_gated(block.mlp):
             block.mlp.forward = partial(gated_mlp, block.mlp)
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attention_by_softmax)
     with gim.GIM(theirs):
@@ -86,7 +86,7 @@ def frozen_norm(module, x):
 
 
 @pytest.mark.parametrize("policy", [None, PAHQ("nf4", "attention+mlp"), PAHQ("int8", "attention+mlp")])
-@pytest.mark.parametrize("variant", ["gemma", "llama", "llama_biased", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("variant", ["gemma", "llama", "llama_biased", "mistral", "phi3", "qwen2", "qwen3"])
 def test_gate_and_up_get_half_of_their_gradients(variant, policy):
     """Against the equation, computed from the module's own projections."""
     hf = tiny_hf(variant)

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from support.prepared import prepare
-from support.rules import gated_mlp, gradients_at_outputs, norm_weight
+from support.rules import gated_mlp, gradients_at_outputs, is_gated, norm_weight
 from support.slow import SlowModel, first
 from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 from support.weights import prepared
@@ -48,7 +48,7 @@ def with_rules(hf):
     for layer, block in enumerate(slow.layers):
         activation = slow.activation(layer)
         activation.forward = partial(slow_activation, activation.forward)
-        if hasattr(block.mlp, "gate_proj"):
+        if is_gated(block.mlp):
             block.mlp.forward = partial(gated_mlp, block.mlp)
     return hf
 

@@ -1,7 +1,7 @@
 """Backward rules in the terms of transformers' modules, and gradients through their own forward."""
 
 import torch
-from support.slow import SlowModel
+from support.slow import SlowModel, first
 
 
 def half_gradient(x):
@@ -9,10 +9,19 @@ def half_gradient(x):
     return 0.5 * x + 0.5 * x.detach()
 
 
+def is_gated(module):
+    """Whether an MLP multiplies a gate with another projection."""
+    return hasattr(module, "gate_proj") or hasattr(module, "gate_up_proj")
+
+
 def gated_mlp(module, x):
     """A gated MLP; where gate and up are multiplied, each gets half of its gradient."""
-    gate, up = module.act_fn(module.gate_proj(x)), module.up_proj(x)
-    return module.down_proj(half_gradient(gate) * half_gradient(up))
+    if hasattr(module, "gate_up_proj"):
+        gate, up = module.gate_up_proj(x).chunk(2, -1)
+    else:
+        gate, up = module.gate_proj(x), module.up_proj(x)
+    activation = first(module, "act_fn", "activation_fn")
+    return module.down_proj(half_gradient(activation(gate)) * half_gradient(up))
 
 
 def norm_weight(module):

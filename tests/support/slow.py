@@ -54,7 +54,7 @@ class SlowModel:
         return first(self.attention(layer), "c_proj", "dense", "o_proj")
 
     def activation(self, layer: int):
-        return first(self.layers[layer].mlp, "act", "act_fn")
+        return first(getattr(self.layers[layer], "mlp", self.layers[layer]), "act", "act_fn", "activation_fn")
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         block = self.layers[layer]
@@ -75,6 +75,9 @@ class SlowModel:
             return attention.c_attn(x).chunk(3, -1)[index].chunk(self.heads, -1)[head]
         if self.kind == "gpt_neox":
             return attention.query_key_value(x).chunk(self.heads, -1)[head].chunk(3, -1)[index]
+        if self.kind == "phi3":
+            before = (0, self.heads, self.heads + self.groups)[index]
+            return attention.qkv_proj(x).chunk(self.heads + 2 * self.groups, -1)[before + group]
         out = getattr(attention, f"{letter}_proj")(x)
         out = out.chunk(self.heads if letter == "q" else self.groups, -1)[group]
         if letter in "qk" and hasattr(attention, "q_norm"):

@@ -12,6 +12,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -33,12 +35,9 @@ LLAMA = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
-_NEOX = {
-    **LLAMA,
-    "rotary_pct": 0.5,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
-}
-del _NEOX["num_key_value_heads"], _NEOX["rotary_pct"]
+HALF_ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
+_NEOX = {**LLAMA, **HALF_ROTARY}
+del _NEOX["num_key_value_heads"]
 
 VARIANTS = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=12, n_layer=2, n_head=3, n_positions=64)),
@@ -50,6 +49,7 @@ VARIANTS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
     "llama_biased": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True, head_dim=6)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**LLAMA, sliding_window=3)),
+    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**LLAMA, **HALF_ROTARY, sliding_window=3, pad_token_id=0)),
     "qwen2": lambda: Qwen2ForCausalLM(
         Qwen2Config(**LLAMA, use_sliding_window=True, sliding_window=3, max_window_layers=1)
     ),

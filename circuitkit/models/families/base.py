@@ -127,10 +127,10 @@ class Family(ABC):
         Raises:
             UsageError: it is not where transformers' models have it.
         """
-        found = getattr(mlp, "act", getattr(mlp, "act_fn", None))
-        if not isinstance(found, nn.Module):
-            raise unsupported(f"a {type(mlp).__name__} without an activation function of its own")
-        return found
+        for name in ("act", "act_fn", "activation_fn"):
+            if isinstance(found := getattr(mlp, name, None), nn.Module):
+                return found
+        raise unsupported(f"a {type(mlp).__name__} without an activation function of its own")
 
     def mlp_weights(self, layer: int) -> Mapping[str, Tensor]:
         """Return parameters and buffers of a layer's MLP, detached."""
@@ -142,6 +142,19 @@ class Family(ABC):
     def dtype(self) -> torch.dtype:
         """Return the dtype that the model computes in."""
         return self.model.dtype
+
+    def by_head(self, q: nn.Module, k: nn.Module, v: nn.Module, o: nn.Module) -> AttentionWeights:
+        """Return the attention weights of a layer's four linear layers."""
+        return AttentionWeights(
+            q=self.matrix(q).unflatten(0, (self.heads, -1)),
+            k=self.matrix(k).unflatten(0, (self.kv_heads, -1)),
+            v=self.matrix(v).unflatten(0, (self.kv_heads, -1)),
+            o=self.matrix(o).unflatten(1, (self.heads, -1)).permute(1, 2, 0),
+            q_bias=_split(self.bias(q), self.heads),
+            k_bias=_split(self.bias(k), self.kv_heads),
+            v_bias=_split(self.bias(v), self.kv_heads),
+            o_bias=self.bias(o),
+        )
 
     def matrix(self, module: nn.Module) -> Tensor:
         """Return the matrix of a linear layer, `[out, in]`."""
@@ -164,14 +177,7 @@ def rms_norm(module: Any) -> Norm:
     return Norm(module.weight.detach(), None, module.variance_epsilon, False)
 
 
-def by_head(weight: Tensor, heads: int) -> Tensor:
-    """Split `[heads * E, D]` into `[heads, E, D]`."""
-    split: Tensor = weight.unflatten(0, (heads, -1))
-    return split
-
-
-def bias_by_head(bias: Tensor | None, heads: int) -> Tensor | None:
-    """Split `[heads * E]` into `[heads, E]`."""
+def _split(bias: Tensor | None, heads: int) -> Tensor | None:
     return None if bias is None else bias.unflatten(0, (heads, -1))
 
 

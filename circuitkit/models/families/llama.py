@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import MistralModel, PreTrainedModel
 
-from circuitkit.models.families.base import Family, bias_by_head, by_head, rms_norm
+from circuitkit.models.families.base import Family, rms_norm
 from circuitkit.models.norm import Norm
 from circuitkit.models.rotary import RotaryPositions
 from circuitkit.models.weights import AttentionWeights
@@ -27,17 +27,7 @@ class Llama(Family):
     def attention_weights(self, layer: int) -> AttentionWeights:
         """Return a layer's attention weights, by head."""
         attention = self._body.layers[layer].self_attn
-        q, k, v, o = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
-        return AttentionWeights(
-            q=by_head(self.matrix(q), self.heads),
-            k=by_head(self.matrix(k), self.kv_heads),
-            v=by_head(self.matrix(v), self.kv_heads),
-            o=self.matrix(o).unflatten(1, (self.heads, -1)).permute(1, 2, 0),
-            q_bias=bias_by_head(self.bias(q), self.heads),
-            k_bias=bias_by_head(self.bias(k), self.kv_heads),
-            v_bias=bias_by_head(self.bias(v), self.kv_heads),
-            o_bias=self.bias(o),
-        )
+        return self.by_head(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
 
     def mlp_module(self, layer: int) -> nn.Module:
         """Return a layer's MLP, which takes the normed input."""
