@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support.tiny import HALF_ROTARY, LLAMA, random_batch, with_large_weights
-from transformers import GemmaConfig, GemmaForCausalLM, Phi3Config, Phi3ForCausalLM
+from transformers import GemmaConfig, GemmaForCausalLM, Phi3Config, Phi3ForCausalLM, PhiConfig, PhiForCausalLM
 
 from circuitkit.models.circuit_model import CircuitModel
 
@@ -25,6 +25,8 @@ CONFIGURATIONS = [
     of(GemmaForCausalLM, GemmaConfig, LLAMA),
     of(GemmaForCausalLM, GemmaConfig, LLAMA, head_dim=6, attention_bias=True),
     of(GemmaForCausalLM, GemmaConfig, LLAMA, num_key_value_heads=1, hidden_act="silu"),
+    of(PhiForCausalLM, PhiConfig, LLAMA),
+    of(PhiForCausalLM, PhiConfig, LLAMA, num_key_value_heads=4, qk_layernorm=True),
     of(Phi3ForCausalLM, Phi3Config, PHI3),
     of(Phi3ForCausalLM, Phi3Config, PHI3 | HALF_ROTARY, sliding_window=3),
     of(Phi3ForCausalLM, Phi3Config, PHI3, num_key_value_heads=4, sliding_window=8),

@@ -26,7 +26,7 @@ class SlowModel:
         self.layers = list(first(self.body, "h", "layers"))
         self.heads = self.config.num_attention_heads
         self.groups = getattr(self.config, "num_key_value_heads", None) or self.heads
-        self.parallel = self.kind == "gpt_neox" and self.config.use_parallel_residual
+        self.parallel = self.kind == "phi" or (self.kind == "gpt_neox" and self.config.use_parallel_residual)
         self.writers = ["input"]
         self.readers: list[str] = []
         self.before: dict[str, list[str]] = {}
@@ -58,7 +58,7 @@ class SlowModel:
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         block = self.layers[layer]
-        return block.mlp(first(block, "ln_2", "post_attention_layernorm")(x))
+        return block.mlp(first(block, "ln_2", "post_attention_layernorm", "input_layernorm")(x))
 
     def kv_reader(self, layer: int, head: int, letter: str) -> str:
         if self.kv == "head" or self.groups == self.heads:
@@ -80,8 +80,9 @@ class SlowModel:
             return attention.qkv_proj(x).chunk(self.heads + 2 * self.groups, -1)[before + group]
         out = getattr(attention, f"{letter}_proj")(x)
         out = out.chunk(self.heads if letter == "q" else self.groups, -1)[group]
-        if letter in "qk" and hasattr(attention, "q_norm"):
-            out = getattr(attention, f"{letter}_norm")(out)
+        for norm in ("norm", "layernorm"):
+            if letter in "qk" and hasattr(attention, f"{letter}_{norm}"):
+                out = getattr(attention, f"{letter}_{norm}")(out)
         return out
 
     def rotated(self, x: Tensor, positions: Tensor) -> Tensor:
@@ -164,7 +165,7 @@ class SlowModel:
             if (name := f"m{layer}") not in given:
                 outputs[name] = self.mlp(layer, read(name, after))
         final = read("logits", self.constants(len(self.layers), batch.positions))
-        norm = first(self.body, "ln_f", "final_layer_norm", "norm")
+        norm = first(self.body, "ln_f", "final_layer_norm", "final_layernorm", "norm")
         return self.model.get_output_embeddings()(norm(final)), outputs
 
 

@@ -14,6 +14,8 @@ from transformers import (
     MistralForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -49,6 +51,7 @@ VARIANTS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
     "llama_biased": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True, head_dim=6)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**LLAMA, sliding_window=3)),
+    "phi": lambda: PhiForCausalLM(PhiConfig(**LLAMA, **HALF_ROTARY, qk_layernorm=True)),
     "phi3": lambda: Phi3ForCausalLM(Phi3Config(**LLAMA, **HALF_ROTARY, sliding_window=3, pad_token_id=0)),
     "qwen2": lambda: Qwen2ForCausalLM(
         Qwen2Config(**LLAMA, use_sliding_window=True, sliding_window=3, max_window_layers=1)
