@@ -2,9 +2,19 @@
 
 import pytest
 import torch
-from support.tiny import HALF_ROTARY, LLAMA, random_batch, with_large_weights
-from transformers import GemmaConfig, GemmaForCausalLM, Phi3Config, Phi3ForCausalLM, PhiConfig, PhiForCausalLM
+from support.tiny import HALF_ROTARY, LLAMA, OPT, random_batch, with_large_weights
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+)
 
+from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
 
 
@@ -25,6 +35,9 @@ CONFIGURATIONS = [
     of(GemmaForCausalLM, GemmaConfig, LLAMA),
     of(GemmaForCausalLM, GemmaConfig, LLAMA, head_dim=6, attention_bias=True),
     of(GemmaForCausalLM, GemmaConfig, LLAMA, num_key_value_heads=1, hidden_act="silu"),
+    of(OPTForCausalLM, OPTConfig, OPT),
+    of(OPTForCausalLM, OPTConfig, OPT, enable_bias=False, activation_function="gelu"),
+    of(OPTForCausalLM, OPTConfig, OPT, layer_norm_elementwise_affine=False),
     of(PhiForCausalLM, PhiConfig, LLAMA),
     of(PhiForCausalLM, PhiConfig, LLAMA, num_key_value_heads=4, qk_layernorm=True),
     of(Phi3ForCausalLM, Phi3Config, PHI3),
@@ -48,3 +61,17 @@ def test_every_configuration(make, tied):
         rows = [hf(row[real][None]).logits[0, -2:] for row, real in zip(batch.clean, batch.mask, strict=True)]
     theirs = torch.stack(rows)
     assert torch.allclose(model.answer_logits(batch), theirs, atol=1e-5 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"do_layer_norm_before": False}, "norms after its blocks"),
+        ({"word_embed_proj_dim": 8}, "embeddings of another width"),
+        ({"_remove_final_layer_norm": True}, "no norm before its unembedding"),
+    ],
+)
+def test_an_opt_that_cannot_be_represented_is_one_line(change, message):
+    with pytest.raises(UsageError, match=f"This model has {message}.*Choose a model without it") as caught:
+        CircuitModel.from_model(OPTForCausalLM(OPTConfig(**OPT, **change)))
+    assert "\n" not in str(caught.value)

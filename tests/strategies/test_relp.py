@@ -48,7 +48,7 @@ def with_rules(hf):
     for layer, block in enumerate(slow.layers):
         activation = slow.activation(layer)
         activation.forward = partial(slow_activation, activation.forward)
-        if is_gated(block.mlp):
+        if is_gated(getattr(block, "mlp", block)):
             block.mlp.forward = partial(gated_mlp, block.mlp)
     return hf
 

@@ -44,9 +44,11 @@ def gradients_at_outputs(hf, batch):
 
     for layer, block in enumerate(slow.layers):
         slow.attention(layer).register_forward_hook(keep(f"a{layer}"))
-        block.mlp.register_forward_hook(keep(f"m{layer}"))
+        last = block.fc2 if slow.kind == "opt" else block.mlp
+        last.register_forward_hook(keep(f"m{layer}"))
     embedded = hf.get_input_embeddings()(batch.clean).detach().requires_grad_()
     last = hf(inputs_embeds=embedded, use_cache=False).logits[:, -1]
     rows = torch.arange(len(batch))
     (last[rows, batch.wrong_answers[:, 0, 0]] - last[rows, batch.answers[:, 0, 0]]).sum().backward()
-    return [embedded.grad if name == "input" else outputs[name.split(".")[0]].grad for name in slow.writers]
+    outputs["input"] = embedded
+    return [outputs[name.split(".")[0]].grad.view_as(embedded) for name in slow.writers]

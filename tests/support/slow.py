@@ -23,6 +23,7 @@ class SlowModel:
         self.model, self.config, self.kv = model, model.config, kv
         self.kind = self.config.model_type
         self.body = first(model, "transformer", "gpt_neox", "model")
+        self.body = getattr(self.body, "decoder", self.body)
         self.layers = list(first(self.body, "h", "layers"))
         self.heads = self.config.num_attention_heads
         self.groups = getattr(self.config, "num_key_value_heads", None) or self.heads
@@ -51,13 +52,15 @@ class SlowModel:
         return first(self.layers[layer], "attn", "attention", "self_attn")
 
     def out(self, layer: int):
-        return first(self.attention(layer), "c_proj", "dense", "o_proj")
+        return first(self.attention(layer), "c_proj", "dense", "o_proj", "out_proj")
 
     def activation(self, layer: int):
         return first(getattr(self.layers[layer], "mlp", self.layers[layer]), "act", "act_fn", "activation_fn")
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         block = self.layers[layer]
+        if self.kind == "opt":
+            return block.fc2(block.activation_fn(block.fc1(block.final_layer_norm(x))))
         return block.mlp(first(block, "ln_2", "post_attention_layernorm", "input_layernorm")(x))
 
     def kv_reader(self, layer: int, head: int, letter: str) -> str:
@@ -68,7 +71,7 @@ class SlowModel:
     def projected(self, layer: int, letter: str, head: int, x: Tensor) -> Tensor:
         """Query, key or value of one (query) head, `[B, T, E]`."""
         block, index = self.layers[layer], "qkv".index(letter)
-        x = first(block, "ln_1", "input_layernorm")(x)
+        x = first(block, "ln_1", "input_layernorm", "self_attn_layer_norm")(x)
         group = head if letter == "q" else head * self.groups // self.heads
         attention = self.attention(layer)
         if self.kind == "gpt2":
@@ -114,6 +117,8 @@ class SlowModel:
     def constants(self, layer: int, positions: Tensor) -> Tensor | float:
         """What every reader up to this layer's attention has in its input besides the writers."""
         total: Tensor | float = self.body.wpe(positions) if self.kind == "gpt2" else 0.0
+        if self.kind == "opt":
+            total = self.body.embed_positions.weight[positions + 2]
         for before in range(layer):
             bias = self.out(before).bias
             total = total + (0.0 if bias is None else bias)

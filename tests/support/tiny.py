@@ -12,6 +12,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PhiConfig,
@@ -40,6 +42,7 @@ LLAMA = {
 HALF_ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
 _NEOX = {**LLAMA, **HALF_ROTARY}
 del _NEOX["num_key_value_heads"]
+OPT = {name: LLAMA[name] for name in LLAMA.keys() - {"intermediate_size", "num_key_value_heads"}} | {"ffn_dim": 24}
 
 VARIANTS = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=12, n_layer=2, n_head=3, n_positions=64)),
@@ -51,6 +54,7 @@ VARIANTS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
     "llama_biased": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True, head_dim=6)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**LLAMA, sliding_window=3)),
+    "opt": lambda: OPTForCausalLM(OPTConfig(**OPT)),
     "phi": lambda: PhiForCausalLM(PhiConfig(**LLAMA, **HALF_ROTARY, qk_layernorm=True)),
     "phi3": lambda: Phi3ForCausalLM(Phi3Config(**LLAMA, **HALF_ROTARY, sliding_window=3, pad_token_id=0)),
     "qwen2": lambda: Qwen2ForCausalLM(
