@@ -49,6 +49,7 @@ class Attention:
         norm: the norm before the attention.
         head_norms: of each head's query and key, if the family has them.
         scale: factor of the products of queries and keys.
+        interleaved: as in `rotate`.
         rule: the backward rule of the gradients.
     """
 
@@ -59,11 +60,13 @@ class Attention:
         norm: Norm,
         head_norms: tuple[Norm, Norm] | None,
         scale: float,
+        interleaved: bool,
         rule: BackwardRule,
     ) -> None:
         self.norm = norm
         self.weights = weights
         self._graph, self._head_norms, self._scale, self._rule = graph, head_norms, scale, rule
+        self._interleaved = interleaved
 
     def run(self, x: Tensor, rotary: Rotary, mask: Tensor, heads: Tensor | None = None) -> AttentionRun:
         """Compute the outputs of some heads at all positions.
@@ -135,7 +138,7 @@ class Attention:
             return x
         if self._head_norms is not None:
             x = self._head_norms[kind == "k"](x)
-        return x if rotary is None else rotate(x, *rotary)
+        return x if rotary is None else rotate(x, *rotary, self._interleaved)
 
     def attend_values(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """Compute z, `[h, ..., P, E]`: values weighted by the attention pattern.
@@ -193,10 +196,21 @@ def apply_by_head(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out.reshape(*x.shape[:-1], -1)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply rotary positions to the first `cos.shape[-1]` dimensions of `x`, halves paired (Su et al. 2021)."""
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
+    """Apply rotary positions to the first `cos.shape[-1]` dimensions of `x` (Su et al. 2021, arXiv 2104.09864).
+
+    Args:
+        x: `[..., B, P, E]`.
+        cos, sin: of both dimensions of each pair, `[B, P, *]`.
+        interleaved: whether neighbouring dimensions are pairs; otherwise, each of the first half is paired with one of
+            the second.
+    """
     width = cos.shape[-1]
-    rotated, rest = x[..., :width], x[..., width:]
-    first, second = rotated.chunk(2, dim=-1)
-    rotated = rotated * cos + torch.cat((-second, first), dim=-1) * sin
-    return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated
+    turned, rest = x[..., :width], x[..., width:]
+    if interleaved:
+        partners = torch.stack((-turned[..., 1::2], turned[..., ::2]), dim=-1).flatten(-2)
+    else:
+        first, second = turned.chunk(2, dim=-1)
+        partners = torch.cat((-second, first), dim=-1)
+    turned = turned * cos + partners * sin
+    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned

@@ -313,6 +313,7 @@ class CircuitModel:
             self._attention_norms[layer],
             self._head_norms[layer],
             self.family.scale(layer),
+            self.family.interleaved,
             self._rule,
         )
 

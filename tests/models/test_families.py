@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from support.tiny import HALF_ROTARY, LLAMA, OPT, random_batch, with_large_weights
+from support.tiny import GPTJ, HALF_ROTARY, LLAMA, OPT, random_batch, with_large_weights
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     Phi3Config,
@@ -35,6 +37,8 @@ CONFIGURATIONS = [
     of(GemmaForCausalLM, GemmaConfig, LLAMA),
     of(GemmaForCausalLM, GemmaConfig, LLAMA, head_dim=6, attention_bias=True),
     of(GemmaForCausalLM, GemmaConfig, LLAMA, num_key_value_heads=1, hidden_act="silu"),
+    of(GPTJForCausalLM, GPTJConfig, GPTJ, rotary_dim=2),
+    of(GPTJForCausalLM, GPTJConfig, GPTJ, rotary_dim=4, n_inner=20),
     of(OPTForCausalLM, OPTConfig, OPT),
     of(OPTForCausalLM, OPTConfig, OPT, enable_bias=False, activation_function="gelu"),
     of(OPTForCausalLM, OPTConfig, OPT, layer_norm_elementwise_affine=False),

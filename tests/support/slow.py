@@ -8,6 +8,7 @@ import re
 
 import torch
 from torch import Tensor
+from transformers.models.gptj.modeling_gptj import apply_rotary_pos_emb as turn_pairs
 from transformers.models.llama.modeling_llama import rotate_half
 
 
@@ -27,7 +28,7 @@ class SlowModel:
         self.layers = list(first(self.body, "h", "layers"))
         self.heads = self.config.num_attention_heads
         self.groups = getattr(self.config, "num_key_value_heads", None) or self.heads
-        self.parallel = self.kind == "phi" or (self.kind == "gpt_neox" and self.config.use_parallel_residual)
+        self.parallel = self.kind in ("gptj", "phi") or (self.kind == "gpt_neox" and self.config.use_parallel_residual)
         self.writers = ["input"]
         self.readers: list[str] = []
         self.before: dict[str, list[str]] = {}
@@ -61,7 +62,7 @@ class SlowModel:
         block = self.layers[layer]
         if self.kind == "opt":
             return block.fc2(block.activation_fn(block.fc1(block.final_layer_norm(x))))
-        return block.mlp(first(block, "ln_2", "post_attention_layernorm", "input_layernorm")(x))
+        return block.mlp(first(block, "ln_2", "post_attention_layernorm", "input_layernorm", "ln_1")(x))
 
     def kv_reader(self, layer: int, head: int, letter: str) -> str:
         if self.kv == "head" or self.groups == self.heads:
@@ -89,6 +90,10 @@ class SlowModel:
         return out
 
     def rotated(self, x: Tensor, positions: Tensor) -> Tensor:
+        if self.kind == "gptj":
+            sin, cos = self.layers[0].attn.embed_positions[positions].chunk(2, -1)
+            width = 2 * cos.shape[-1]
+            return torch.cat([turn_pairs(x[..., None, :width], sin, cos)[..., 0, :], x[..., width:]], -1)
         if not hasattr(self.body, "rotary_emb"):
             return x
         cos, sin = self.body.rotary_emb(x, position_ids=positions)

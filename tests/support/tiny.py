@@ -6,6 +6,8 @@ from transformers import (
     GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -43,6 +45,7 @@ HALF_ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "p
 _NEOX = {**LLAMA, **HALF_ROTARY}
 del _NEOX["num_key_value_heads"]
 OPT = {name: LLAMA[name] for name in LLAMA.keys() - {"intermediate_size", "num_key_value_heads"}} | {"ffn_dim": 24}
+GPTJ = {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64}
 
 VARIANTS = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=12, n_layer=2, n_head=3, n_positions=64)),
@@ -51,6 +54,7 @@ VARIANTS = {
         GPTNeoXConfig(**_NEOX, use_parallel_residual=False, attention_bias=False)
     ),
     "gemma": lambda: GemmaForCausalLM(GemmaConfig(**LLAMA, head_dim=6)),
+    "gptj": lambda: GPTJForCausalLM(GPTJConfig(**GPTJ, rotary_dim=2)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
     "llama_biased": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True, head_dim=6)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**LLAMA, sliding_window=3)),

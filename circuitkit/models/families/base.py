@@ -38,6 +38,8 @@ class Family(ABC):
     """E."""
     parallel: bool = False
     """True if the MLP reads the same stream as the attention of its layer."""
+    interleaved: bool = False
+    """True if rotary positions turn pairs of neighbouring dimensions, and not the two halves against each other."""
     gated: bool = False
     """True if an MLP multiplies an activated gate with another projection of its input, and projects the product."""
     mlps: bool = True
