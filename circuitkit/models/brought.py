@@ -13,6 +13,8 @@ from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.models.linear_layers import is_made, unreadable, unwrap
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+"""Those in which torch computes everything that models need, also on a CPU."""
 Fingerprint = tuple[tuple[Any, ...], ...]
 
 
@@ -80,11 +82,22 @@ def check_weights(model: PreTrainedModel) -> None:
             f"The weights of the model are on several devices ({', '.join(devices)}).", "Load it without device_map."
         )
     dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
+    if unknown := [name for name in dtypes if getattr(torch, name) not in DTYPES]:
+        raise UsageError(
+            f"The model has weights in {unknown[0]}, in which torch does not compute.",
+            f"Load it in {describe_dtypes()}.",
+        )
     if len(dtypes) > 1:
         raise UsageError(
             f"The model has weights of several dtypes ({', '.join(dtypes)}).",
             f"Convert it to one: model.to(torch.{dtypes[-1]}).",
         )
+
+
+def describe_dtypes() -> str:
+    """List the dtypes that a model can have, in words."""
+    *others, last = (str(dtype).removeprefix("torch.") for dtype in DTYPES)
+    return f"{', '.join(others)} or {last}"
 
 
 def check_vocabulary(batch: PromptBatch, embeddings: int, vocabulary: int) -> None:

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.models.brought import quiet
+from circuitkit.models.brought import DTYPES, describe_dtypes, quiet
 from circuitkit.models.families.base import Family
 from circuitkit.models.fetch import locate
 
@@ -96,14 +96,14 @@ def _check_complete(name: str, found: Mapping[str, Any]) -> None:
 
 
 def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """Return a floating-point dtype, given by its name or as it is.
+    """Return a dtype that a model can have, given by its name or as it is.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, or torch does not compute in it.
     """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise UsageError(f"There is no floating-point dtype {dtype!r}.", "Choose float32, bfloat16 or float64.")
+    if found not in DTYPES:
+        raise UsageError(f"Models cannot have the dtype {dtype!r}.", f"Choose {describe_dtypes()}.")
     return found
 
 

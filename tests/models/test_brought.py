@@ -127,6 +127,10 @@ def two_dtypes(hf):
     return hf
 
 
+def in_8_bits(hf):
+    return hf.to(torch.float8_e4m3fn)
+
+
 def offloaded(hf):
     return accelerate.cpu_offload(hf, "cpu")
 
@@ -142,6 +146,7 @@ def on_no_device(hf):
         (classifier, "has no language-model head"),
         (no_model, "A Linear is not a transformers model"),
         (two_dtypes, r"several dtypes \(float32, float64\).*model\.to\(torch\.float64\)"),
+        (in_8_bits, "weights in float8_e4m3fn, in which torch does not compute.*Load it in float32, .* or float16"),
         (offloaded, "not in memory"),
         (on_no_device, "not in memory"),
         (made_in_inference_mode, r"torch\.inference_mode"),

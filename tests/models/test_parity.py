@@ -164,8 +164,12 @@ def test_an_unknown_architecture_names_the_supported_ones():
 def test_a_model_that_is_not_there():
     with pytest.raises(UsageError, match="no-such-folder"):
         CircuitModel.from_pretrained("./no-such-folder")
-    with pytest.raises(UsageError, match="int8"):
-        CircuitModel.from_pretrained("toy", dtype="int8")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn", "no_dtype", "nn", torch.complex64])
+def test_a_dtype_that_models_cannot_have(dtype):
+    with pytest.raises(UsageError, match=f"{dtype}.*Choose float32, float64, bfloat16 or float16"):
+        CircuitModel.from_pretrained("toy", dtype=dtype)
 
 
 def test_the_graph_follows_the_configuration():
