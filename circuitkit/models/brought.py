@@ -32,6 +32,12 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def unwrap_model(model: Any) -> PreTrainedModel:
     """Return the transformers model inside what `torch.compile` or PEFT made of it; another model as it is.
 

@@ -154,7 +154,7 @@ class CircuitModel:
         """Load a causal language model, and check that the decomposed model computes the same logits.
 
         Args:
-            name: `"toy"`, a fetched model's name, a folder, or a name on the Hugging Face hub.
+            name: `"toy"`, a fetched model's name, a folder, a GGUF file, or a name on the Hugging Face hub.
             kv: whether keys and values are read once per group or once per query head.
             dtype: of the weights; a `torch.dtype` or its name.
 

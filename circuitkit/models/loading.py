@@ -9,9 +9,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
-from circuitkit.models.brought import DTYPES, describe_dtypes, quiet
+from circuitkit.models.brought import DTYPES, describe_dtypes, first_line, quiet
 from circuitkit.models.families.base import Family
 from circuitkit.models.fetch import locate
+from circuitkit.models.gguf_file import GGUFFile, describe_place, is_gguf
 
 
 def load_pretrained(
@@ -20,7 +21,7 @@ def load_pretrained(
     """Load a causal language model, and its tokenizer if it has one.
 
     Args:
-        name: `"toy"`, a fetched model's name, a folder, or a name on the Hugging Face hub.
+        name: `"toy"`, a fetched model's name, a folder, a GGUF file, or a name on the Hugging Face hub.
         dtype: of the weights; a `torch.dtype` or its name.
 
     Raises:
@@ -30,41 +31,48 @@ def load_pretrained(
     source = locate(str(name))
     wanted = parse_dtype(dtype)
     with quiet():
+        file = GGUFFile(Path(source)) if is_gguf(source) else None
+        place = describe_place(source)
         try:
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(**place, trust_remote_code=False)
         except (OSError, ValueError) as error:
+            if file is not None:
+                raise _unreadable(name, error, "Load the model from its Hugging Face folder or name.") from error
             raise UsageError(
-                f"There is no model {str(name)!r}: {_first_line(error)}",
+                f"There is no model {str(name)!r}: {first_line(error)}",
                 "Give 'toy', a folder, or a name on the hub; `circuitkit list models` shows the choices.",
             ) from error
         find_family(config.model_type)
+        if file is not None:
+            file.complete_config(config)
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source,
+                **place,
                 config=config,
                 dtype=wanted,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # so that they are reported
                 output_loading_info=True,
+                **({} if file is None else file.options),
             )
         except Exception as error:  # whatever safetensors, the hub or transformers raise for a damaged folder
-            raise CircuitKitError(
-                f"The model {str(name)!r} cannot be loaded: {_first_line(error)}", "Download it again."
-            ) from error
+            raise _unreadable(name, error, "Download it again.") from error
         model, found = loaded
         _check_complete(str(name), found)
+        if file is not None:
+            file.complete_model(model)
         return model, load_tokenizer(source)
 
 
 def load_tokenizer(source: str, local_only: bool = False) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer of a folder or of a name on the hub (`local_only`: in its cache); None: none is found."""
+    """Load the tokenizer of a folder, a GGUF file or a name on the hub (`local_only`: in its cache); None: no such."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=False, local_files_only=local_only
+            **describe_place(source), trust_remote_code=False, local_files_only=local_only
         )
     except Exception as error:  # many models have no tokenizer, and transformers has no single error for that
         if (Path(source) / "tokenizer.json").exists():
-            problem = f"The tokenizer of {source!r} cannot be read: {_first_line(error)}."
+            problem = f"The tokenizer of {source!r} cannot be read: {first_line(error)}."
             raise CircuitKitError(problem, "Download it again, or remove its files to use token ids.") from error
         return None
     return tokenizer
@@ -107,6 +115,5 @@ def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return found
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _unreadable(name: str | Path, error: Exception, remedy: str) -> CircuitKitError:
+    return CircuitKitError(f"The model {str(name)!r} cannot be loaded: {first_line(error)}", remedy)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 import pytest
 import torch
+from support.gguf_files import LETTERS, Q8_0, write_gguf
 from support.smollm2 import smollm2  # noqa: F401
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from circuitkit.errors import CircuitKitError, UsageError
@@ -19,9 +18,7 @@ from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.fetch import SOURCES, TOY, Source, cache_folder, fetch, locate
 from circuitkit.tasks.ioi import IOI
 
-LETTERS = [*"abcdefgh", "Ġ", "Ġa", "Ġb", "<|end|>"]
 HEADS, KV_HEADS = 4, 2
-Q8_0 = gguf.GGMLQuantizationType.Q8_0
 
 
 @pytest.fixture(scope="module")
@@ -39,46 +36,6 @@ def llama() -> LlamaForCausalLM:
             rounded = gguf.quants.dequantize(gguf.quants.quantize(weight.detach().numpy(), Q8_0), Q8_0)
             weight.data.copy_(torch.tensor(rounded))
     return model
-
-
-def permuted(weight: Tensor, heads: int) -> Tensor:
-    """A query or key matrix with its rows as GGUF has them."""
-    return weight.reshape(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
-
-
-def write_gguf(model: LlamaForCausalLM, path: Path) -> None:
-    """The model as llama.cpp's converter writes it, matrices at 8 bits."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("A name that belongs in no config")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(config.hidden_size // HEADS)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(LETTERS)
-    writer.add_token_types([1] * (len(LETTERS) - 1) + [3])
-    writer.add_token_merges(["Ġ a", "Ġ b"])
-    writer.add_eos_token_id(len(LETTERS) - 1)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":  # tied
-            continue
-        if "q_proj" in name or "k_proj" in name:
-            tensor = permuted(tensor, HEADS if "q_proj" in name else KV_HEADS)
-        kind = Q8_0 if tensor.dim() == 2 else gguf.GGMLQuantizationType.F32
-        data = gguf.quants.quantize(tensor.numpy().astype(np.float32), kind)
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), data, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.fixture
