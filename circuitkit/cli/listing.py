@@ -112,7 +112,9 @@ def _models_table() -> Table:
         except UsageError:
             state = f"`circuitkit fetch {name}` downloads it"
         result.add_row(escape(name), escape(state))
-    result.add_row("", "any folder or Hugging Face name of a model in a family of `circuitkit list families`")
+    result.add_row(
+        "", "any folder, GGUF file or Hugging Face name of a model in a family of `circuitkit list families`"
+    )
     return result
 
 

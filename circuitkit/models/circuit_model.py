@@ -86,7 +86,7 @@ class CircuitModel:
             UsageError: the module has other layers or heads than when it was wrapped, or cannot be represented.
         """
         self.check_weights()
-        family: Family = find_family(self.model.config.model_type)(self.model)
+        family: Family = find_family(self.model.config)(self.model)
         graph = EdgeGraph(family.layers, family.heads, family.kv_heads, family.parallel, family.mlps, self._kv)
         if self._checked is not None and graph != self.graph:
             raise UsageError(

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
@@ -13,6 +21,9 @@ from circuitkit.models.brought import DTYPES, describe_dtypes, first_line, quiet
 from circuitkit.models.families.base import Family
 from circuitkit.models.fetch import locate
 from circuitkit.models.gguf_file import GGUFFile, describe_place, is_gguf
+
+_RECURRENT = ("mamba", "ssm_", "state_size", "time_step", "lru_", "linear_conv", "conv_L_cache", "rescale_every")
+"""Settings that only recurrent models and their hybrids have."""
 
 
 def load_pretrained(
@@ -42,7 +53,7 @@ def load_pretrained(
                 f"There is no model {str(name)!r}: {first_line(error)}",
                 "Give 'toy', a folder, or a name on the hub; `circuitkit list models` shows the choices.",
             ) from error
-        find_family(config.model_type)
+        find_family(config)
         if file is not None:
             file.complete_config(config)
         try:
@@ -78,17 +89,39 @@ def load_tokenizer(source: str, local_only: bool = False) -> PreTrainedTokenizer
     return tokenizer
 
 
-def find_family(model_type: str) -> type[Family]:
-    """Return the family registered for transformers' `model_type`.
+def find_family(config: PreTrainedConfig) -> type[Family]:
+    """Return the family registered for the `model_type` of a transformers config.
 
     Raises:
         UsageError: there is none.
     """
     known = registry.names("families")
-    if model_type not in known:
-        raise registry.unknown_name("supported architecture", model_type, known)
-    found: type[Family] = registry.load("families", model_type)
-    return found
+    if config.model_type in known:
+        found: type[Family] = registry.load("families", config.model_type)
+        return found
+    kind = _describe_kind(config)
+    if kind is None:
+        raise registry.unknown_name("supported architecture", config.model_type, known)
+    raise UsageError(
+        f"The architecture {config.model_type!r} is {kind}, which circuitkit cannot represent.",
+        f"Choose a decoder whose layers are attention and one dense MLP: {', '.join(known)}.",
+    )
+
+
+def _describe_kind(config: PreTrainedConfig) -> str | None:
+    """Tell which kind of architecture that no family represents this is, from its settings; None: another."""
+    settings = {name: value for name, value in config.to_dict().items() if not name.startswith("_")}
+    if config.is_encoder_decoder:
+        return "an encoder-decoder"
+    if any("expert" in name and value for name, value in settings.items()):
+        return "a mixture of experts"
+    if any(name.startswith(_RECURRENT) for name in settings):
+        return "a state-space or other recurrent model"
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "an encoder"
+    if settings.keys() & {"text_config", "vision_config", "audio_config"}:
+        return "a model of more than text"
+    return None
 
 
 def _check_complete(name: str, found: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
-from transformers import BertConfig, BertLMHeadModel
+from transformers import CONFIG_MAPPING, BertConfig, BertLMHeadModel
 
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.models import parity
@@ -145,20 +145,32 @@ def test_weights_that_are_not_finite_are_refused():
         CircuitModel.from_model(hf)
 
 
-def test_an_unknown_architecture_names_the_supported_ones():
-    with pytest.raises(UsageError, match=r"'bert'.*gpt2.*llama"):
-        CircuitModel.from_model(
-            BertLMHeadModel(
-                BertConfig(
-                    hidden_size=8,
-                    num_hidden_layers=1,
-                    num_attention_heads=2,
-                    intermediate_size=8,
-                    vocab_size=11,
-                    is_decoder=True,
-                )
-            )
-        )
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("mixtral", "'mixtral' is a mixture of experts"),
+        ("qwen2_moe", "'qwen2_moe' is a mixture of experts"),
+        ("jamba", "'jamba' is a mixture of experts"),
+        ("bert", "'bert' is an encoder,"),
+        ("t5", "'t5' is an encoder-decoder"),
+        ("mamba", "'mamba' is a state-space or other recurrent model"),
+        ("recurrent_gemma", "'recurrent_gemma' is a state-space or other recurrent model"),
+        ("rwkv", "'rwkv' is a state-space or other recurrent model"),
+        ("llava", "'llava' is a model of more than text"),
+        ("falcon", "There is no supported architecture 'falcon'"),
+    ],
+)
+def test_an_unknown_architecture_names_its_kind_and_the_supported_ones(kind, message, tmp_path):
+    CONFIG_MAPPING[kind]().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=rf"{message}.*: gemma.*gpt2.*llama") as caught:
+        CircuitModel.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_architecture_in_memory():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    with pytest.raises(UsageError, match="'bert' is an encoder"):
+        CircuitModel.from_model(BertLMHeadModel(BertConfig(**sizes, vocab_size=11, is_decoder=True)))
 
 
 def test_a_model_that_is_not_there():
