@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -66,7 +67,8 @@ class OPT(Family):
 
     def _norm(self, module: nn.LayerNorm) -> Norm:
         if not module.elementwise_affine:
-            return Norm(self.model.get_input_embeddings().weight.new_ones(self.width), None, module.eps, True)
+            ones = torch.ones(self.width, dtype=self.dtype, device=self.model.device)
+            return Norm(ones, None, module.eps, True)
         return layer_norm(module)
 
 
