@@ -15,6 +15,10 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
 )
 
 from circuitkit.errors import CircuitKitError, UsageError
@@ -33,6 +37,10 @@ MODELS = {
         GPT2Config(vocab_size=37, n_embd=64, n_layer=2, n_head=4, initializer_range=0.1, eos_token_id=0)
     ),
     "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_SIZES, intermediate_size=128, initializer_range=0.1)),
+    "opt": lambda: OPTForCausalLM(OPTConfig(**_SIZES, ffn_dim=128, init_std=0.1)),
+    "phi3": lambda: Phi3ForCausalLM(
+        Phi3Config(**_SIZES, intermediate_size=128, num_key_value_heads=2, initializer_range=0.15, pad_token_id=0)
+    ),
 }
 QUANTIZATIONS = {
     "fp4": {"load_in_4bit": True},
@@ -124,6 +132,9 @@ TARGETS = {
     "llama": ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj", "lm_head"],
     "gpt2": ["c_attn", "c_proj", "c_fc"],
     "gpt_neox": ["query_key_value", "dense", "dense_h_to_4h"],
+    "gptj": ["q_proj", "out_proj", "fc_in"],
+    "opt": ["q_proj", "out_proj", "fc1", "fc2"],
+    "phi3": ["qkv_proj", "gate_up_proj", "down_proj"],
 }
 
 

@@ -53,7 +53,9 @@ def test_no_value_changes_and_the_model_keeps_its_own_gradients(variant):
     assert torch.equal(attribute(prepared), before)
 
 
-@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "gpt_neox_serial", "llama", "llama_biased", "qwen3"])
+@pytest.mark.parametrize(
+    "variant", ["gemma", "gpt2", "gpt_neox", "gpt_neox_serial", "llama", "llama_biased", "opt", "phi", "phi3", "qwen3"]
+)
 def test_gradients_are_those_of_the_authors_package(variant, monkeypatch):
     """`gim-explain` patches modules and functions of torch: LayerNorm, RMSNorm, softmax, attention.
 
@@ -67,7 +69,7 @@ def test_gradients_are_those_of_the_authors_package(variant, monkeypatch):
     prepared = prepare(model, batch)
     theirs = with_torchs_norms(hf)
     for block in SlowModel(theirs).layers:
-        if is_gated(block.mlp):
+        if is_gated(getattr(block, "mlp", block)):
             block.mlp.forward = partial(gated_mlp, block.mlp)
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attention_by_softmax)
     with gim.GIM(theirs):
@@ -123,8 +125,9 @@ def with_torchs_norms(hf):
     for parent in list(hf.modules()):
         for name, child in parent.named_children():
             if type(child).__name__.endswith("RMSNorm"):
-                norm = nn.RMSNorm(child.weight.shape, child.variance_epsilon, dtype=child.weight.dtype)
-                norm.weight = child.weight
+                eps = first(child, "eps", "variance_epsilon")
+                norm = nn.RMSNorm(child.weight.shape, eps, dtype=child.weight.dtype)
+                norm.weight = nn.Parameter(norm_weight(child).detach())
                 setattr(parent, name, norm)
     return hf
 
