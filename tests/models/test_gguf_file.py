@@ -143,12 +143,17 @@ def of_another_kind(path):
     path.write_bytes(b"no GGUF file at all")
 
 
-def of_no_known_architecture(path):
-    writer = gguf.GGUFWriter(path, "gptj")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def of_architecture(name):
+    """A maker of a file that says only this."""
+
+    def make(path):
+        writer = gguf.GGUFWriter(path, name)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+    return make
 
 
 @pytest.mark.parametrize(
@@ -157,7 +162,8 @@ def of_no_known_architecture(path):
         (lambda path: None, r"There is no file '.*tiny\.gguf'"),
         (damaged, "is not a whole GGUF file"),
         (of_another_kind, "is not a whole GGUF file"),
-        (of_no_known_architecture, "cannot be loaded: .*gptj is not supported.* Hugging Face folder"),
+        (of_architecture("gptj"), "cannot be loaded: .*gptj is not supported.* Hugging Face folder"),
+        (of_architecture("qwen2moe"), "'qwen2_moe' is a mixture of experts"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(make, message, tmp_path):
