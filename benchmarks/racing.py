@@ -11,7 +11,9 @@ and each decision is taken again as a race would, in the same circuit. So a wron
 that follow from it. With `--screen`, groups are not compared in this way.
 
 `seconds` are of the processor, since other processes may run beside. The last line is one JSON object: for each search
-`seconds` and `edges` kept; `ratio`, the time of the race relative to that of the search on the first stage's prompts;
+`seconds`, `tests` of single edges and `edges` kept; `ratio`, the time of the race relative to that of the search on the
+first stage's prompts, and `ratio_per_test`, the same relative to the tests (one may lose readers sooner, with all edges
+into them, which then need no test);
 `prompts_per_decision`; `otherwise`, the share of decisions that a race takes otherwise, and
 `otherwise_on_first_stage`, the share that the first stage's prompts alone would; `edges_differ`, how many edges are in
 one of the circuits of the race and of the search on all prompts, but not in both; and what the audit found.
@@ -20,6 +22,7 @@ one of the circuits of the race and of the search on all prompts, but not in bot
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import fetched
@@ -36,25 +39,32 @@ from circuitkit.engine.editors.incremental import IncrementalEditor
 from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.engine.search.greedy import GreedySearch
 from circuitkit.engine.search.items import Item
+from circuitkit.engine.search.measurement import Margin, Measurement
 from circuitkit.engine.search.racing import Race, stages, standard_errors, summarize
 from circuitkit.tasks.ioi import IOI
 
 
-class Recorded(GreedySearch):
-    """A search that keeps the effects of its tests of single edges, prompt by prompt, in `effects_by_prompt`."""
+class Recorded(Measurement):
+    """Measures on all prompts, and keeps the effects of single edges, prompt by prompt."""
 
-    def _measure(self, rows: Tensor, before: list[int], items: list[Item], estimates: Tensor) -> None:
-        by_prompt = self.editor.values_by_prompt(rows)
-        self.hypotheses += len(by_prompt)
+    def __init__(self) -> None:
+        super().__init__()
+        self.effects_by_prompt: list[Tensor] = []
+
+    def run(self, rows: Tensor, before: list[int], items: list[Item], margins: Sequence[Margin]) -> int:
+        by_prompt = self._editor.values_by_prompt(torch.cat([torch.zeros_like(rows[:1]), rows]))
         self._batch = [by_prompt[row + 1] - by_prompt[base] for row, base in enumerate(before)]
+        self._items = items
         self._effects = [
-            float(effects.mean()) - (float(estimates[item.writers].sum()) if item.joint else 0.0)
+            float(effects.mean()) - (float(self._estimates[item.writers].sum()) if item.joint else 0.0)
             for effects, item in zip(self._batch, items, strict=True)
         ]
+        return len(by_prompt)
 
-    def _decide_edge(self, start: int, writer: int, row: int, gone: Tensor) -> bool:
-        self.__dict__.setdefault("effects_by_prompt", []).append(self._batch[row])
-        return super()._decide_edge(start, writer, row, gone)
+    def settle(self, number: int, progress: float) -> float:
+        if not self._items[number].joint:
+            self.effects_by_prompt.append(self._batch[number])
+        return super().settle(number, progress)
 
 
 class Bench:
@@ -79,10 +89,12 @@ class Bench:
         """Make the editor of a stage of a race."""
         return self._editor(self.totals[stage - 1] if stage else 0, self.totals[stage])
 
-    def search(self, kind: type[GreedySearch], prompts: int, race: Race | None = None) -> tuple[GreedySearch, float]:
+    def search(self, prompts: int, measurement: Measurement) -> tuple[GreedySearch, float]:
         """Search; return the search and its seconds."""
         started = time.process_time()
-        search = kind(self._editor(0, prompts), self._options.threshold, screen=self._options.screen, race=race)
+        search = GreedySearch(
+            self._editor(0, prompts), self._options.threshold, screen=self._options.screen, measurement=measurement
+        )
         search.run()
         return search, time.process_time() - started
 
@@ -137,22 +149,26 @@ def main() -> None:
     batch = IOI(template=0, corruption="abc").prompts(model.tokenizer, "train", options.prompts, 0)
     kept = best_edges(model, batch, options.edges)  # not by the first stage, which would be no random sample for them
     bench = Bench(model, batch, kept, options)
-    result: dict[str, Any] = {"seconds": {}, "edges": {}}
+    result: dict[str, Any] = {"seconds": {}, "tests": {}, "edges": {}}
 
-    def run(name: str, kind: type[GreedySearch], prompts: int, race: Race | None = None) -> GreedySearch:
-        search, seconds = bench.search(kind, prompts, race)
-        result["seconds"][name], result["edges"][name] = round(seconds, 1), int(search.kept.sum())
+    def run(name: str, prompts: int, measurement: Measurement) -> GreedySearch:
+        search, seconds = bench.search(prompts, measurement)
+        figures = {"seconds": round(seconds, 1), "tests": search.tests, "edges": int(search.kept.sum())}
+        for figure, value in figures.items():
+            result[figure][name] = value
         print(f"{name}: {seconds:.1f} s, {search.tests:,} edges tested, {int(search.kept.sum()):,} kept", flush=True)
         return search
 
     race = Race(options.z, bench.totals, bench.stage, fresh=False)
-    run("first stage", GreedySearch, options.first)
-    raced = run("raced", GreedySearch, options.first, race)
+    run("first stage", options.first, Measurement())
+    raced = run("raced", options.first, race)
     result["ratio"] = round(result["seconds"]["raced"] / result["seconds"]["first stage"], 2)
+    fewer = result["tests"]["first stage"] / result["tests"]["raced"]
+    result["ratio_per_test"] = round(result["ratio"] * fewer, 2)
     result["race"] = {name: round(value, 4) for name, value in {**race.counts(), **summarize(race.counts())}.items()}
     print(json.dumps(result), flush=True)  # before the longest search
-    whole = run("all prompts", Recorded, options.prompts)
-    result |= bench.race_again(torch.stack(whole.__dict__["effects_by_prompt"]))
+    whole = run("all prompts", options.prompts, recorded := Recorded())
+    result |= bench.race_again(torch.stack(recorded.effects_by_prompt))
     result["edges_differ"] = int((raced.kept ^ whole.kept).sum())
     print(json.dumps(result))
 

@@ -12,7 +12,6 @@ from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate, estimate_search
 from circuitkit.engine.search.greedy import GreedySearch
-from circuitkit.engine.search.racing import summarize
 from circuitkit.engine.search.visits import Order
 from circuitkit.errors import UsageError
 from circuitkit.storage.state import SavedState, misfit
@@ -183,7 +182,7 @@ class ACDC(StartsFromCircuit):
             generator=run.generator,
             on_reader_end=on_reader_end,
             fresh=make if prompts.fresh else None,
-            race=prompts.race(make),
+            measurement=prompts.measurement(make),
         )
         if progress.search_state is not None:
             search.load_state_dict(progress.search_state)
@@ -201,8 +200,8 @@ class ACDC(StartsFromCircuit):
             **{name: max(before.get(name, 0.0), value) for name, value in rechecks.items()},
             "smallest_gap": min(before.get("smallest_gap", math.inf), search.smallest_gap),
         }
-        raced = {} if search.race is None else summarize(progress.totals)
-        run.log(**{f"{part}_mb": size / 2**20 for part, size in progress.largest.items()}, **progress.totals, **raced)
+        figures = progress.totals | search.measurement.summarize(progress.totals)
+        run.log(**{f"{part}_mb": size / 2**20 for part, size in progress.largest.items()}, **figures)
         return Circuit(run.model.graph, search.scores, search.kept, search.score_sources, self._rule(threshold))
 
     def _rule(self, threshold: float) -> str:
@@ -259,8 +258,7 @@ def _counts(search: GreedySearch) -> dict[str, float]:
         "gradients": search.gradients,
         "forward_equivalents": search.forward_equivalents,
     }
-    if search.race is not None:
-        counts |= search.race.counts()
+    counts |= search.measurement.counts()
     if search.rechecks is not None:
         counts |= search.rechecks.counts()
     return counts

@@ -8,6 +8,7 @@ import torch
 from circuitkit.data.hashes import hash_prompts
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.editors.base import Editor
+from circuitkit.engine.search.measurement import Measurement
 from circuitkit.engine.search.racing import Race, stages
 from circuitkit.errors import UsageError
 from circuitkit.strategies.discovery import TRAIN_PROMPTS, Discovery, EditorKind
@@ -98,9 +99,9 @@ class SearchPrompts:
         own = self._of(layer, stage)
         return self._run.editor(start, kind, [own], beside=self.totals[-1] - len(own))
 
-    def race(self, make: Callable[[int, int], Editor]) -> Race | None:
-        """Make the race of a search, if there is to be one; `make` makes the editor of a layer's stage."""
-        return None if self._z is None else Race(self._z, self.totals, make, self.fresh)
+    def measurement(self, make: Callable[[int, int], Editor]) -> Measurement:
+        """Make what measures the effects of a search; `make` makes the editor of a layer's stage."""
+        return Measurement() if self._z is None else Race(self._z, self.totals, make, self.fresh)
 
     def _of(self, layer: int, stage: int) -> PromptBatch:
         count = self.totals[-1]

@@ -85,7 +85,21 @@ class Editor(ABC):
 
     @abstractmethod
     def values_by_prompt(self, removals: Tensor, full: bool = False) -> Tensor:
-        """Compute what `values` averages: `[J + 1, B]` float64 on the CPU, B prompts of all processes in order."""
+        """Compute the objective prompt by prompt, without some of the open reader's edges.
+
+        Args:
+            removals: the edges that each hypothesis removes, bool `[J, U]`; unlike in `values`, the current circuit is
+                not among them unless it is asked for, by a hypothesis that removes nothing.
+            full: as in `values`.
+
+        Returns:
+            `[J, B]` float64 on the CPU, B prompts of all processes in order.
+        """
+
+    @staticmethod
+    def _with_current(removals: Tensor) -> Tensor:
+        """Put the current circuit before some hypotheses."""
+        return torch.cat([removals.new_zeros(1, removals.shape[1]), removals])
 
     @abstractmethod
     def gradient(self) -> Tensor:

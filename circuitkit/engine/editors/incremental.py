@@ -131,7 +131,7 @@ class IncrementalEditor(Editor):
 
     def values(self, removals: Tensor, full: bool = False) -> Tensor:
         """See the base class."""
-        parts, spent = self._values(removals, full)
+        parts, spent = self._values(self._with_current(removals), full)
         total = torch.zeros(len(removals) + 1, dtype=torch.float64)
         for part in parts:
             total += part.sum(1)
@@ -147,11 +147,10 @@ class IncrementalEditor(Editor):
 
     @torch.no_grad()
     def _values(self, removals: Tensor, full: bool) -> tuple[list[Tensor], float]:
-        """Compute each batch's values, `[J + 1, B]`, and this process's part of the forward-equivalents."""
+        """Compute each batch's values, `[J, B]`, and this process's part of the forward-equivalents."""
         with self.policy.full() if full else self.policy.investigate([self.reader]):
             self._build_for_reader(full)
-            new = removals & self.kept[self.graph.edges(self.reader)]
-            removed = torch.cat([torch.zeros_like(self._committed)[None], new]) + self._committed  # [J + 1, U]
+            removed = (removals & self.kept[self.graph.edges(self.reader)]) + self._committed  # [J, U]
             found, spent = [], 0.0
             for cone in self._cones:
                 parts = removed.tensor_split(-(-len(removed) // self._hypotheses_at_once(cone)))

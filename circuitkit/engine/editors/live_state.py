@@ -8,7 +8,6 @@ from torch import Tensor
 from circuitkit.circuit.graph import Block
 from circuitkit.engine.capture import capture
 from circuitkit.engine.editors.positions import Positions, needed_everywhere
-from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.models.attention import kv_readers_of
 
@@ -49,17 +48,29 @@ class LiveState:
     def __init__(self, prepared: PreparedBatch, kept: Tensor) -> None:
         self.prepared, self.model, self.graph = prepared, prepared.model, prepared.model.graph
         self.positions = Positions(prepared)
-        full = bool(kept.all())
-        with prepared.capturing():
-            outputs = (
-                capture(self.model, prepared.embedded, prepared.context) if full else MaskedRun(prepared).outputs(kept)
-            )
-        self.differences = outputs.sub_(prepared.ablated)
         self.layers: dict[int, LayerState] = {}
-        self.final = outputs[0, :, :1]
         self.live = torch.ones(self.graph.n_writers, dtype=torch.bool)
         self.needed_everywhere = self.live.clone()
         self._ablated_streams = self._sum_ablated()
+        with prepared.capturing():
+            if bool(kept.all()):
+                outputs = capture(self.model, prepared.embedded, prepared.context)
+                self.differences = outputs.sub_(prepared.ablated)
+            else:
+                self._run_circuit(kept)
+        self.final = self.differences[0, :, :1]
+
+    def _run_circuit(self, kept: Tensor) -> None:
+        """Compute the differences of live writers; those of others, which nothing reads, are 0."""
+        prepared = self.prepared
+        self.differences = prepared.embedded.new_zeros(self.graph.n_writers, *prepared.embedded.shape)
+        self.differences[0] = prepared.embedded - prepared.ablated[0]
+        self.look_downstream(kept)
+        for block, ablated in zip(self.graph.blocks[:-1], self._ablated_streams, strict=False):
+            if block.kind == "attention":
+                self.layers.clear()  # only the layer's own readers are held
+            self._rebuild_block(block, kept, ablated)
+        self.layers.clear()
 
     def _sum_ablated(self) -> list[Tensor]:
         """Compute the ablated model's stream before every block, in the order of `graph.blocks`."""
@@ -87,17 +98,19 @@ class LiveState:
         self.look_downstream(kept)
         graph = self.graph
         for block, ablated in zip(graph.blocks, self._ablated_streams, strict=True):
-            if block.layer < first:
-                continue
-            matrix = graph.matrix(kept, block)
-            if block.kind == "attention":
-                self._rebuild_attention(block, matrix, ablated)
-            elif block.kind == "mlp" and self.live[graph.mlp(block.layer)]:
-                x = self._inputs(block, matrix, ablated)
-                self.layers[block.layer].mlp_input = x[0]
-                self._store_outputs([graph.mlp(block.layer)], self.model.mlp(block.layer, x))
-            elif block.kind == "logits":
-                self.final = self.model.at_answers(self._inputs(block, matrix, ablated)[0], self.prepared.batch)
+            if block.layer >= first:
+                self._rebuild_block(block, kept, ablated)
+
+    def _rebuild_block(self, block: Block, kept: Tensor, ablated: Tensor) -> None:
+        graph, matrix = self.graph, self.graph.matrix(kept, block)
+        if block.kind == "attention":
+            self._rebuild_attention(block, matrix, ablated)
+        elif block.kind == "mlp" and self.live[graph.mlp(block.layer)]:
+            x = self._inputs(block, matrix, ablated)
+            self.layers[block.layer].mlp_input = x[0]
+            self._store_outputs([graph.mlp(block.layer)], self.model.mlp(block.layer, x))
+        elif block.kind == "logits":
+            self.final = self.model.at_answers(self._inputs(block, matrix, ablated)[0], self.prepared.batch)
 
     def _inputs(self, block: Block, matrix: Tensor, ablated: Tensor) -> Tensor:
         """Compute the inputs `[n, B, T, D]` of n readers with the kept edges `matrix` `[n, U]`."""

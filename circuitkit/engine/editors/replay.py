@@ -53,7 +53,7 @@ class ReplayEditor(Editor):
 
     def values(self, removals: Tensor, full: bool = False) -> Tensor:
         """See the base class."""
-        return self._mean(self._values(removals, full).sum(1))
+        return self._mean(self._values(self._with_current(removals), full).sum(1))
 
     def values_by_prompt(self, removals: Tensor, full: bool = False) -> Tensor:
         """See the base class."""
@@ -61,9 +61,9 @@ class ReplayEditor(Editor):
 
     @torch.no_grad()
     def _values(self, removals: Tensor, full: bool) -> Tensor:
-        """Compute the values of this process's prompts, `[J + 1, B]`."""
-        masks = self.kept.repeat(len(removals) + 1, 1)
-        masks[1:, self.graph.edges(self.reader)] &= ~removals.cpu()
+        """Compute the values of this process's prompts, `[J, B]`."""
+        masks = self.kept.repeat(len(removals), 1)
+        masks[:, self.graph.edges(self.reader)] &= ~removals.cpu()
         found = []
         with self.policy.full() if full else self.policy.investigate([self.reader]):
             for run in self._runs:

@@ -29,8 +29,9 @@ from torch import Tensor
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.engine.editors.base import Editor
 from circuitkit.engine.search.items import Item, list_items, next_batch
-from circuitkit.engine.search.racing import Race
+from circuitkit.engine.search.measurement import Measurement
 from circuitkit.engine.search.rechecks import Rechecks
+from circuitkit.engine.search.removals import Removal, repeat
 from circuitkit.engine.search.saved_search import check_decided, read_edges, read_heads, read_removals
 from circuitkit.engine.search.visits import Order, head_orders, visits, writers_in_order
 from circuitkit.storage.state import SavedState
@@ -62,7 +63,8 @@ class GreedySearch:
         on_reader_end: called when all edges of a reader are decided.
         fresh: None, or makes the editor of a layer (its number; L stands for the logits) on the starting circuit, with
             prompts of its own; `editor` is the one of the logits.
-        race: None, or takes decisions in stages; `editor` and `fresh` are those of the first stage.
+        measurement: measures effects, by default on all prompts of the editor; a `Race` has other editors beside
+            `editor` and `fresh`, which are those of its first stage.
         scores: effect of each edge when it was tested, `[edges]`.
         score_sources: how each score came about, int8 `[edges]` of `ScoreSource`.
         decided: whether an edge is decided, bool `[edges]`; edges outside the starting circuit are.
@@ -85,7 +87,7 @@ class GreedySearch:
     screen: float | None = None
     on_reader_end: ReaderDone | None = None
     fresh: Callable[[int], Editor] | None = None
-    race: Race | None = None
+    measurement: Measurement = field(default_factory=Measurement)
     scores: Tensor = field(init=False)
     score_sources: Tensor = field(init=False)
     decided: Tensor = field(init=False)
@@ -109,13 +111,7 @@ class GreedySearch:
         self._depth = 1
         self._visited = 0
         self._heads: list[list[int]] = []
-        # To resume within a layer: the circuit at its start, and what has been removed since, in order
-        self._layer_start = self.editor.kept.clone()
-        self._layer = graph.layers
-        self._removals: list[tuple[int, Tensor]] = []
-        if self.race is not None:
-            self.race.start_layer(self._layer)
-        self._effects: list[float] = []
+        self._start_layer(graph.layers, self.editor.kept.clone())
         self.decided = ~self.editor.kept
         self.kept = self.editor.kept.clone()
 
@@ -132,8 +128,7 @@ class GreedySearch:
         planned = list(visits(graph, self._heads, self.try_whole_reader))
         for reader, whole in planned[self._visited :]:
             if (layer := graph.block(reader).layer) != self._layer:
-                self._layer, self._layer_start, self._removals = layer, self.editor.kept.clone(), []
-                self._refresh()
+                self._start_layer(layer, self.editor.kept.clone())
             if whole:
                 self._try_whole(reader)
             else:
@@ -145,18 +140,18 @@ class GreedySearch:
     @property
     def forward_equivalents(self) -> float:
         """Return the multiply-adds of all values, divided by those of a forward pass of all prompts."""
-        return self.editor.forward_equivalents if self.race is None else self.race.forward_equivalents(self.editor)
+        return self.measurement.forward_equivalents(self.editor)
 
     def footprint(self) -> dict[str, int]:
         """Count the bytes of all editors by part (see `Editor.footprint`)."""
-        return self.editor.footprint() if self.race is None else self.race.footprint(self.editor)
+        return self.measurement.footprint(self.editor)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state needed to resume from here to the same result, bit for bit."""
         return {
             **{name: getattr(self, name) for name in _STATE},
             "rechecks": None if self.rechecks is None else self.rechecks.state_dict(),
-            "race": None if self.race is None else self.race.state_dict(),
+            "measurement": self.measurement.state_dict(),
             "depth": self._depth,
             "visited": self._visited,
             "heads": self._heads,
@@ -195,48 +190,37 @@ class GreedySearch:
         saved.expect("rechecks", (self.rechecks is None) == (saved["rechecks"] is None), "that of this precision")
         if self.rechecks is not None:
             self.rechecks.load_state_dict(saved["rechecks"])
-        saved.expect("race", (self.race is None) == (saved["race"] is None), "that of this search")
-        if self.race is not None:
-            self.race.load_state_dict(saved["race"])
         here = {reader for reader, _ in done if graph.block(reader).layer == layer}
         self._repeat(read_removals(saved, graph, here))
+        self.measurement.load_state_dict(saved["measurement"])
         dead = self.score_sources == ScoreSource.DEAD
         saved.expect("kept", torch.equal(self.kept, self.editor.kept & ~dead), "what the removals leave")
 
-    def _refresh(self) -> None:
-        """Continue with the layer's own editor, if every layer has one."""
-        if self.race is not None:
-            self.race.start_layer(self._layer)
-        if self.fresh is None:
+    def _start_layer(self, layer: int, kept: Tensor) -> None:
+        """Begin with a layer and a circuit, on the layer's own prompts if it has some."""
+        # To resume within a layer: the circuit at its start, and what has been removed since, in order
+        self._layer, self._layer_start = layer, kept
+        self._removals: list[Removal] = []
+        self.measurement.start_layer(layer, kept, self._removals)
+        if self.fresh is None or layer == self.editor.graph.layers:
             return
         spent = self.editor.forward_equivalents
         del self.editor  # its captures are free before those of the next one are made
-        self.editor = self.fresh(self._layer)
-        self.editor.restart(self._layer_start)
+        self.editor = self.fresh(layer)
+        self.editor.restart(kept)
         self.editor.forward_equivalents = spent
 
-    def _repeat(self, removals: list[tuple[int, Tensor]]) -> None:
+    def _repeat(self, removals: list[Removal]) -> None:
         """Repeat the removals made in a layer."""
-        if self._layer != self.editor.graph.layers:
-            self._refresh()
+        self._start_layer(self._layer, self._layer_start)
         self.editor.restart(self._layer_start)
-        self._removals = []
-        opened = None
-        for reader, removed in removals:
-            if reader != opened:  # opening it again would update the live state in other steps, and round differently
-                self._open(reader)
-            opened = reader
-            self._commit(removed)
+        repeat(removals, self._open, self._commit)
 
     def _open(self, reader: int) -> None:
-        self.editor.open(reader)
-        if self.race is not None:
-            self.race.open(self.editor, self.screen is not None)
+        self.measurement.open(self.editor, reader, screened=self.screen is not None)
 
     def _commit(self, removed: Tensor) -> None:
-        self.editor.commit(removed)
-        if self.race is not None:
-            self.race.commit(removed)
+        self.measurement.commit(removed)
         if removed.any():
             self._removals.append((self.editor.reader, removed))
 
@@ -247,7 +231,7 @@ class GreedySearch:
             return
         self._open(reader)
         item = Item(kept.nonzero()[:, 0].tolist(), True, joint=False)
-        self._measure(kept[None], [0], [item], torch.zeros(len(kept), dtype=torch.float64))
+        self._measure(kept[None], [0], [item])
         effect = self._recheck(0, torch.zeros_like(kept), kept)
         self.whole_tests += 1
         if self._removes(effect):
@@ -268,7 +252,7 @@ class GreedySearch:
         if not (candidates := [writer for writer in writers if not self.decided[edges.start + writer]]):
             return
         self._open(reader)
-        estimates = self.editor.gradient() if self.race is None else self.race.estimates()
+        estimates = self.measurement.estimates()
         self.gradients += 1
         items = list_items(candidates, estimates, self.threshold, self.absolute, self.screen)
         while items:
@@ -289,18 +273,18 @@ class GreedySearch:
         """
         edges = self.editor.graph.edges(reader)
         rows = torch.zeros(len(items), edges.stop - edges.start, dtype=torch.bool)
-        before, last = [], 0  # places in `values`: row n has place n + 1, the current circuit has place 0
+        before, last = [], 0  # places of hypotheses: row n has place n + 1, the current circuit has place 0
         for row, item in enumerate(items):
             before.append(last)
             rows[row] = rows[last - 1] if last else False
             rows[row, item.writers] = True
             if item.expect_removal:
                 last = row + 1
-        self._measure(rows, before, items, estimates)
+        self._measure(rows, before, items)
         gone = torch.zeros_like(rows[0])
         done, halves = 0, list[Item]()
         for row, item in enumerate(items):
-            if done and self.race is not None and not self.race.is_clear(row):
+            if done and not self.measurement.is_clear(row):
                 break  # an audit or a recheck has changed the decision before: no more prompts were taken after it
             done += 1
             if item.joint and not self._passes_joint_test(row):
@@ -316,30 +300,12 @@ class GreedySearch:
         self.wasted += len(items) - done
         return done, halves
 
-    def _measure(self, rows: Tensor, before: list[int], items: list[Item], estimates: Tensor) -> None:
-        """Measure the effects of a batch of items; `_settle` returns them.
-
-        Args:
-            rows: the edges that each hypothesis removes, bool `[J, U]`; `items` has one item per hypothesis.
-            before: of each, the place of the hypothesis that it is compared with; 0 is the current circuit.
-            estimates: of the effects of the reader's edges, `[U]`.
-        """
-        if self.race is not None:
-            margins = [self._above_screen if item.joint else self._above for item in items]
-            self.hypotheses += self.race.run(rows, before, items, margins)
-            return
-        values = self.editor.values(rows).tolist()
-        self.hypotheses += len(values)
-        self._effects = [
-            values[row + 1] - values[base] - (float(estimates[item.writers].sum()) if item.joint else 0.0)
-            for row, (base, item) in enumerate(zip(before, items, strict=True))
-        ]
+    def _measure(self, rows: Tensor, before: list[int], items: list[Item]) -> None:
+        margins = [self._above_screen if item.joint else self._above for item in items]
+        self.hypotheses += self.measurement.run(rows, before, items, margins)
 
     def _settle(self, row: int) -> float:
-        """Return the effect of an item of the batch; that of a group minus the sum of its estimates."""
-        if self.race is None:
-            return self._effects[row]
-        return self.race.settle(row, self.done / self.edges)
+        return self.measurement.settle(row, self.done / self.edges)
 
     def _passes_joint_test(self, row: int) -> bool:
         """Tell whether a group's exact joint effect agrees with the sum of its estimates."""
@@ -373,12 +339,7 @@ class GreedySearch:
         gap = abs(self._above(effect))
         if self.rechecks is None or not self.rechecks.is_due(gap, self.done):
             return effect
-        removals = torch.stack([gone, gone | removal])
-        if self.race is not None:
-            exact = self.race.full_effect(row, removals)
-        else:
-            _, before, after = self.editor.values(removals, full=True).tolist()
-            exact = float(after - before)
+        exact = self.measurement.full_effect(row, torch.stack([gone, gone | removal]))
         flipped = (self._above(exact) < 0) != (self._above(effect) < 0)
         self.rechecks.record(gap, abs(exact - effect), flipped)
         return exact

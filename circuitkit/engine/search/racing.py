@@ -16,8 +16,7 @@ This is the mechanism of rechecking close decisions (`rechecks.py`) for sampling
 otherwise estimates how many early decisions are wrong.
 
 Each stage has an editor on its own prompts. The first is the search's. A later one is opened at a reader when a
-decision there needs it, on the circuit that the first one was opened on; so its state depends on nothing but the
-circuit, and a resumed search computes the same values.
+decision there needs it, on the circuit that the first one was opened on (`removals.py`).
 """
 
 import math
@@ -31,14 +30,17 @@ from torch import Tensor
 
 from circuitkit.engine.editors.base import Editor
 from circuitkit.engine.search.items import Item
+from circuitkit.engine.search.measurement import Margin, Measurement
+from circuitkit.engine.search.removals import Follower, Removal
 from circuitkit.storage.state import SavedState
 
 AUDITS = 64
 """The largest number of early decisions that the audit repeats on all prompts."""
-AUDIT_COST = 0.5
+AUDIT_COST = 0.25
 """The most prompts that the audit may take, relative to those of a search on the first stage alone.
 
-In a search of a few hundred decisions, 64 audits on 128 prompts take longer than everything else.
+In a search of a few hundred decisions, 64 audits on 128 prompts take longer than everything else. An audit takes twice
+as long as its prompts say, since an effect is a difference of two values.
 """
 LEAST_DEVIATION = 0.5
 """The smallest standard deviation of an effect over prompts, relative to what the effect is compared with.
@@ -48,9 +50,6 @@ It costs nothing with 16 prompts, and keeps a few prompts that happen to be alik
 LEVEL = 0.95
 """Of the interval of the audit's flip rate (Wilson)."""
 _COUNTS = ("decisions", "prompts", "early", "escalated", "flipped", "audited", "audits_flipped")
-
-
-Margin = Callable[[float], float]
 
 
 @dataclass
@@ -84,7 +83,7 @@ class Trial:
         return self.margin(self.mean) < 0
 
 
-class Race:
+class Race(Measurement):
     """The stages of a search, and how its decisions came about.
 
     Args:
@@ -103,60 +102,50 @@ class Race:
     """
 
     def __init__(self, z: float, totals: Sequence[int], make: Callable[[int, int], Editor], fresh: bool) -> None:
+        super().__init__()
         self.z, self.totals, self.fresh = z, list(totals), fresh
         self._make = make
-        self._later: dict[int, Editor] = {}
+        self._later: dict[int, Follower] = {}
         self._opened: dict[int, Editor] = {}
         self._slopes: dict[int, Tensor] = {}
+        self._kept = torch.zeros(0, dtype=torch.bool)  # at the layer's start
+        self._removals: Sequence[Removal] = []
+        self._before = 0  # the number of removals before the open reader's
         self._rows, self._trials = torch.zeros(0, 0, dtype=torch.bool), list[Trial]()
         self._forwards = 0.0
         self._layer = -1
         self.decisions = self.prompts = self.early = self.escalated = self.flipped = 0
         self.audited = self.audits_flipped = 0
 
-    def start_layer(self, layer: int) -> None:
-        """Let go of the later stages' editors if the layer has prompts of its own."""
-        self._layer = layer
+    def start_layer(self, layer: int, kept: Tensor, removals: Sequence[Removal]) -> None:
+        """See the base class; if the layer has prompts of its own, let go of the later stages' editors."""
+        self._layer, self._kept, self._removals = layer, kept, removals
         self._opened = {}
-        if self.fresh:
-            self._later = {}
+        self._later = {} if self.fresh else {stage: Follower(later.editor) for stage, later in self._later.items()}
 
-    def open(self, editor: Editor, screened: bool) -> None:
-        """Begin with the reader that the first stage's editor has opened.
-
-        Args:
-            editor: of the first stage.
-            screened: groups of edges will be compared with the sum of their estimates.
-        """
+    def open(self, editor: Editor, reader: int, screened: bool) -> None:
+        """See the base class; `editor` is that of the first stage."""
+        super().open(editor, reader, screened)
+        for stage in self._opened.keys() & self._later.keys():
+            self._later[stage].reached = len(self._removals)
         self._opened, self._slopes, self._screened = {0: editor}, {}, screened
-        self._at_open = editor.kept.clone()
-        self._removed = torch.zeros(editor.graph.prefix(editor.reader), dtype=torch.bool)
+        self._before = len(self._removals)
 
     def commit(self, removed: Tensor) -> None:
-        """Remove edges of the open reader, bool `[U]`; the search has done so with the first stage's editor."""
-        self._removed = self._removed | removed
-        for stage, editor in self._opened.items():
-            if stage:
-                editor.commit(removed)
+        """Remove edges of the open reader, bool `[U]`."""
+        for editor in self._opened.values():
+            editor.commit(removed)
 
     def estimates(self) -> Tensor:
         """Estimate the effect of every edge of the open reader on the prompts of the first stage, `[U]`."""
+        if not self._screened:
+            return super().estimates()
         self._slopes[0] = self._opened[0].gradient_by_prompt()
         return self._slopes[0].mean(1)
 
     def run(self, rows: Tensor, before: list[int], items: list[Item], margins: Sequence[Margin]) -> int:
-        """Test a batch of items, each on as many stages as it needs; what follows a wrong guess needs no more stages.
-
-        Args:
-            rows: the edges that each hypothesis removes, bool `[J, U]`.
-            before: of each, the place of the hypothesis that it is compared with; 0 is the current circuit.
-            items: one per hypothesis.
-            margins: of each item, how far an effect is above what it is compared with.
-
-        Returns:
-            The number of values computed.
-        """
-        self._rows = rows
+        """Test a batch, each item on as many stages as it needs; what follows a wrong guess needs no more stages."""
+        self._rows = torch.cat([torch.zeros_like(rows[:1]), rows])  # by place
         self._trials = [
             Trial(place, base, item, margin)
             for place, (base, item, margin) in enumerate(zip(before, items, margins, strict=True), start=1)
@@ -170,15 +159,7 @@ class Race:
         return computed
 
     def settle(self, number: int, progress: float) -> float:
-        """Record the decision of an item of the batch, and repeat it on all prompts if the audit is due.
-
-        Args:
-            number: of the item.
-            progress: the share of the search's edges decided before.
-
-        Returns:
-            The mean effect to decide by; of a group, minus the sum of its estimates.
-        """
+        """Record the decision of an item of the batch, and repeat it on all prompts if the audit is due."""
         trial = self._trials[number]
         is_early = trial.stage < len(self.totals) - 1
         self.decisions += 1
@@ -199,15 +180,10 @@ class Race:
         return affordable and self.audited < AUDITS and self.audited <= AUDITS * progress
 
     def full_effect(self, number: int, removals: Tensor) -> float:
-        """Compute the effect of an item again in full precision, on the prompts that it was decided on.
-
-        Args:
-            number: of the item.
-            removals: what is removed before, and with it, bool `[2, U]`.
-        """
+        """See the base class."""
         stages = range(self._trials[number].stage + 1)
         values = torch.cat([self._values(stage, removals, full=True) for stage in stages], dim=1).mean(1)
-        return float(values[2] - values[1])
+        return float(values[1] - values[0])
 
     def _needed(self) -> list[Trial]:
         """List the trials up to the first clear one that is not as expected."""
@@ -217,7 +193,7 @@ class Race:
         return self._trials
 
     def is_clear(self, number: int) -> bool:
-        """Tell whether an item of the batch needs no more prompts."""
+        """See the base class."""
         return self._is_clear(self._trials[number])
 
     def _is_clear(self, trial: Trial) -> bool:
@@ -226,9 +202,9 @@ class Race:
 
     def _extend(self, trials: list[Trial], stage: int) -> int:
         """Test trials that have reached the stage before on the prompts of this one; return the number of values."""
-        places = sorted({place for trial in trials for place in (trial.place, trial.base)} - {0})
-        values = self._values(stage, self._rows[[place - 1 for place in places]])
-        at = {0: 0} | {place: number for number, place in enumerate(places, start=1)}
+        places = sorted({place for trial in trials for place in (trial.place, trial.base)})
+        values = self._values(stage, self._rows[places])
+        at = {place: number for number, place in enumerate(places)}
         for trial in trials:
             effects = values[at[trial.place]] - values[at[trial.base]]
             if trial.item.joint:
@@ -244,55 +220,69 @@ class Race:
         return len(values)
 
     def _values(self, stage: int, removals: Tensor, full: bool = False) -> Tensor:
-        editor = self._editor(stage)
+        editor = self._opened[stage] if stage in self._opened else self._open_later(stage)
         before = editor.forward_equivalents
         values = editor.values_by_prompt(removals, full)
         if stage:
             self._forwards += (editor.forward_equivalents - before) * editor.prompts / self.totals[-1]
         return values
 
-    def _editor(self, stage: int) -> Editor:
-        """Return a stage's editor with the open reader, in the circuit as it is."""
-        if stage not in self._opened:
-            if stage not in self._later:
-                self._later[stage] = self._make(self._layer, stage)
-            editor = self._opened[stage] = self._later[stage]
-            editor.restart(self._at_open)
-            editor.open(self._opened[0].reader)
-            if self._screened:
-                self._slopes[stage] = editor.gradient_by_prompt()
-            editor.commit(self._removed)
-        return self._opened[stage]
+    def _open_later(self, stage: int) -> Editor:
+        """Open the open reader in the editor of a later stage, in the circuit as it is."""
+        later = self._follower(stage)
+        later.follow(self._kept, self._removals[: self._before])
+        editor = self._opened[stage] = later.editor
+        editor.open(self._opened[0].reader)
+        if self._screened:
+            self._slopes[stage] = editor.gradient_by_prompt()
+        for _, removed in self._removals[self._before :]:
+            editor.commit(removed)
+        return editor
+
+    def _follower(self, stage: int) -> Follower:
+        if stage not in self._later:
+            self._later[stage] = Follower(self._make(self._layer, stage))
+        return self._later[stage]
 
     def forward_equivalents(self, editor: Editor) -> float:
-        """Return the multiply-adds of all stages, divided by those of a forward pass of all prompts.
-
-        Args:
-            editor: of the first stage.
-        """
+        """See the base class; `editor` is that of the first stage."""
         return editor.forward_equivalents * editor.prompts / self.totals[-1] + self._forwards
 
     def footprint(self, editor: Editor) -> dict[str, int]:
         """Count the bytes of all stages by part; `editor` is the first stage's."""
         parts: dict[str, int] = {}
-        for one in (editor, *self._later.values()):
+        for one in (editor, *(later.editor for later in self._later.values())):
             parts |= {name: parts.get(name, 0) + size for name, size in one.footprint().items()}
         return parts
 
     def counts(self) -> dict[str, int]:
-        """Return the counts, which add up over searches."""
+        """See the base class."""
         return {f"race_{name}": getattr(self, name) for name in _COUNTS}
 
+    def summarize(self, counts: Mapping[str, float]) -> dict[str, float]:
+        """See `summarize`."""
+        return summarize(counts)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the state needed to resume."""
-        return {"totals": self.totals, "forwards": self._forwards, **{name: getattr(self, name) for name in _COUNTS}}
+        """See the base class."""
+        return {
+            "totals": self.totals,
+            "forwards": self._forwards,
+            "later": [[stage, *place] for stage, place in self._places().items()],
+            **{name: getattr(self, name) for name in _COUNTS},
+        }
+
+    def _places(self) -> dict[int, tuple[int, int]]:
+        """Return where the later stages' editors are in this layer: the attributes of `Follower`."""
+        now = len(self._removals)
+        return {
+            stage: (later.built, now if stage in self._opened else later.reached)
+            for stage, later in self._later.items()
+            if later.built is not None
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a saved state.
-
-        Raises:
-            CircuitKitError: it is not a state of this race.
-        """
+        """See the base class."""
         saved = SavedState(state, "the race", self.state_dict().keys())
         saved.expect("totals", saved["totals"] == self.totals, f"the stages of this run, {self.totals}")
         self._forwards = saved.number("forwards")
@@ -303,6 +293,13 @@ class Race:
         self.flipped = saved.count("flipped", most=self.escalated)
         self.audited = saved.count("audited", most=min(AUDITS, self.early))
         self.audits_flipped = saved.count("audits_flipped", most=self.audited)
+        for item in saved.items("later"):
+            fits = isinstance(item, list) and len(item) == 3 and all(type(number) is int for number in item)
+            saved.expect("later", fits, "a stage and two numbers of removals each")
+            stage, built, reached = item
+            fits = 0 < stage < len(self.totals) and 0 <= built <= reached <= len(self._removals)
+            saved.expect("later", fits, "stages of this run, and removals of this layer")
+            self._follower(stage).resume(built, reached, self._kept, self._removals)
 
 
 def standard_errors(samples: Tensor, prompts: int, limits: Tensor | float) -> Tensor:
