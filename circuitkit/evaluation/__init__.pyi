@@ -1,4 +1,5 @@
 from .agreement import compute_jaccard as compute_jaccard
+from .agreement import compute_node_roc_auc as compute_node_roc_auc
 from .agreement import compute_rank_correlation as compute_rank_correlation
 from .agreement import compute_roc_auc as compute_roc_auc
 from .agreement import compute_roc_curve as compute_roc_curve

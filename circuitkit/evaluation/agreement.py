@@ -4,6 +4,7 @@ Agreement does not say which circuit is right: two faithful circuits can share f
 `Circuit.ranking` does, the kept ones before all others; edges of equal score and membership are ties.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -86,6 +87,30 @@ def compute_roc_curve(circuit: Circuit, reference: Circuit, absolute: bool = Tru
     """
     false, true, _ = roc_curve(*_to_classify(circuit, reference, absolute))
     return np.asarray(false, dtype=np.float64), np.asarray(true, dtype=np.float64)
+
+
+def compute_node_roc_auc(circuit: Circuit, reference: Circuit, absolute: bool = True) -> float:
+    """Compute how well a ranking separates a reference circuit's nodes from the others.
+
+    This is `compute_roc_auc` of nodes. Nodes are the writers. One is in the reference if an edge out of it is kept
+    there, and it ranks where its best edge does: so a circuit that takes edges in the ranking's order has a node as
+    soon as it has an edge out of it.
+
+    Args:
+        circuit, reference, absolute: as in `compute_roc_auc`.
+
+    Returns:
+        The area; NaN if every writer is in the reference.
+
+    Raises:
+        UsageError: the circuits are of different graphs, or the reference keeps no edge or every edge.
+    """
+    kept, ranks = _to_classify(circuit, reference, absolute)
+    writers = reference.graph.writer_of.numpy()
+    inside, best = np.zeros(reference.graph.n_writers, dtype=bool), np.zeros(reference.graph.n_writers)
+    np.logical_or.at(inside, writers, kept)
+    np.maximum.at(best, writers, ranks)
+    return math.nan if inside.all() else float(roc_auc_score(inside, best))
 
 
 def _to_classify(circuit: Circuit, reference: Circuit, absolute: bool) -> tuple[npt.NDArray[np.bool_], Array]:

@@ -1,5 +1,6 @@
 """A reference circuit, such as one that was published, and how far circuits agree with it."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph, same_edges
 from circuitkit.errors import UsageError
-from circuitkit.evaluation.agreement import compute_jaccard, compute_roc_auc
+from circuitkit.evaluation.agreement import compute_jaccard, compute_node_roc_auc, compute_roc_auc
 
 _EAP_IG = (".json", ".pt")
 
@@ -15,14 +16,24 @@ _EAP_IG = (".json", ".pt")
 class Agreement(NamedTuple):
     """How far a circuit agrees with a reference.
 
+    The circuit's edges are those that it keeps or, of a mere ranking, its top n, where n is the reference's number.
+
     Attributes:
         roc_auc: how well the circuit's scores separate the reference's edges from the others (`compute_roc_auc`).
-        jaccard: edges kept in both / edges kept in either; of a mere ranking, its top edges, as many as the
-            reference keeps.
+        node_roc_auc: likewise the reference's writers (`compute_node_roc_auc`); NaN if every writer is one of them.
+        jaccard: edges kept in both / edges kept in either.
+        precision: of the circuit's edges, the fraction that the reference keeps; NaN of an empty circuit.
+        recall: of the reference's edges, the fraction that the circuit keeps.
+        at_size: precision and recall of the circuit's top n edges, which are the same number at this size. A search's
+            own edges come first, then those that it removed last or scored highest (`Circuit.ranking`).
     """
 
     roc_auc: float
+    node_roc_auc: float
     jaccard: float
+    precision: float
+    recall: float
+    at_size: float
 
 
 def load_reference(path: str | Path, graph: EdgeGraph) -> Circuit:
@@ -57,6 +68,19 @@ def load_reference(path: str | Path, graph: EdgeGraph) -> Circuit:
 
 
 def compute_agreement(circuit: Circuit, reference: Circuit) -> Agreement:
-    """Compare a circuit with a reference on the same graph."""
-    chosen = circuit.top(len(reference)) if circuit.is_ranking else circuit
-    return Agreement(compute_roc_auc(circuit, reference), float(compute_jaccard([chosen, reference])[0, 1]))
+    """Compare a circuit with a reference on the same graph.
+
+    Raises:
+        UsageError: the graphs differ, or the reference keeps no edge or every edge.
+    """
+    top = circuit.top(len(reference))
+    chosen = top if circuit.is_ranking else circuit
+    found = len(chosen & reference)
+    return Agreement(
+        roc_auc=compute_roc_auc(circuit, reference),
+        node_roc_auc=compute_node_roc_auc(circuit, reference),
+        jaccard=float(compute_jaccard([chosen, reference])[0, 1]),
+        precision=found / len(chosen) if len(chosen) else math.nan,
+        recall=found / len(reference),
+        at_size=len(top & reference) / len(reference),
+    )

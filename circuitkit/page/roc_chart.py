@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from circuitkit.evaluation.agreement import compute_roc_auc, compute_roc_curve
-from circuitkit.evaluation.reference import load_reference
+from circuitkit.evaluation.agreement import compute_roc_curve
+from circuitkit.evaluation.reference import compute_agreement, load_reference
 from circuitkit.page.chart_tables import Item, Panel, round_figure
 from circuitkit.page.chart_theme import Chart, Spec, dash_channel, frame_spec, shape_channels, tooltip
 from circuitkit.page.run_charts import Run, narrow_panel, pick_runs
@@ -32,15 +32,18 @@ def roc_chart(name: str, panel: Panel, runs: Sequence[Run], reference: str | Pat
     if not shown:
         return None
     circuit = load_reference(reference, shown[0].result.circuit.graph)
-    areas = {run.method: compute_roc_auc(run.result.circuit, circuit) for run in shown}
+    found = {run.method: compute_agreement(run.result.circuit, circuit) for run in shown}
+    areas = {method: one.roc_auc for method, one in found.items()}
     items = [item for run in shown for item in _items(run, *compute_roc_curve(run.result.circuit, circuit))]
     best = max(areas, key=lambda method: areas[method])
     of = f"Of {len(areas)} methods, " if len(areas) > 1 else ""
     alternative = f"{of}{best} finds the reference's edges best: area under the ROC curve {areas[best]:.3f}."
-    said = ", ".join(f"{method} {area:.3f}" for method, area in sorted(areas.items(), key=lambda item: -item[1]))
+    order = sorted(found.items(), key=lambda item: -item[1].roc_auc)
+    said = "; ".join(f"{method} {one.roc_auc:.3f}, {one.at_size:.0%}" for method, one in order)
     caption = (
         f"How many of the {len(circuit):,} edges of the reference {Path(reference).name!r} a ranking finds, over how "
-        f"many other edges it takes; on the dashed line, by chance. Area: {said}. Edges that a search kept rank first. "
+        f"many other edges it takes; on the dashed line, by chance. Area, and how many of the first {len(circuit):,} "
+        f"edges are the reference's: {said}. Edges that a search kept rank first. "
         "The reference need not be right: faithful circuits can have other edges."
     )
     narrow = narrow_panel(panel, shown)

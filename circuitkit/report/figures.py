@@ -130,11 +130,15 @@ def describe_minimality(evaluation: Evaluation) -> str:
 
 def describe_agreement(agreement: Agreement, reference: Circuit, circuit: Circuit) -> str:
     """Say how far a circuit agrees with a reference circuit."""
-    which = f"its top {len(reference):,} edges" if circuit.is_ranking else "its edges"
+    top = f"its top {len(reference):,} edges"
+    nodes = "" if math.isnan(agreement.node_roc_auc) else f"; of heads and MLPs {agreement.node_roc_auc:.2f}"
+    own = "" if circuit.is_ranking else f", precision {agreement.precision:.2f}, recall {agreement.recall:.2f}"
+    which = top if circuit.is_ranking else f"its {len(circuit):,} edges"
     return (
         f"Agreement with the reference of {len(reference):,} edges: ROC AUC of |score| {agreement.roc_auc:.2f} (1: the "
-        f"reference's edges rank first, 0.5: chance), Jaccard index of {which} {agreement.jaccard:.2f} (edges in both "
-        "/ edges in either)."
+        f"reference's edges rank first, 0.5: chance){nodes}. Of {top}, {agreement.at_size:.0%} are the reference's: "
+        f"precision and recall at this size. Jaccard index of {which} {agreement.jaccard:.2f} (edges in both / edges "
+        f"in either){own}."
     )
 
 

@@ -141,7 +141,8 @@ def test_evaluate_samples_edges_and_compares_with_a_reference(capsys: pytest.Cap
         assert main(["evaluate", "run", *options, "--reference", reference]) == 0
         shown = " ".join(capsys.readouterr().out.split())
         assert f"Agreement with the reference of {len(circuit)} edges: ROC AUC of |score| 1.00" in shown
-        assert "Jaccard index of its edges 1.00" in shown
+        assert f"Jaccard index of its {len(circuit)} edges 1.00" in shown
+        assert "precision 1.00, recall 1.00" in shown
         assert "of 3 sampled edges" in shown
     (found,) = json.loads(Path("run/evaluation.json").read_text())["evaluations"]["test"]
     assert {one["edge"] for one in found["minimality"]} < set(circuit.names())

@@ -15,6 +15,7 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.agreement import (
     compute_jaccard,
+    compute_node_roc_auc,
     compute_rank_correlation,
     compute_roc_auc,
     compute_roc_curve,
@@ -105,6 +106,34 @@ def test_the_roc_curve_counts_the_edges_that_were_taken(seed: int, tied: bool, a
         points.add(tuple(float((taken & of).sum() / of.sum()) for of in (~reference.kept, reference.kept)))
     for x, y in zip(false, true, strict=True):
         assert any((x, y) == pytest.approx(point, abs=1e-6) for point in points)
+
+
+@given(seeds, st.booleans(), st.booleans(), st.booleans())
+def test_node_roc_auc_counts_the_pairs_of_writers_by_their_best_edges(
+    seed: int, tied: bool, chosen: bool, absolute: bool
+) -> None:
+    circuit = random_circuit(TINY, seed) if chosen else ranking(seed, tied)
+    reference = random_circuit(TINY, seed + 1, density=0.05)
+    by_writer = {name: [edge for edge in range(len(NAMES)) if NAMES[edge].startswith(f"{name}->")]
+                 for name in TINY.writer_names}  # fmt: skip
+    # An edge that no other edge out of the same writer precedes
+    best = {name: next(e for e in edges if all(precedes(circuit, e, other, absolute) > 0 for other in edges))
+            for name, edges in by_writer.items()}  # fmt: skip
+    right = {name for name, edges in by_writer.items() if reference.kept[edges].any()}
+    pairs = [precedes(circuit, best[one], best[other], absolute) for one in right for other in by_writer.keys() - right]
+    if not right:
+        with pytest.raises(UsageError, match="keeps no edge"):
+            compute_node_roc_auc(circuit, reference, absolute)
+    elif pairs:
+        assert compute_node_roc_auc(circuit, reference, absolute) == pytest.approx(sum(pairs) / len(pairs))
+    else:
+        assert np.isnan(compute_node_roc_auc(circuit, reference, absolute))
+
+
+def test_node_roc_auc_is_undefined_if_every_writer_is_right() -> None:
+    assert np.isnan(compute_node_roc_auc(eap(), Circuit.from_names(TINY, [n for n in NAMES if "->logits" in n])))
+    heads = Circuit.from_names(TINY, ["a0.h1->m1", "a0.h1->logits", "a1.h0->logits"])
+    assert compute_node_roc_auc(heads, heads) == 1
 
 
 @pytest.mark.parametrize("absolute", [True, False])

@@ -1,5 +1,6 @@
 """Agreement with a reference circuit equals scikit-learn's and sets of names, from every kind of file."""
 
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,26 @@ def test_a_circuit_is_compared_with_its_own_edges() -> None:
     assert found.jaccard == pytest.approx(jaccard_score(reference.kept, circuit.kept))
     ranks = circuit.scores.abs() + 1000 * circuit.kept  # kept edges come first
     assert found.roc_auc == pytest.approx(roc_auc_score(reference.kept, ranks))
-    assert compute_agreement(reference, reference) == (1, 1)
+    both = len(set(reference) & set(circuit))
+    assert (found.precision, found.recall) == (both / len(circuit), both / len(reference))
+    top = set(circuit.top(len(reference)))
+    assert found.at_size == len(top & set(reference)) / len(reference)
+
+
+def test_precision_and_recall_of_a_ranking_are_those_of_its_top_edges() -> None:
+    reference, circuit = random_circuit(TINY, 3, density=0.3), ranking(TINY)
+    found = compute_agreement(circuit, reference)
+    wanted = len(set(circuit.top(len(reference))) & set(reference)) / len(reference)
+    assert 0 < wanted < 1
+    assert (found.precision, found.recall, found.at_size) == (wanted, wanted, wanted)
+
+
+def test_a_circuit_agrees_with_itself_and_an_empty_one_with_none() -> None:
+    reference = Circuit.from_names(TINY, ["input->a0.h1<q>", "a0.h1->m1", "m1->logits"])
+    assert compute_agreement(reference, reference) == (1, 1, 1, 1, 1, 1)
+    found = compute_agreement(reference.top(0), reference)
+    assert isnan(found.precision)
+    assert (found.recall, found.jaccard, found.at_size) == (0, 0, 1)
 
 
 @pytest.mark.parametrize("kind", ["folder", ".json"])

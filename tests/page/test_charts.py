@@ -320,7 +320,7 @@ def test_a_reference_is_compared_with_every_run(tmp_path: Path) -> None:
     assert not [chart for chart in make_charts(content) if chart.id.startswith("roc")]
     chart = chart_of(make_charts(content, tmp_path / "published"), "roc")
     assert chart.alternative == "Of 2 methods, good finds the reference's edges best: area under the ROC curve 1.000."
-    assert "good 1.000, bad 0.000." in chart.caption
+    assert "how many of the first 4 edges are the reference's: good 1.000, 100%; bad 0.000, 0%." in chart.caption
     points = {name: [] for name in ("good", "bad")}
     for item in chart.spec["datasets"]["curves"]:
         points[item["method"]].append((item["false"], item["true"]))
