@@ -33,7 +33,7 @@ from circuitkit.models.circuit_model import CircuitModel
 def prepare(model: CircuitModel, batch: PromptBatch) -> PreparedBatch:
     """Prepare a batch, and compute everything that its steps need."""
     prepared = PreparedBatch(model, batch, KLDivergence(), Resample())
-    for part in ("context", "embedded", "ablated", "reference"):
+    for part in ("context", "inputs", "ablated", "reference"):
         getattr(prepared, part)
     return prepared
 

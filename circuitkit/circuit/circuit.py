@@ -128,8 +128,8 @@ class Circuit:
 
         Nodes are writers and readers by name; an MLP is both. An edge of the circuit leads from a writer to a reader
         and has `score` and `score_source` (the name of a `ScoreSource`). In addition, each query, key or value reader
-        has an edge without a score to every head that it feeds. Nodes have `layer`, and `kind`: `input`, `head`, `q`,
-        `k`, `v`, `mlp` or `logits`.
+        has an edge without a score to every head that it feeds. Nodes have `layer`, and `kind`: `input`, `positions`,
+        `head`, `q`, `k`, `v`, `mlp` or `logits`.
         """
         return to_networkx(self.graph, self.kept, self.scores, self.score_sources)
 
@@ -137,8 +137,8 @@ class Circuit:
         """Return a table with a row per edge of the graph, in the graph's order.
 
         Columns: `edge` (its name), `writer`, `reader`, `kind` of the reader (`q`, `k`, `v`, `mlp` or `logits`),
-        `layer_from` (-1 for `input`) and `layer_to` (the number of layers for the logits), `score`, `score_source` (the
-        name of a `ScoreSource`), `kept`, and `rank` (from 1, of `ranking()`).
+        `layer_from` (-1 for `input`, `positions`) and `layer_to` (the number of layers for the logits), `score`,
+        `score_source` (the name of a `ScoreSource`), `kept`, and `rank` (from 1, of `ranking()`).
         """
         return to_pandas(self.graph, self.kept, self.scores, self.score_sources, self.ranking())
 
@@ -226,7 +226,7 @@ class Circuit:
         return self._select(self._key(absolute) >= x, f"{_measure(absolute)} >= {x:g}", tie=False)
 
     def prune(self) -> Self:
-        """Drop the edges that are not on a path of kept edges from `input` to `logits`.
+        """Drop the edges that are not on a path of kept edges from `input` (or `positions`) to `logits`.
 
         A path reaches a head if it reaches its query, its key or its value, as in EAP-IG.
         """

@@ -68,14 +68,18 @@ def write_eap_ig(path: Path, graph: EdgeGraph, scores: Tensor, kept: Tensor, d_m
         scores_of: what the file's scores are effects on.
 
     Raises:
-        UsageError: another ending; a graph without MLPs, which EAP-IG does not support; infinite scores in JSON; an
-            unknown `scores_of`.
+        UsageError: another ending; a graph without MLPs or with position embeddings as a writer, which EAP-IG does not
+            support; infinite scores in JSON; an unknown `scores_of`.
         CircuitKitError: the file cannot be written.
     """
     _check_scores_of(scores_of)
     as_pt = _is_pt(path)
     if not graph.mlps:
         raise UsageError("EAP-IG does not support graphs without MLPs.", "Save the circuit with Circuit.save instead.")
+    if graph.inputs > 1:
+        raise UsageError(
+            "EAP-IG does not support position embeddings as a writer.", "Save the circuit with Circuit.save instead."
+        )
     cfg = {"n_layers": graph.layers, "n_heads": graph.heads, "parallel_attn_mlp": graph.parallel, "d_model": d_model}
     scores = 0 - scores.float() if scores_of == "metric" else scores.float()
     # A writer is in EAP-IG's graph if it has kept edges out of it and (except for `input`) into it

@@ -21,6 +21,8 @@ from circuitkit.storage.files import read_bytes, read_json, write_atomically
 
 VERSION = 1
 _KEYS = ("version", "graph", "selection", "tie", "sha256")
+_OPTIONAL = {"positions": "constant"}
+"""Fields of the graph that are left out if they have this value: earlier versions read such files."""
 _DTYPES = {
     "scores": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
     "kept": (torch.bool,),
@@ -51,7 +53,7 @@ def save(folder: Path, name: str, contents: Contents) -> None:
     data = safetensors.torch.save({key: tensor.contiguous() for key, tensor in tensors.items()})
     described = {
         "version": VERSION,
-        "graph": asdict(contents.graph),
+        "graph": {key: value for key, value in asdict(contents.graph).items() if _OPTIONAL.get(key, ...) != value},
         "selection": contents.selection,
         "tie": contents.tie,
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -124,6 +126,7 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 def _graph(path: Path, found: dict[str, Any], edges: int) -> EdgeGraph:
     kinds: dict[str, type] = {"layers": int, "heads": int, "kv_heads": int, "parallel": bool, "mlps": bool, "kv": str}
+    kinds |= {key: type(usual) for key, usual in _OPTIONAL.items() if key in found}
     _check_keys(f"The graph in {path}", found, tuple(kinds))
     for key, kind in kinds.items():
         # No dimension exceeds the number of edges, and building such a graph would take forever

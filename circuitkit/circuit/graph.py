@@ -3,14 +3,15 @@
 Writers add a vector to the residual stream, readers take their input from it, and an edge leads from every writer to
 every later reader. Only a model's dimensions are needed.
 
-Writers are numbered in the order of the forward pass: `input`, then per layer its heads and its MLP. Readers likewise:
+Writers are numbered in the order of the forward pass: `input` (and `positions`, if learned position embeddings are a
+writer of their own), then per layer its heads and its MLP. Readers likewise:
 per layer the heads' queries, the keys, the values, the MLP; `logits` last. The edges of one reader are contiguous, from
 the first writer to the last. A `Block` is the readers of one layer that read the same writers; its part of edge values,
 `values[..., block.edges]`, unflattens into a `[readers, writers]` matrix.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -58,6 +59,9 @@ class EdgeGraph:
         mlps: False for a model without MLPs.
         kv: with grouped-query attention, `"group"` reads keys and values once per group; `"head"` reads them once per
             query head, as EAP-IG and MIB do.
+        positions: of a model with learned position embeddings: `"constant"` leaves them in the stream, where no edge
+            carries them, as EAP-IG does; `"writer"` makes them the writer `positions` beside `input`, as ACDC's
+            authors do.
     """
 
     layers: int
@@ -66,6 +70,12 @@ class EdgeGraph:
     parallel: bool = False
     mlps: bool = True
     kv: Literal["group", "head"] = "group"
+    positions: Literal["constant", "writer"] = "constant"
+
+    def __repr__(self) -> str:
+        values = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        said = [f"{name}={value!r}" for name, value in values if (name, value) != ("positions", "constant")]
+        return f"{type(self).__name__}({', '.join(said)})"
 
     def __post_init__(self) -> None:
         if min(self.layers, self.heads, self.kv_heads) < 1 or self.heads % self.kv_heads:
@@ -76,6 +86,8 @@ class EdgeGraph:
             )
         if self.kv not in ("group", "head"):
             raise UsageError(f"kv={self.kv!r} is neither 'group' nor 'head'.", "Choose one of the two.")
+        if self.positions not in ("constant", "writer"):
+            raise UsageError(f"positions={self.positions!r} is unknown.", "Choose 'constant' or 'writer'.")
 
     # Sizes
 
@@ -83,6 +95,11 @@ class EdgeGraph:
     def kv_readers(self) -> int:
         """Return the number of key readers per layer; there are as many value readers."""
         return self.kv_heads if self.kv == "group" else self.heads
+
+    @property
+    def inputs(self) -> int:
+        """Return the number of writers before the first layer: `input`, and perhaps `positions`."""
+        return 1 + (self.positions == "writer")
 
     @property
     def writers_per_layer(self) -> int:
@@ -97,7 +114,7 @@ class EdgeGraph:
     @property
     def n_writers(self) -> int:
         """W, the number of writers."""
-        return 1 + self.layers * self.writers_per_layer
+        return self.inputs + self.layers * self.writers_per_layer
 
     @property
     def n_readers(self) -> int:
@@ -111,7 +128,7 @@ class EdgeGraph:
 
     def head(self, layer: int, head: int) -> int:
         """Return the writer number of a head."""
-        return 1 + layer * self.writers_per_layer + head
+        return self.inputs + layer * self.writers_per_layer + head
 
     def heads_of(self, layer: int) -> slice:
         """Return the writer numbers of a layer's heads."""
@@ -120,6 +137,14 @@ class EdgeGraph:
     def mlp(self, layer: int) -> int:
         """Return the writer number of an MLP."""
         return self.head(layer, self.heads)
+
+    def place_of(self, writer: int) -> tuple[int, int]:
+        """Return layer and place of a writer: its head or, of the MLP, the number of heads; layer -1 before the first.
+
+        The inverse of `head`.
+        """
+        layer, place = divmod(writer - self.inputs, self.writers_per_layer)
+        return (layer, place) if writer >= self.inputs else (-1, writer)
 
     @property
     def logits(self) -> int:
@@ -237,7 +262,7 @@ class EdgeGraph:
     @cached_property
     def writer_names(self) -> list[str]:
         """List the name of every writer."""
-        names = ["input"]
+        names = ["input", "positions"][: self.inputs]
         for layer in range(self.layers):
             names += [f"a{layer}.h{head}" for head in range(self.heads)]
             names += [f"m{layer}"] * self.mlps
@@ -273,8 +298,8 @@ class EdgeGraph:
         Raises:
             UsageError: no writer has that name.
         """
-        if name == "input":
-            return 0
+        if name in ("input", "positions")[: self.inputs]:
+            return int(name == "positions")
         if (match := _HEAD.fullmatch(name)) and int(match[1]) < self.layers and int(match[2]) < self.heads:
             return self.head(int(match[1]), int(match[2]))
         if self.mlps and (match := _MLP.fullmatch(name)) and int(match[1]) < self.layers:
@@ -348,12 +373,12 @@ class EdgeGraph:
         return torch.cat([heads, groups, groups])
 
     def reached_writers(self, kept: Tensor) -> Tensor:
-        """Find the writers that have a path of kept edges from `input`, bool `[W]`; `input` itself is reached.
+        """Find the writers that have a path of kept edges from `input` or `positions`, bool `[W]`; these are reached.
 
         A head is reached if its query, its key or its value is.
         """
         reached = torch.zeros(self.n_writers, dtype=torch.bool)
-        reached[0] = True
+        reached[: self.inputs] = True
         for block in self.blocks:
             readers = (self.matrix(kept, block) & reached[: block.writers]).any(1)
             if block.kind == "mlp":
@@ -367,17 +392,6 @@ class EdgeGraph:
 
 def same_edges(one: EdgeGraph, other: EdgeGraph) -> bool:
     """Tell whether two graphs have the same edges: without grouped-query attention, `kv` makes no difference."""
-    return (one.layers, one.heads, one.kv_readers, one.parallel, one.mlps) == (
-        other.layers, other.heads, other.kv_readers, other.parallel, other.mlps
+    return (one.layers, one.heads, one.kv_readers, one.parallel, one.mlps, one.inputs) == (
+        other.layers, other.heads, other.kv_readers, other.parallel, other.mlps, other.inputs
     )  # fmt: skip
-
-
-def group_edges(by_head: EdgeGraph, by_group: EdgeGraph) -> Tensor:
-    """Map every edge of the first graph to its edge in the second, `[edges]`."""
-    share = by_head.heads // by_group.kv_heads
-    readers = (by_head.reader(index) for index in range(by_head.n_readers))
-    starts = [
-        by_group.edges(by_group.reader_index(kind, layer, head // share if kind in ("k", "v") else head)).start
-        for kind, layer, head in readers
-    ]
-    return torch.tensor(starts, dtype=torch.int64)[by_head.reader_of] + by_head.writer_of

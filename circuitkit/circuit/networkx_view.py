@@ -24,8 +24,8 @@ def to_networkx(graph: EdgeGraph, kept: Tensor, scores: Tensor, score_sources: T
 
 def _add_writer(to: "nx.DiGraph[str]", graph: EdgeGraph, writer: int) -> str:
     name = graph.writer_names[writer]
-    layer, place = divmod(writer - 1, graph.writers_per_layer)
-    kind = "input" if writer == 0 else "head" if place < graph.heads else "mlp"
+    layer, place = graph.place_of(writer)
+    kind = name if layer < 0 else "head" if place < graph.heads else "mlp"
     to.add_node(name, kind=kind, layer=max(layer, 0))
     return name
 

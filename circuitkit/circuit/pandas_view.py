@@ -27,7 +27,7 @@ def to_pandas(
         "writer": [graph.writer_names[writer] for writer in writers],
         "reader": [graph.reader_names[reader] for reader in readers],
         "kind": [described[reader].kind for reader in readers],
-        "layer_from": [(writer - 1) // graph.writers_per_layer if writer else -1 for writer in writers],
+        "layer_from": [graph.place_of(writer)[0] for writer in writers],
         "layer_to": [described[reader].layer for reader in readers],
         "score": scores.float().numpy() if scores.dtype == torch.bfloat16 else scores.numpy().copy(),
         "score_source": [ScoreSource(source).name.lower() for source in score_sources.tolist()],

@@ -44,7 +44,7 @@ def _discover(values: dict[str, Any]) -> int:
     from circuitkit.run.discoverer import Discoverer
 
     report = values.pop("report")
-    model = {name: values.pop(name) for name in ("kv", "dtype")} | {"name": values.pop("model")}
+    model = {name: values.pop(name) for name in ("kv", "dtype", "positions")} | {"name": values.pop("model")}
     options = {name: values.pop(name) for name in ("accelerator", "devices", "seed", "memory_budget")}
     discoverer = Discoverer(callbacks=[_EarlyNotes(), RichProgress()], **options)
     if discoverer.rank:  # of several processes, the first one prints
@@ -101,6 +101,12 @@ def _add_options(parser: ArgumentParser) -> None:
         help="group or head: read keys and values once per key-value group, or once per query head",
     )
     parser.add_argument("--dtype", type=str, default="float32", help="dtype of the weights")
+    parser.add_argument(
+        "--positions",
+        type=str,
+        default="constant",
+        help="constant or writer: leave learned position embeddings in the stream, or let edges carry them",
+    )
     for name, kind in KIND_OF.items():
         shown = f"name (see `circuitkit list {kind}`) or class path; its arguments are options --{name}.ARGUMENT"
         if name in _OWNERS:

@@ -101,7 +101,7 @@ class Grid:
     strategies have a `random_edges`.
 
     Args:
-        models: names, or mappings with `name`, `kv` and `dtype`, by label.
+        models: names, or mappings with `name`, `kv`, `dtype` and `positions`, by label.
         tasks: names, class paths, or mappings with `class_path` and `init_args`, by label.
         strategies: as for `tasks`.
         precision: as for `tasks`; by default every strategy uses its own policy.
@@ -250,9 +250,7 @@ class Grid:
                 cell = replace(cell, options=replace(cell.options, **changed))
         named = self.models[model]
         config = {
-            "model": named["name"],
-            "kv": named["kv"],
-            "dtype": named["dtype"],
+            **specs.describe_model(named),
             "task": self.tasks[task],
             "strategy": strategy_spec,
             "precision": precision_spec or self._own_precision(strategy_spec),

@@ -146,25 +146,47 @@ def label(kind: str, spec: Spec) -> str:
 
 
 def model_spec(spec: Any, **defaults: str) -> dict[str, str]:
-    """Complete a model's spec: a name, or a mapping with `name`, `kv` and `dtype`; `defaults` replace the usual ones.
+    """Complete a model's spec: a name, or a mapping with `name`, `kv`, `dtype` and `positions`.
+
+    Args:
+        spec: the spec.
+        defaults: instead of the usual ones.
+
+    Returns:
+        The arguments of `CircuitModel.from_pretrained`, `positions` only if it is `"writer"`.
 
     Raises:
         UsageError: it is neither, or has an unknown key.
     """
     if isinstance(spec, str | Path):
         spec = {"name": str(spec)}
-    shape = "Give a name, or a mapping with name and, if needed, kv and dtype."
+    shape = "Give a name, or a mapping with name and, if needed, kv, dtype and positions."
     if not isinstance(spec, Mapping) or not all(isinstance(value, str) for value in spec.values()):
         raise UsageError(
             f"{repr(spec)[:80]} does not name a model.", f"{shape} Or wrap it: CircuitModel.from_model(it)."
         )
-    if extra := sorted(set(spec) - {"name", *_MODEL_DEFAULTS}):
+    if extra := sorted(set(spec) - {"name", "positions", *_MODEL_DEFAULTS}):
         raise UsageError(f"The spec of a model has an unknown key {extra[0]!r}.", shape)
     if not spec.get("name"):
         raise UsageError("The spec of a model has no name.", shape)
     if spec.get("kv", "group") not in ("group", "head"):
         raise UsageError(f"kv={spec['kv']!r} is neither 'group' nor 'head'.", "Choose one of the two.")
-    return {"name": spec["name"], **_MODEL_DEFAULTS, **defaults, **spec}
+    found = {"name": spec["name"], **_MODEL_DEFAULTS, **defaults, **spec}
+    if found.get("positions", "writer") not in ("constant", "writer"):
+        raise UsageError(f"positions={found['positions']!r} is unknown.", "Choose 'constant' or 'writer'.")
+    if found.get("positions") == "constant":  # as in the configs of versions without this choice
+        del found["positions"]
+    return found
+
+
+def describe_model(named: Mapping[str, str]) -> dict[str, str]:
+    """Return a complete spec of a model as entries of a run's config, where the name is that of the key `model`."""
+    return {"model" if key == "name" else key: value for key, value in named.items()}
+
+
+def described_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec of the model of a run's config, the inverse of `describe_model`."""
+    return {key: config[key] for key in (*_MODEL_DEFAULTS, "positions") if key in config} | {"name": config["model"]}
 
 
 def _rewrite_names(kind: str, spec: Any) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.capture import capture
 from circuitkit.errors import UsageError
-from circuitkit.models.circuit_model import CircuitModel, Context
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.models.context import Context
 
 
 class Ablation(ABC):
@@ -41,7 +42,7 @@ class Ablation(ABC):
         """Compute ablated outputs, `[W, B, T, D]` or a shape that broadcasts to it."""
 
     def first_changed_position(self, batch: PromptBatch) -> int:
-        """Return the first position at which a clean and an ablated output can differ."""
+        """Return the first position at which a clean and an ablated output can differ, if attention is causal."""
         return 0
 
 
@@ -60,12 +61,12 @@ class Resample(Ablation):
             )
 
     def first_changed_position(self, batch: PromptBatch) -> int:
-        """Return where the first pair differs: before that, both runs are the same (attention is causal)."""
+        """Return where the first pair differs: before that, both runs are the same."""
         return int(batch.first_difference.min())
 
     def outputs(self, model: CircuitModel, batch: PromptBatch, context: Context) -> Tensor:
         """Compute the outputs of the corrupted run, `[W, B, T, D]`."""
-        return capture(model, model.embed(batch.corrupted), context)
+        return capture(model, model.inputs(batch.corrupted, context), context)
 
 
 class Zero(Ablation):
@@ -151,7 +152,8 @@ def _sum_outputs(model: CircuitModel, batch: PromptBatch, each: bool) -> tuple[T
         `[W, T, D]`.
     """
     real, summed = [], []
-    for _, outputs, _ in model.run(model.embed(batch.corrupted), model.context(batch)):
+    context = model.context(batch)
+    for _, outputs, _ in model.run(model.inputs(batch.corrupted, context), context):
         real.append((outputs * batch.mask[..., None]).sum((1, 2)).double())
         if each:
             summed.append(outputs.sum(1).double())

@@ -14,7 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from circuitkit.models.circuit_model import CircuitModel, Context
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.models.context import Context
 from circuitkit.precision.base import PrecisionPolicy
 
 
@@ -26,15 +27,15 @@ class CleanErrors:
     Args:
         model: under the policy.
         policy: determines the low-precision nodes.
-        embedded: token embeddings of the clean prompts, `[B, T, D]`.
+        inputs: outputs of the writers before the first layer on the clean prompts, `[1 or 2, B, T, D]`.
         context: of the batch.
     """
 
     @torch.no_grad()
-    def __init__(self, model: CircuitModel, policy: PrecisionPolicy, embedded: Tensor, context: Context) -> None:
+    def __init__(self, model: CircuitModel, policy: PrecisionPolicy, inputs: Tensor, context: Context) -> None:
         self._model, self._policy, self._context = model, policy, context
         with policy.full():
-            self._streams = [stream for _, _, stream in model.run(embedded, context)]  # after each block of writers
+            self._streams = [stream for _, _, stream in model.run(inputs, context)]  # after each block of writers
         self._errors: dict[int, Tensor] = {}  # by the number of a block's first writer
 
     @torch.no_grad()

@@ -3,22 +3,23 @@
 import torch
 from torch import Tensor
 
-from circuitkit.models.circuit_model import CircuitModel, Context
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.models.context import Context
 
 
 @torch.no_grad()
-def capture(model: CircuitModel, embedded: Tensor, context: Context) -> Tensor:
+def capture(model: CircuitModel, inputs: Tensor, context: Context) -> Tensor:
     """Run the model, and keep the output of every writer.
 
     Args:
         model: with its current weights (under its policy).
-        embedded: token embeddings `[B, T, D]`, the output of `input`.
+        inputs: outputs of the writers before the first layer, `[1 or 2, B, T, D]`.
         context: of the batch.
 
     Returns:
         `[W, B, T, D]`, the largest tensor that the engine holds.
     """
-    outputs = embedded.new_empty(model.graph.n_writers, *embedded.shape)
-    for writers, output, _ in model.run(embedded, context):
+    outputs = inputs.new_empty(model.graph.n_writers, *inputs.shape[1:])
+    for writers, output, _ in model.run(inputs, context):
         outputs[writers] = output
     return outputs

@@ -58,7 +58,7 @@ class CircuitRun:
         """The ablated stream before each layer and after the last, `[B, T, D]` or what broadcasts to it."""
         self.past: list[dict[Kind, Tensor]] = []
         """Every layer's keys and values at the n positions before the rows, `[K, n, E]`."""
-        stream = prepared.ablated[0] + self.model.constant(prepared.context)
+        stream = prepared.ablated[: self.graph.inputs].sum(0) + self.model.constant(prepared.context)
         for layer in range(self.graph.layers):
             self.streams.append(stream)
             self.past.append(self._compute_past(layer, stream))
@@ -81,7 +81,7 @@ class CircuitRun:
         one = _Pass(self, kept.cpu())
         for layer in range(self.graph.layers):
             one.run_layer(layer)
-            memory.release(layer, self.prepared.embedded)
+            memory.release(layer, self.prepared.inputs)
         return one.final()
 
     def values(self, kept: Tensor) -> Tensor:
@@ -108,17 +108,23 @@ class Rows:
         shape: B, T.
         first: the first column t that has a row.
         window: the places of the rows among the columns from `first` on, of all prompts.
+        causal: whether a position sees no later one.
     """
 
     def __init__(self, prepared: PreparedBatch) -> None:
         batch, device = prepared.batch, prepared.batch.mask.device
         self._prepared = prepared
         self.shape = batch.mask.shape
-        changed = [prepared.ablation.first_changed_position(batch[row : row + 1]) for row in range(len(batch))]
+        self.causal = prepared.model.family.causal
+        changed = [0] * len(batch)
+        if self.causal:
+            changed = [prepared.ablation.first_changed_position(batch[row : row + 1]) for row in range(len(batch))]
         start = torch.tensor(changed, dtype=torch.int64, device=device).minimum(batch.read_positions.amin(1))
         columns = torch.arange(batch.length, dtype=torch.int64, device=device)
         before = columns < start[:, None]
-        seen = batch.mask & (columns <= batch.read_positions.amax(1, keepdim=True))
+        seen = batch.mask
+        if self.causal:
+            seen = seen & (columns <= batch.read_positions.amax(1, keepdim=True))
         self.numbers = (seen & ~before).flatten().nonzero()[:, 0]
         self.past = (seen & before).flatten().nonzero()[:, 0]
         self._prompts = torch.arange(len(batch), dtype=torch.int64, device=device)[:, None]
@@ -173,7 +179,7 @@ class _Pass:
 
     def __init__(self, run: CircuitRun, kept: Tensor) -> None:
         self._run, self._rows, self._model, self._graph = run, run.rows, run.model, run.graph
-        self._ablated, embedded = run.prepared.ablated, run.prepared.embedded
+        self._ablated, inputs = run.prepared.ablated, run.prepared.inputs
         self._is_run = run.prepared.ablation.is_run
         if self._is_run:
             kept = kept & self._graph.reached_writers(kept)[self._graph.writer_of]
@@ -182,13 +188,14 @@ class _Pass:
         self._everywhere = needed_everywhere(self._graph, kept, self._live)
         # The differences o - õ of the live writers so far, in the order in which they were added, and their sum
         self._writers: list[int] = []
-        self._table = embedded.new_empty(int(self._live.sum()), len(self._rows.numbers), embedded.shape[-1])
-        self._total = embedded.new_zeros(self._table.shape[1:])
+        self._table = inputs.new_empty(int(self._live.sum()), len(self._rows.numbers), inputs.shape[-1])
+        self._total = inputs.new_zeros(self._table.shape[1:])
         # If `is_run`: at which positions every writer's difference can be other than 0
         self._changed = torch.zeros(self._graph.n_writers, *self._rows.shape, dtype=torch.bool)
-        self._changed[0] = (embedded != self._ablated[0]).any(-1).cpu()
-        if self._live[0]:
-            self._add(0, self._rows.take(embedded, self._rows.numbers)[None], None)
+        self._changed[: len(inputs)] = (inputs != self._ablated[: len(inputs)]).any(-1).cpu()
+        for writer, output in enumerate(inputs):
+            if self._live[writer]:
+                self._add(writer, self._rows.take(output, self._rows.numbers)[None], None)
 
     def run_layer(self, layer: int) -> None:
         """Run the live nodes of a layer."""
@@ -343,7 +350,8 @@ class _Pass:
         graph = self._graph
         readers = self._changed_by(graph.matrix(self._kept, graph.attention(layer)))
         q, k, v = readers.split([graph.heads, graph.kv_readers, graph.kv_readers])
-        attended = (k | v).cumsum(-1) > 0  # the first changed key or value, and all later queries
+        attended = k | v  # by all queries that see a changed key or value, the later ones if attention is causal
+        attended = attended.cumsum(-1) > 0 if self._rows.causal else attended.any(-1, keepdim=True)
         self._changed[graph.heads_of(layer)] = q | attended.repeat_interleave(graph.heads // graph.kv_readers, 0)
 
     def _changed_by(self, kept: Tensor) -> Tensor:

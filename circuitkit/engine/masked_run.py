@@ -39,7 +39,7 @@ class MaskedRun:
         prepared: model, batch, ablation.
         start: the first layer to run; the writers before it have the outputs `upstream`.
         upstream: outputs `[U, B, T, D]` of the U writers before layer `start`, the same for every mask; by default
-            that of `input` alone.
+            those of the writers before the first layer.
         rotate: investigate the policy's groups of readers in turn, one per call of `values` or `final`. Otherwise the
             caller tells the policy what to investigate.
         checkpoint: keep only the stream before each layer, and compute the layer again in the backward pass.
@@ -64,7 +64,7 @@ class MaskedRun:
             list(prepared.policy.groups(prepared.model.graph)) if rotate else [None]
         )
         self._checkpoint = checkpoint
-        self._upstream = prepared.embedded[None] if upstream is None else upstream
+        self._upstream = prepared.inputs if upstream is None else upstream
         self._upstream_differences = self._upstream - prepared.ablated[: self._upstream.shape[0]]
         stream = self._upstream.sum(0) + prepared.model.constant(prepared.context)
         for layer in range(start):
@@ -116,9 +116,9 @@ class MaskedRun:
 def kept_per_layer(prepared: PreparedBatch) -> int:
     """Measure the bytes that autograd keeps of one layer of a masked run of one prompt."""
     model, graph, last = prepared.model, prepared.model.graph, prepared.model.graph.layers - 1
-    differences = _Differences(prepared.embedded[None], prepared.ablated, 1)
+    differences = _Differences(prepared.inputs, prepared.ablated, 1)
     removed = torch.zeros(1, len(graph), dtype=model.dtype, device=model.device).requires_grad_()
-    stream = prepared.embedded[None].clone().requires_grad_()
+    stream = prepared.inputs[:1].clone().requires_grad_()
     context = prepared.context
     known = [*model.model.parameters(), *model.model.buffers(), *context.attention_masks.values(), removed]
     run = _Pass(prepared, differences, None)

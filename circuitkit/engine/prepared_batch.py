@@ -16,7 +16,8 @@ from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.anchoring import CleanErrors
 from circuitkit.engine.memory import Need
 from circuitkit.engine.processes import ALONE, Processes
-from circuitkit.models.circuit_model import CircuitModel, Context
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.models.context import Context
 from circuitkit.precision.base import FullPrecision, PrecisionPolicy
 
 _log = logging.getLogger(__name__)
@@ -50,9 +51,14 @@ class PreparedBatch:
         return self.model.context(self.batch)
 
     @cached_property
-    def embedded(self) -> Tensor:
-        """Clean output of `input`, `[B, T, D]`."""
-        return self.model.embed(self.batch.clean)
+    def inputs(self) -> Tensor:
+        """Clean outputs of the writers before the first layer, `[1 or 2, B, T, D]`."""
+        return self.model.inputs(self.batch.clean, self.context)
+
+    @property
+    def first_changed_position(self) -> int:
+        """Return the first position at which a clean and an ablated output can differ."""
+        return self.ablation.first_changed_position(self.batch) if self.model.family.causal else 0
 
     @cached_property
     def ablated(self) -> Tensor:
@@ -61,7 +67,7 @@ class PreparedBatch:
 
     def take_ablated(self) -> Tensor:
         """Return the ablated outputs `[W, B, T, D]` in memory of their own, which the caller may overwrite."""
-        shape = (self.model.graph.n_writers, *self.embedded.shape)
+        shape = (self.model.graph.n_writers, *self.inputs.shape[1:])
         held = self.__dict__.get("ablated")
         ablated = self._compute_ablated() if held is None else held
         return ablated if held is None and ablated.shape == shape else ablated.expand(shape).clone()
@@ -76,7 +82,7 @@ class PreparedBatch:
 
     @cached_property
     def _errors(self) -> CleanErrors:
-        return CleanErrors(self.model, self.policy, self.embedded, self.context)
+        return CleanErrors(self.model, self.policy, self.inputs, self.context)
 
     def offset(self, writers: slice | Sequence[int] | Tensor) -> Tensor | None:
         """Return the offsets of anchored quantization for writers in their current precision (see `anchoring`).
@@ -92,7 +98,7 @@ class PreparedBatch:
             return None
         graph = self.model.graph
         numbers = torch.arange(graph.n_writers, dtype=torch.int64)[writers]
-        layer, place = divmod(int(numbers[0]) - 1, graph.writers_per_layer)
+        layer, place = graph.place_of(int(numbers[0]))
         mlp = place == graph.heads
         errors = self._errors.of(layer, mlp)[numbers - (graph.mlp(layer) if mlp else graph.head(layer, 0))]
         return errors if bool(low[writers].all()) else errors * low[writers].to(errors)[:, None, None, None]

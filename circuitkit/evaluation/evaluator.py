@@ -93,8 +93,8 @@ def evaluate(
     check_minimality(minimality, [circuit])
     examples = check_examples(examples)
     if not isinstance(model, CircuitModel):
-        named = specs.model_spec(model, kv=circuit.graph.kv)
-        model = CircuitModel.from_pretrained(named["name"], kv=named["kv"], dtype=named["dtype"])  # type: ignore[arg-type]
+        named = specs.model_spec(model, kv=circuit.graph.kv, positions=circuit.graph.positions)
+        model = CircuitModel.from_pretrained(**named)  # type: ignore[arg-type]
     made = specs.make("tasks", task)
     evaluator = make_evaluator(
         model,

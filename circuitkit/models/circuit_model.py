@@ -5,7 +5,6 @@ Leading dimensions are free throughout: `...` stands for hypotheses, integration
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,9 +19,10 @@ from circuitkit.data.logits import Logits
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.models import parity
-from circuitkit.models.attention import Attention, Rotary
+from circuitkit.models.attention import Attention
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
 from circuitkit.models.brought import Fingerprint, check_vocabulary, check_weights, fingerprint, unwrap_model
+from circuitkit.models.context import Context, make_context
 from circuitkit.models.families.base import Family
 from circuitkit.models.linear_layers import describe
 from circuitkit.models.loading import find_family, load_pretrained
@@ -30,22 +30,8 @@ from circuitkit.models.module_copy import copy_mlp, modules_with_hooks
 from circuitkit.models.weights import ModuleWeights, Weights
 from circuitkit.torch_state import usual_torch_state
 
-
-@dataclass(frozen=True)
-class Context:
-    """The inputs of attention and MLPs for a batch, other than the stream.
-
-    Attributes:
-        positions: `[B, T]`.
-        attention_masks: for each window (None: unlimited) an additive mask `[B, T, T]`, 0 where a query may attend to a
-            key. A padded position attends to itself only, so that its values are finite and affect no
-            other position.
-        rotary: cosines and sines `[B, T, *]`, or None.
-    """
-
-    positions: Tensor
-    attention_masks: dict[int | None, Tensor]
-    rotary: Rotary
+Kv = Literal["group", "head"]
+Positions = Literal["constant", "writer"]
 
 
 class CircuitModel:
@@ -63,12 +49,12 @@ class CircuitModel:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, kv: Literal["group", "head"], name: str
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, kv: Kv, positions: Positions, name: str
     ) -> None:
         self.model = unwrap_model(model)
-        self.tokenizer = tokenizer
-        self.name = name
-        self._kv: Literal["group", "head"] = kv
+        self.tokenizer, self.name = tokenizer, name
+        self._kv: Kv = kv
+        self._positions: Positions = positions
         self._rule = PLAIN
         self._checked: Fingerprint | None = None
         self._checked_length = 0
@@ -87,7 +73,9 @@ class CircuitModel:
         """
         self.check_weights()
         family: Family = find_family(self.model.config)(self.model)
-        graph = EdgeGraph(family.layers, family.heads, family.kv_heads, family.parallel, family.mlps, self._kv)
+        sizes = (family.layers, family.heads, family.kv_heads, family.parallel, family.mlps)
+        graph = EdgeGraph(*sizes, kv=self._kv, positions=self._positions)
+        family.check_positions(graph)
         if self._checked is not None and graph != self.graph:
             raise UsageError(
                 f"The model has {graph} now, and had {self.graph} when it was wrapped.",
@@ -149,13 +137,19 @@ class CircuitModel:
     @classmethod
     @usual_torch_state()
     def from_pretrained(
-        cls, name: str | Path, *, kv: Literal["group", "head"] = "group", dtype: torch.dtype | str = torch.float32
+        cls,
+        name: str | Path,
+        *,
+        kv: Kv = "group",
+        positions: Positions = "constant",
+        dtype: torch.dtype | str = torch.float32,
     ) -> Self:
         """Load a causal language model, and check that the decomposed model computes the same logits.
 
         Args:
             name: `"toy"`, a fetched model's name, a folder, a GGUF file, or a name on the Hugging Face hub.
             kv: whether keys and values are read once per group or once per query head.
+            positions: whether learned position embeddings are a constant of the stream or the writer `positions`.
             dtype: of the weights; a `torch.dtype` or its name.
 
         Raises:
@@ -163,7 +157,7 @@ class CircuitModel:
             CircuitKitError: it cannot be read, or fails the parity check.
         """
         model, tokenizer = load_pretrained(name, dtype)
-        loaded = cls(model, tokenizer, kv, str(name))
+        loaded = cls(model, tokenizer, kv, positions, str(name))
         loaded.check_parity()
         return loaded
 
@@ -174,7 +168,8 @@ class CircuitModel:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
-        kv: Literal["group", "head"] = "group",
+        kv: Kv = "group",
+        positions: Positions = "constant",
     ) -> Self:
         """Wrap a model that is in memory, leaving it as it is, after the same parity check.
 
@@ -183,7 +178,7 @@ class CircuitModel:
             CircuitKitError: it fails the parity check.
         """
         inner = unwrap_model(model)
-        wrapped = cls(inner, tokenizer, kv, inner.config.name_or_path or type(inner).__name__)
+        wrapped = cls(inner, tokenizer, kv, positions, inner.config.name_or_path or type(inner).__name__)
         wrapped.check_parity()
         return wrapped
 
@@ -208,7 +203,7 @@ class CircuitModel:
         quantized = any("quantized" in note for note in self.notes)
 
         def wrap(model: PreTrainedModel) -> parity.Decomposed:
-            return type(self)(model, None, self._kv, self.name)._parity_run
+            return type(self)(model, None, self._kv, self._positions, self.name)._parity_run
 
         difference = parity.check(self.model, self._parity_run, wrap, batch, quantized)
         self._checked, self._checked_length = fingerprint(self.model), length
@@ -218,7 +213,7 @@ class CircuitModel:
         """Run the check's left-padded prompts."""
         real = batch.mask
         kept: list[Tensor] = []
-        for number, (_, _, stream) in enumerate(self.run(self.embed(batch.clean), self.context(batch))):
+        for number, (_, _, stream) in enumerate(self._run_prompts(batch)):
             last = stream
             if streams and number % (1 + self.graph.mlps) == 0:
                 kept.append(stream[real])
@@ -277,25 +272,28 @@ class CircuitModel:
 
     def context(self, batch: PromptBatch) -> Context:
         """Compute positions, attention masks and rotary positions of a batch."""
-        index = torch.arange(batch.length, dtype=torch.int64, device=batch.mask.device)
-        back = index[:, None] - index  # [T, T]
-        windows = {self.family.window(layer) for layer in range(self.family.layers)}
-        masks = {}
-        for window in windows:
-            near = (back >= 0) if window is None else (back >= 0) & (back < window)
-            seen = (near & batch.mask[:, None, :]) | (back == 0)
-            mask = torch.zeros(seen.shape, dtype=self.dtype, device=seen.device)
-            masks[window] = mask.masked_fill_(~seen, torch.finfo(self.dtype).min)
-        like = torch.empty(0, dtype=self.dtype, device=batch.mask.device)
-        return Context(batch.positions, masks, self.family.rotary(batch.positions, like))
+        return make_context(self.family, batch, self.dtype)
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Compute what `input` writes, `[..., T, D]`."""
-        return self.family.embed(ids)
+    def inputs(self, ids: Tensor, context: Context) -> Tensor:
+        """Compute what the writers before the first layer write: `input`, and perhaps `positions`.
+
+        Args:
+            ids: of the tokens, `[B, T]`.
+            context: of the batch.
+
+        Returns:
+            `[1 or 2, B, T, D]`.
+        """
+        embedded = self.family.embed(ids)
+        positions = self.family.position_constant(context.positions) if self.graph.inputs > 1 else None
+        return embedded[None] if positions is None else torch.stack([embedded, positions])
 
     def constant(self, context: Context) -> Tensor | float:
-        """Return the constant of the stream before the first layer (position embeddings), `[B, T, D]` or 0."""
-        constant = self.family.position_constant(context.positions)
+        """Return the constant of the stream before the first layer, `[B, T, D]` or 0.
+
+        These are the position embeddings, unless they are a writer.
+        """
+        constant = self.family.position_constant(context.positions) if self.graph.inputs == 1 else None
         return 0.0 if constant is None else constant
 
     def attention_constant(self, layer: int) -> Tensor | float:
@@ -365,16 +363,16 @@ class CircuitModel:
 
     # The plain run
 
-    def run(self, embedded: Tensor, context: Context) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Run the model from token embeddings `[B, T, D]`.
+    def run(self, inputs: Tensor, context: Context) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Run the model from the output of `inputs`, `[1 or 2, B, T, D]`.
 
         Yields:
-            For `input`, each layer's heads and each MLP: the numbers of these writers, their outputs
-            `[n, B, T, D]`, and the stream after them `[B, T, D]`.
+            For the writers before the first layer, each layer's heads and each MLP: the numbers of these writers, their
+            outputs `[n, B, T, D]`, and the stream after them `[B, T, D]`.
         """
         graph = self.graph
-        stream = embedded + self.constant(context)
-        yield slice(0, 1), embedded[None], stream
+        stream = inputs.sum(0) + self.constant(context)
+        yield slice(0, graph.inputs), inputs, stream
         for layer in range(graph.layers):
             before = stream
             heads = self.heads(layer, stream[None], context)
@@ -385,10 +383,14 @@ class CircuitModel:
                 stream = stream + mlp
                 yield slice(graph.mlp(layer), graph.mlp(layer) + 1), mlp[None], stream
 
+    def _run_prompts(self, batch: PromptBatch) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        context = self.context(batch)
+        return self.run(self.inputs(batch.clean, context), context)
+
     @torch.no_grad()
     def final_stream(self, batch: PromptBatch) -> Tensor:
         """Compute the logits' input on the clean prompts at the answer positions, `[B, A, D]`."""
-        for _, _, stream in self.run(self.embed(batch.clean), self.context(batch)):
+        for _, _, stream in self._run_prompts(batch):
             last = stream  # only this one is held
         return self.at_answers(last, batch)
 

@@ -106,7 +106,7 @@ class Quantization(PrecisionPolicy):
         if units is None:
             return torch.zeros(graph.n_writers, dtype=torch.bool)
         lowered = torch.ones(graph.n_writers, dtype=torch.bool)
-        lowered[0] = False
+        lowered[: graph.inputs] = False
         if graph.mlps and self.scope == "attention":
             lowered[graph.mlp(0) :: graph.writers_per_layer] = False
         for unit in units:

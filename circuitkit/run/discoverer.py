@@ -135,7 +135,7 @@ class Discoverer:
         """Discover, evaluate, and write the run folder.
 
         Args:
-            model: a name, a mapping with `name`, `kv` and `dtype`, or a loaded model (`CircuitModel` or
+            model: a name, a mapping with `name`, `kv`, `dtype` and `positions`, or a loaded model (`CircuitModel` or
                 transformers'), which is moved to the device.
             task: a name, a class path, a mapping with `class_path` and `init_args`, a `Task`, or a `PromptBatch`, which
                 is used for finding and for evaluating (as the train split, the only one).

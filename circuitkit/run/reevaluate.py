@@ -95,7 +95,7 @@ def reevaluate(
         for kind, key in (("tasks", "task"), ("objectives", "objective"), ("ablations", "ablation"))
     )
     discoverer = Discoverer(accelerator=accelerator, seed=seed, memory_budget=memory_budget)
-    model = load_model({"name": config["model"], "kv": config["kv"], "dtype": config["dtype"]})
+    model = load_model(specs.described_model(config))
     numbers = check_examples(config["examples"] if examples is None else examples)
     model = move_to(discoverer.device, model)
     make = partial(

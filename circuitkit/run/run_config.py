@@ -158,14 +158,13 @@ def check_splits(splits: Sequence[str]) -> None:
 
 
 def load_model(spec: PreTrainedModel | str | Path | Mapping[str, str]) -> CircuitModel:
-    """Load a model by its name, or by a mapping with `name`, `kv` and `dtype`.
+    """Load a model by its name, or by a mapping with `name`, `kv`, `dtype` and `positions`.
 
     Raises:
         UsageError: there is no such model.
         CircuitKitError: the model cannot be loaded.
     """
-    named = specs.model_spec(spec)
-    return CircuitModel.from_pretrained(named["name"], kv=named["kv"], dtype=named["dtype"])  # type: ignore[arg-type]
+    return CircuitModel.from_pretrained(**specs.model_spec(spec))  # type: ignore[arg-type]
 
 
 def wrap_model(model: ModelSpec) -> CircuitModel | str | Path | Mapping[str, str]:
@@ -196,6 +195,6 @@ def _check_kind(kind: str, key: str, thing: Any) -> None:
 
 def _describe_model(model: ModelSpec) -> dict[str, str]:
     if isinstance(model, CircuitModel):
-        return {"model": model.name, "kv": model.graph.kv, "dtype": str(model.dtype).removeprefix("torch.")}
-    named = specs.model_spec(model)
-    return {"model": named["name"], "kv": named["kv"], "dtype": named["dtype"]}
+        dtype, graph = str(model.dtype).removeprefix("torch."), model.graph
+        model = {"name": model.name, "kv": graph.kv, "dtype": dtype, "positions": graph.positions}
+    return specs.describe_model(specs.model_spec(model))

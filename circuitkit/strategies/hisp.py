@@ -21,9 +21,9 @@ class HISP(DiscoveryStrategy):
     authors' |dL/dmask| at mask 1; with another ablation, the mask mixes in the ablated output instead of zero.
 
     An edge's score is the minimum of the importances of its two nodes: its writer, and the node that its reader feeds
-    (for a shared key or value, the most important of its heads). `input` and `logits` have importance 1, the largest
-    possible. All edges between two nodes have the same score, so that a cut by size often falls inside a tie. Scores
-    are not signed. It only scores edges: the circuit keeps all of them; choose a size by ranking.
+    (for a shared key or value, the most important of its heads). `input`, `positions` and `logits` have importance 1,
+    the largest possible. All edges between two nodes have the same score, so that a cut by size often falls inside a
+    tie. Scores are not signed. It only scores edges: the circuit keeps all of them; choose a size by ranking.
     """
 
     def setup(self, run: Discovery) -> None:
@@ -50,11 +50,11 @@ class HISP(DiscoveryStrategy):
 
 
 def normalize_by_layer(graph: EdgeGraph, importance: Tensor) -> Tensor:
-    """Divide importances `[W]` by the L2 norm of their layer's; 1 for `input`."""
-    by_layer = importance[1:].unflatten(0, (graph.layers, -1))
+    """Divide importances `[W]` by the L2 norm of their layer's; 1 for `input` and `positions`."""
+    by_layer = importance[graph.inputs :].unflatten(0, (graph.layers, -1))
     lengths = torch.linalg.vector_norm(by_layer, dim=1, keepdim=True)
     by_layer = by_layer / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)  # 0 if all of a layer's are 0
-    return torch.cat([importance.new_ones(1), by_layer.flatten()])
+    return torch.cat([importance.new_ones(graph.inputs), by_layer.flatten()])
 
 
 def edge_scores(graph: EdgeGraph, nodes: Tensor) -> Tensor:

@@ -157,11 +157,12 @@ def test_effects_are_finite_and_full_precision_changes_no_bit(make, variant):
     with prepared(make(), model) as policy:
         effects = attribute(PreparedBatch(model, batch, LogitDifference(), Resample(), policy))
         with policy.full():
-            streams = [stream for *_, stream in model.run(model.embed(batch.clean), model.context(batch))]
+            context = model.context(batch)
+            streams = [stream for *_, stream in model.run(model.inputs(batch.clean, context), context)]
     assert effects.isfinite().all()
     if isinstance(policy, FullPrecision):
         assert torch.equal(effects, plain)
-    expected_streams = [stream for *_, stream in model.run(model.embed(batch.clean), model.context(batch))]
+    expected_streams = [stream for *_, stream in model.run(model.inputs(batch.clean, context), context)]
     assert torch.allclose(torch.stack(streams), torch.stack(expected_streams), atol=1e-12)
 
 

@@ -167,7 +167,7 @@ def test_one_run_at_a_time_equals_all_runs_at_once(monkeypatch):
     monkeypatch.setattr(ReaderGradients, "_mix", mixture)
     one = PreparedBatch(prepared.model, prepared.batch[:1], prepared.objective, Zero())
     run = len(prepared.batch) * bytes_per_run(one)
-    captures = prepared.model.graph.n_writers * prepared.embedded.nbytes
+    captures = prepared.model.graph.n_writers * prepared.inputs.nbytes
     for budget, expected in ((captures + 2 * run, [2, 2, 1]), (captures + run, [1] * 5), (1, [1] * 5)):
         sizes.clear()
         assert torch.allclose(
@@ -197,11 +197,11 @@ def test_scores_out_of_input_add_up_to_the_change_from_clean_to_ablated_embeddin
     alphas = tuple((step + 0.5) / steps for step in range(steps))
     scores = attribute(prepared, interpolations=[Interpolation(slice(0, 1), alphas)])
 
-    def value(embedded):
-        *_, (_, _, stream) = model.run(embedded, prepared.context)
+    def value(inputs):
+        *_, (_, _, stream) = model.run(inputs, prepared.context)
         return prepared.values(model.at_answers(stream, prepared.batch)).sum()
 
-    change = value(prepared.ablated[0].expand_as(prepared.embedded)) - value(prepared.embedded)
+    change = value(prepared.ablated[:1].expand_as(prepared.inputs)) - value(prepared.inputs)
     assert float(scores[model.graph.writer_of == 0].sum()) == pytest.approx(float(change), rel=1e-3, abs=1e-3)
 
 

@@ -157,7 +157,7 @@ class Broadcast(Ablation):
     """Ablated outputs that belong to no run, one vector per prompt."""
 
     def outputs(self, model, batch, context):
-        return capture(model, model.embed(batch.corrupted), context).mean(2, keepdim=True)
+        return capture(model, model.inputs(batch.corrupted, context), context).mean(2, keepdim=True)
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "llama"])

@@ -141,8 +141,8 @@ def test_a_plain_run_to_the_logits_keeps_no_outputs(monkeypatch):
     model, batch = tiny("llama"), random_batch()
     alive, plain = [], type(model).run
 
-    def run(self, embedded, context):
-        for writers, output, stream in plain(self, embedded, context):
+    def run(self, inputs, context):
+        for writers, output, stream in plain(self, inputs, context):
             alive.append(weakref.ref(output))
             yield writers, output, stream
             del output, stream
@@ -155,7 +155,8 @@ def test_a_plain_run_to_the_logits_keeps_no_outputs(monkeypatch):
 
 def test_the_mean_ablation_is_fitted_without_captures(monkeypatch):
     model, batch = tiny("llama", dtype=torch.float32), random_batch(lengths=(6, 6, 6))
-    outputs = capture(model, model.embed(batch.corrupted), model.context(batch))
+    context = model.context(batch)
+    outputs = capture(model, model.inputs(batch.corrupted, context), context)
     monkeypatch.setattr("circuitkit.engine.ablation.capture", None)
     ablation = Mean("each")
     ablation.fit(model, [batch])

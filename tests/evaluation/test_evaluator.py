@@ -74,7 +74,7 @@ class Unchanged(Ablation):
     """The writer's own output: full and ablated model do the same, but for rounding."""
 
     def outputs(self, model, batch, context):
-        return capture(model, model.embed(batch.clean), context)
+        return capture(model, model.inputs(batch.clean, context), context)
 
 
 def test_faithfulness_is_undefined_where_the_full_and_the_ablated_model_do_equally_well():

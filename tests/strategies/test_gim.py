@@ -48,7 +48,7 @@ def test_no_value_changes_and_the_model_keeps_its_own_gradients(variant):
     prepared = prepare(model, batch)
     before = attribute(prepared)
     ruled = model.under(GIMRule())
-    assert torch.equal(*(capture(one, prepared.embedded, prepared.context) for one in (model, ruled)))
+    assert torch.equal(*(capture(one, prepared.inputs, prepared.context) for one in (model, ruled)))
     assert torch.equal(model.answer_logits(batch), ruled.answer_logits(batch))
     assert torch.equal(attribute(prepared), before)
 
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_the_authors_package(variant, monkeypatch):
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attention_by_softmax)
     with gim.GIM(theirs):
         gradients = gradients_at_outputs(theirs, batch)
-    differences = prepared.ablated - capture(model, prepared.embedded, prepared.context)
+    differences = prepared.ablated - capture(model, prepared.inputs, prepared.context)
     expected = torch.stack([(d * g).sum((-1, -2)) for d, g in zip(differences, gradients, strict=True)])
     found = attribute_writers(prepared, GIMRule())
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()

@@ -59,7 +59,7 @@ def test_gradients_are_those_of_modules_with_the_formulas(variant):
     model, batch = CircuitModel.from_model(hf), random_batch(lengths=(6, 6, 6))
     prepared = prepare(model, batch)
     gradients = gradients_at_outputs(with_rules(hf), batch)
-    differences = prepared.ablated - capture(model, prepared.embedded, prepared.context)
+    differences = prepared.ablated - capture(model, prepared.inputs, prepared.context)
     expected = torch.stack([(d * g).sum((-1, -2)) for d, g in zip(differences, gradients, strict=True)])
     found = attribute_writers(prepared, RelPRule())
     precision = 1e-6 if variant == "gptj" else 1e-10  # its module attends in float32

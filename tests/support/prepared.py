@@ -18,10 +18,8 @@ def prepare(model, batch, ablation=Resample, objective=LogitDifference):
 def slow_final(prepared: PreparedBatch, mask: torch.Tensor) -> torch.Tensor:
     """Equation (1) under one mask `[edges]`, edge by edge, with autograd's own gradients; `[B, A, D]`."""
     model, graph = prepared.model, prepared.model.graph
-    outputs, constant = (
-        [prepared.embedded],
-        prepared.model.constant(prepared.context) + torch.zeros_like(prepared.embedded),
-    )
+    outputs = list(prepared.inputs)
+    constant = prepared.model.constant(prepared.context) + torch.zeros_like(outputs[0])
 
     def read(reader: int) -> torch.Tensor:
         total = constant

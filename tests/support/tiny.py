@@ -88,9 +88,11 @@ def with_large_weights(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def tiny(variant: str, seed: int = 0, dtype: torch.dtype = torch.float64, kv: str = "group") -> CircuitModel:
+def tiny(
+    variant: str, seed: int = 0, dtype: torch.dtype = torch.float64, kv: str = "group", positions: str = "constant"
+) -> CircuitModel:
     """The same as a `CircuitModel`."""
-    return CircuitModel.from_model(tiny_hf(variant, seed, dtype), kv=kv)
+    return CircuitModel.from_model(tiny_hf(variant, seed, dtype), kv=kv, positions=positions)
 
 
 def random_batch(

@@ -2,7 +2,7 @@
 
 A layer is a row, with `input` below the first and the logits above the last, so that every edge leads upwards. Heads
 are in the order of their numbers from left to right, MLPs in a column of their own to the right of them. `input` and
-the logits are bars as wide as the picture.
+the logits are bars as wide as the picture. `positions`, if position embeddings are a writer, is to the left of `input`.
 
 A query edge ends at its head. Keys and values have ports below the head, or below the heads of the group that shares
 them: the key's to the left of the middle, the value's to the right.
@@ -66,7 +66,7 @@ def node_positions(graph: EdgeGraph, heights: Sequence[float] | None = None) -> 
     right = mlp_column + 0.5 if graph.mlps else graph.heads - 0.5
     left, top = -0.5, bottoms[-1]
     middle = (left + right) / 2
-    writers = [Point(middle, 0.0)]
+    writers = [Point(middle, 0.0), Point(left - 0.7, 0.0)][: graph.inputs]
     for layer in range(graph.layers):
         writers += [Point(float(head), bottoms[layer]) for head in range(graph.heads)]
         if graph.mlps:
@@ -108,7 +108,8 @@ def route_edge(graph: EdgeGraph, layout: Layout, writer: int, reader: int) -> Ro
     """
     kind = graph.reader(reader).kind
     start, end = layout.writers[writer], layout.readers[reader]
-    is_mlp = graph.mlps and writer > 0 and (writer - 1) % graph.writers_per_layer == graph.heads
+    layer, place = graph.place_of(writer)
+    is_mlp = layer >= 0 and place == graph.heads
     start = Point(start.x, start.y + HALF_HEIGHT)
     end = Point(end.x, end.y - (0.06 if kind in ("k", "v") else HALF_HEIGHT))
     if writer == 0:

@@ -31,7 +31,7 @@ def draw_strongest(axes: Axes, graph: EdgeGraph, shown: Shown, scores: list[floa
     sums = defaultdict[int, dict[str, float]](lambda: dict.fromkeys(_PARTS, 0.0))
     for edge, score in zip(shown.edges, scores, strict=True):
         writer, reader = int(graph.writer_of[edge]), int(graph.reader_of[edge])
-        if writer:
+        if writer >= graph.inputs:
             sums[writer]["out"] += score
         fed = graph.writers_fed_by(reader)
         for one in fed:  # the key or value of a group serves each of its heads
@@ -62,7 +62,7 @@ def draw_layers(axes: Axes, graph: EdgeGraph, shown: Shown, scores: list[float])
     sums = np.zeros((graph.layers + 1, graph.layers + 1))  # [reader, writer]
     for edge, score in zip(shown.edges, scores, strict=True):
         writer = int(graph.writer_of[edge])
-        column = 0 if writer == 0 else 1 + (writer - 1) // graph.writers_per_layer
+        column = 1 + graph.place_of(writer)[0]
         sums[graph.reader(int(graph.reader_of[edge])).layer, column] += score
     axes.imshow(np.ma.masked_equal(np.sqrt(sums), 0), origin="lower", cmap="YlGnBu", interpolation="nearest")
     step = max(1, graph.layers // 10)

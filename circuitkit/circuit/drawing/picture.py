@@ -72,7 +72,7 @@ def render_picture(circuit: Subject, kind: Literal["svg", "png"]) -> bytes:
 def _draw(circuit: Subject) -> Figure:
     graph, shown = circuit.graph, choose_shown(circuit)
     importance = _sum_strengths(circuit, shown)
-    used_layers = {(writer - 1) // graph.writers_per_layer for writer in importance if writer}
+    used_layers = {graph.place_of(writer)[0] for writer in importance}
     used_layers |= {graph.reader(int(graph.reader_of[edge])).layer for edge in shown.edges}
     layout = node_positions(graph, [1.0 if layer in used_layers else _EMPTY_ROW for layer in range(graph.layers)])
     routes = [route_edge(graph, layout, *_ends(graph, edge)) for edge in shown.edges]
@@ -116,14 +116,14 @@ def _ends(graph: EdgeGraph, edge: int) -> tuple[int, int]:
 
 
 def _sum_strengths(circuit: Subject, shown: Shown) -> dict[int, float]:
-    """Sum |score| over the shown edges of every writer that has any; relative, 1 for the largest but for `input`."""
+    """Sum |score| over the shown edges of every writer that has any; relative, 1 for the largest head or MLP."""
     graph, sums = circuit.graph, defaultdict[int, float](float)
     for edge, strength in zip(shown.edges, shown.strengths, strict=True):
         sums[int(graph.writer_of[edge])] += strength**2
         fed = graph.writers_fed_by(int(graph.reader_of[edge]))
         for writer in fed:  # the key or value of a group serves each of its heads
             sums[writer] += strength**2 / len(fed)
-    largest = max((value for writer, value in sums.items() if writer), default=0.0) or 1.0
+    largest = max((value for writer, value in sums.items() if writer >= graph.inputs), default=0.0) or 1.0
     return {writer: min(1.0, value / largest) ** 0.5 for writer, value in sums.items()}
 
 

@@ -102,6 +102,7 @@ def _graph(graph: EdgeGraph) -> dict[str, Any]:
     fed = [graph.writers_fed_by(index) for index in range(graph.n_readers)]
     return {
         "layers": graph.layers,
+        "inputs": graph.inputs,
         "heads": graph.heads,
         "parallel": graph.parallel,
         "mlps": graph.mlps,

@@ -53,7 +53,7 @@ def attribute_prompts(
         `[B, edges]`: objective after the removal minus before; positive if the edge helps.
     """
     graph = prepared.model.graph
-    scores = prepared.embedded.new_zeros(len(prepared.batch), len(graph))
+    scores = prepared.inputs.new_zeros(len(prepared.batch), len(graph))
     for group in prepared.policy.groups(graph):
         with prepared.policy.investigate(group):
             gradients = ReaderGradients(prepared, rule, interpolations, memory_budget)
@@ -93,7 +93,7 @@ def _edge_scores(
     prepared: PreparedBatch, gradients: ReaderGradients, interpolations: Sequence[Interpolation], own_writers: bool
 ) -> Tensor:
     graph = prepared.model.graph
-    scores = prepared.embedded.new_zeros(len(prepared.batch), len(graph))
+    scores = prepared.inputs.new_zeros(len(prepared.batch), len(graph))
     runs = sum(len(interpolation.alphas) for interpolation in interpolations)
     for interpolation in interpolations:
         writers = interpolation.writers if own_writers else slice(None)
@@ -109,7 +109,7 @@ def _edge_scores(
 
 
 def _writer_effects(prepared: PreparedBatch, gradients: ReaderGradients) -> Tensor:
-    effects = prepared.embedded.new_zeros(prepared.model.graph.n_writers, len(prepared.batch))
+    effects = prepared.inputs.new_zeros(prepared.model.graph.n_writers, len(prepared.batch))
 
     def contract(block: Block, found: Tensor) -> None:
         differences = gradients.ablated_minus_clean[: block.writers].flatten(2)  # [U, B, T * D]

@@ -58,12 +58,15 @@ class Interpolation:
 
 
 CLEAN_RUN = Interpolation(slice(0, 1), (1.0,))
-"""The clean run alone."""
+"""The clean run alone, of any graph."""
 
 
 def writer_groups(graph: EdgeGraph) -> list[slice]:
-    """List the groups of writers that are interpolated together: `input`; the heads of a layer; an MLP."""
-    groups = [slice(0, 1)]
+    """List the groups of writers that are interpolated together.
+
+    They are `input` (and `positions`, if that is a writer); the heads of a layer; an MLP.
+    """
+    groups = [slice(0, graph.inputs)]
     for layer in range(graph.layers):
         groups.append(graph.heads_of(layer))
         if graph.mlps:
@@ -119,12 +122,12 @@ class ReaderGradients:
         Raises:
             UsageError: the interpolated writers are not one of `writer_groups`.
         """
-        writers, clean = interpolation.writers, self._prepared.embedded[None]
-        if writers not in writer_groups(self._model.graph):
-            raise UsageError(f"The writers {writers} are not one of the groups.", "Choose from writer_groups(graph).")
+        writers, clean = interpolation.writers, self._prepared.inputs.sum(0, keepdim=True)
         if interpolation == CLEAN_RUN:
             self._backward({0: clean}, 0, callback)
             return
+        if writers not in writer_groups(self._model.graph):
+            raise UsageError(f"The writers {writers} are not one of the groups.", "Choose from writer_groups(graph).")
         if not self._complete:
             with torch.no_grad():
                 self._forward({0: clean}, callback)
@@ -156,14 +159,15 @@ class ReaderGradients:
         """Compute the objective, summed over runs and prompts. The first run completes the differences.
 
         Args:
-            given: the sum of a group's outputs, `[S, B, T, D]`, by the number of its first writer: of `input`, and of
-                the interpolated writers. Everything before these is the same in all runs, and computed once (S = 1).
+            given: the sum of a group's outputs, `[S, B, T, D]`, by the number of its first writer: of the writers
+                before the first layer, and of the interpolated ones. Everything before these is the same in all runs,
+                and computed once (S = 1).
             callback: called in the backward pass.
         """
         prepared, model, graph = self._prepared, self._model, self._model.graph
         on_output = None if self._complete else self._subtract
         if on_output is not None:
-            on_output(slice(0, 1), given[0].detach()[None])
+            on_output(slice(0, graph.inputs), prepared.inputs[:, None])
         stream = given[0] + model.constant(prepared.context)
         for layer in range(graph.layers):
             before = stream
@@ -233,7 +237,7 @@ def bytes_per_run(prepared: PreparedBatch, rule: BackwardRule = PLAIN) -> int:
     """
     model, gradients = prepared.model, ReaderGradients(prepared, rule)
     gradients._complete = True
-    stream = prepared.embedded[None].clone().requires_grad_()
+    stream = prepared.inputs[:1].clone().requires_grad_()
 
     def run_layer() -> Tensor:
         total = gradients._heads(0, stream, lambda *_: None, None)
@@ -242,7 +246,7 @@ def bytes_per_run(prepared: PreparedBatch, rule: BackwardRule = PLAIN) -> int:
     context = prepared.context
     known = [*model.model.parameters(), *model.model.buffers(), *context.attention_masks.values()]
     kept = kept_by_autograd(run_layer, iter([*known, *(context.rotary or ())]))
-    return model.graph.layers * kept + 2 * model.graph.readers_per_layer * prepared.embedded.nbytes
+    return model.graph.layers * kept + 2 * model.graph.readers_per_layer * prepared.inputs[0].nbytes
 
 
 def _call_back(callback: GradientCallback, block: Block, gradients: Tensor) -> None:

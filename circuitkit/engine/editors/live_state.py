@@ -54,7 +54,7 @@ class LiveState:
         self._ablated_streams = self._sum_ablated()
         with prepared.capturing():
             if bool(kept.all()):
-                outputs = capture(self.model, prepared.embedded, prepared.context)
+                outputs = capture(self.model, prepared.inputs, prepared.context)
                 self.differences = outputs.sub_(prepared.ablated)
             else:
                 self._run_circuit(kept)
@@ -63,8 +63,9 @@ class LiveState:
     def _run_circuit(self, kept: Tensor) -> None:
         """Compute the differences of live writers; those of others, which nothing reads, are 0."""
         prepared = self.prepared
-        self.differences = prepared.embedded.new_zeros(self.graph.n_writers, *prepared.embedded.shape)
-        self.differences[0] = prepared.embedded - prepared.ablated[0]
+        inputs = prepared.inputs
+        self.differences = inputs.new_zeros(self.graph.n_writers, *inputs.shape[1:])
+        self.differences[: len(inputs)] = inputs - prepared.ablated[: len(inputs)]
         self.look_downstream(kept)
         for block, ablated in zip(self.graph.blocks[:-1], self._ablated_streams, strict=False):
             if block.kind == "attention":
@@ -75,7 +76,7 @@ class LiveState:
     def _sum_ablated(self) -> list[Tensor]:
         """Compute the ablated model's stream before every block, in the order of `graph.blocks`."""
         model, graph, prepared = self.model, self.graph, self.prepared
-        stream = prepared.ablated[0] + model.constant(prepared.context)
+        stream = prepared.ablated[: graph.inputs].sum(0) + model.constant(prepared.context)
         streams = []
         for layer in range(graph.layers):
             streams.append(stream)

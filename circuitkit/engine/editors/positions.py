@@ -101,8 +101,7 @@ class Positions:
 
     def __init__(self, prepared: PreparedBatch) -> None:
         self.answers = Answers(prepared)
-        first_changed = prepared.ablation.first_changed_position(prepared.batch)
-        self.changed = FromFirstChange(prepared, min(first_changed, int(self.answers.columns.min())))
+        self.changed = FromFirstChange(prepared, min(prepared.first_changed_position, int(self.answers.columns.min())))
 
     @property
     def both(self) -> tuple[PositionSet, PositionSet]:

@@ -100,5 +100,5 @@ class ReplayEditor(Editor):
     def _hypotheses_at_once(self, prepared: PreparedBatch) -> int:
         after = self.graph.n_writers - self.graph.head(min(self._runs_layer, self.graph.layers - 1), 0)
         vectors = after + 4 * self.graph.readers_per_layer  # differences; a layer's inputs and the results from them
-        each = vectors * prepared.embedded.numel() * prepared.embedded.element_size()
+        each = vectors * prepared.inputs[0].nbytes
         return memory.how_many(each, self.memory_budget, "hypothesis of these prompts")

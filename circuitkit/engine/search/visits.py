@@ -44,11 +44,11 @@ def visits(graph: EdgeGraph, heads: list[list[int]], try_whole_reader: bool) -> 
 
 
 def writers_in_order(graph: EdgeGraph, reader: int, heads: list[list[int]]) -> list[int]:
-    """List the writers before a reader from the latest layer to `input`; in a layer the MLP, then the heads."""
+    """List the writers before a reader from the last layer to `input`; in a layer the MLP, then the heads."""
     prefix = graph.prefix(reader)
     writers: list[int] = []
     for layer in reversed(range(graph.layers)):
         if graph.mlps:
             writers.append(graph.mlp(layer))
         writers += [graph.head(layer, head) for head in heads[layer]]
-    return [writer for writer in writers if writer < prefix] + [0]
+    return [writer for writer in writers if writer < prefix] + list(reversed(range(graph.inputs)))

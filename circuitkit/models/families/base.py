@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.errors import UsageError
 from circuitkit.models.linear_layers import bias, is_made, matrix, named_weights
 from circuitkit.models.norm import Norm
@@ -44,6 +45,8 @@ class Family(ABC):
     """True if an MLP multiplies an activated gate with another projection of its input, and projects the product."""
     mlps: bool = True
     """True if the layers have MLPs."""
+    causal: bool = True
+    """True if a position sees no later one."""
     made: bool
     """True if some matrices are made whenever they are asked for: of quantized layers, or with adapters."""
 
@@ -88,6 +91,18 @@ class Family(ABC):
     def position_constant(self, positions: Tensor) -> Tensor | None:
         """Return the position embeddings, a constant of the stream, `[B, T, D]`; None: there are none."""
         return None
+
+    def check_positions(self, graph: EdgeGraph) -> None:
+        """Refuse a graph with position embeddings as a writer if there are none.
+
+        Raises:
+            UsageError: there are none.
+        """
+        if graph.inputs > 1 and type(self).position_constant is Family.position_constant:
+            raise UsageError(
+                f"positions='writer', but a {self.config.model_type} model has no position embeddings.",
+                "Leave it out: rotary positions are part of the heads.",
+            )
 
     def unembedding(self) -> tuple[Tensor, Tensor | None]:
         """Return the unembedding `[V, D]`, and its bias `[V]` if it has one."""

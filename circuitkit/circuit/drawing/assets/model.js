@@ -51,12 +51,13 @@ const circuitkitViewer = {};
     }
 
     writerKind(writer) {
-      if (writer === 0) return "input";
-      return this.graph.mlps && (writer - 1) % this.writersPerLayer === this.graph.heads ? "mlp" : "head";
+      const { inputs, heads } = this.graph;
+      if (writer < inputs) return writer === 0 ? "input" : "positions";
+      return (writer - inputs) % this.writersPerLayer === heads ? "mlp" : "head";
     }
 
     writerLayer(writer) {
-      return writer === 0 ? 0 : Math.floor((writer - 1) / this.writersPerLayer);
+      return Math.max(0, Math.floor((writer - this.graph.inputs) / this.writersPerLayer));
     }
 
     sameGraph(other) {
@@ -71,7 +72,7 @@ const circuitkitViewer = {};
       const logits = feeds.length - 1;
       const reached = new Uint8Array(this.graph.writers.name.length);
       const live = new Uint8Array(reached.length);
-      reached[0] = 1;
+      reached.fill(1, 0, this.graph.inputs);
       const order = this.byReader.filter((edge) => edge < size);
       for (const edge of order) {
         if (reached[this.writer[edge]]) {

@@ -269,13 +269,14 @@
     }
 
     describeNode(id) {
-      const { writers, readers } = this.first.graph;
+      const { writers, readers, inputs } = this.first.graph;
       const own = (item) => "w" + this.first.writer[item.edge] === id;
       const read = (item) => this.nodesOf(this.first.reader[item.edge]).includes(id);
       const out = this.items.filter(own);
       const into = this.items.filter(read);
       const name = id === "logits" ? id : (id[0] === "w" ? writers : readers).name[Number(id.slice(1))];
-      const layer = id === "logits" || id === "w0" ? "" : ", layer " +
+      const isInput = id[0] === "w" && Number(id.slice(1)) < inputs;
+      const layer = id === "logits" || isInput ? "" : ", layer " +
         (id[0] === "w" ? this.first.writerLayer(Number(id.slice(1))) : readers.layer[Number(id.slice(1))]);
       const strongest = (items, end) => items.slice(0, 4).map((item) => end(item.edge) + " " + figure(this.first.score[item.edge]));
       const say = (word, items, end) => " " + count(items.length) + " " + (items.length === 1 ? "edge " : "edges ") + word +
