@@ -92,7 +92,10 @@ def _add_options(parser: ArgumentParser) -> None:
         "--config", action="config", help="YAML file with the options below, such as a run's config.yaml"
     )
     parser.add_argument(
-        "--model", type=str, required=True, help="toy, a fetched model, a folder, or a Hugging Face name"
+        "--model",
+        type=str,
+        required=True,
+        help="a packaged or fetched model (`circuitkit list models`), a folder, or a Hugging Face name",
     )
     parser.add_argument(
         "--kv",

@@ -42,7 +42,8 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
         "--reference",
         type=str | None,
         default=None,
-        help="a circuit to compare with: a run folder, a circuit's folder, or EAP-IG's .json or .pt file",
+        help="a circuit to compare with: a known one (`circuitkit list references`), a run folder, a circuit's folder, "
+        "or EAP-IG's .json or .pt file",
     )
     parser.add_argument("--accelerator", type=str, default="auto", help="cpu, cuda, or auto (cuda if available)")
     add_memory_option(parser)
@@ -92,6 +93,7 @@ def _compare(folder: Path, given: str) -> list[str]:
     from circuitkit.report.figures import describe_agreement
     from circuitkit.run.result import Result
 
-    circuits = Result.load(folder).circuits
-    reference = load_reference(given, circuits[0].graph)
+    result = Result.load(folder)
+    circuits = result.circuits
+    reference = load_reference(given, circuits[0].graph, result.config["model"])
     return [describe_agreement(compute_agreement(one, reference), reference, one) for one in circuits]

@@ -15,9 +15,9 @@ from rich.table import Table
 from circuitkit.cli.arguments import make_console, parse, silence_libraries
 from circuitkit.config import registry
 from circuitkit.errors import UsageError
-from circuitkit.models.fetch import SOURCES, locate
+from circuitkit.models.fetch import PACKAGED, SOURCES, locate
 
-KINDS = ("strategies", "precision", "tasks", "models", "families", "objectives", "ablations")
+KINDS = ("strategies", "precision", "tasks", "models", "families", "objectives", "ablations", "references")
 _RENAMED = {"policies": "precision"}
 """Kinds renamed since version 0.1.0, old name to new. Old names work for one more release, with a warning."""
 
@@ -57,6 +57,8 @@ def make_table(kind: str) -> Table:
         raise registry.unknown_name("list of", kind, list(KINDS))
     if kind == "models":
         return _models_table()
+    if kind == "references":
+        return _references_table()
     result = Table("name", "description", box=box.SIMPLE)
     result.add_column("class", overflow="fold")
     for name in registry.names(kind):
@@ -105,7 +107,8 @@ def _abilities_table(name: str) -> Group:
 
 def _models_table() -> Table:
     result = Table("name", "description", box=box.SIMPLE)
-    result.add_row("toy", "comes with the package: a small GPT-2 trained on IOI-like prompts")
+    for name, (what, _) in PACKAGED.items():
+        result.add_row(escape(name), f"comes with the package: {escape(what)}")
     for name in SOURCES:
         try:
             state = f"fetched: {locate(name)}"
@@ -115,6 +118,16 @@ def _models_table() -> Table:
     result.add_row(
         "", "any folder, GGUF file or Hugging Face name of a model in a family of `circuitkit list families`"
     )
+    return result
+
+
+def _references_table() -> Table:
+    from circuitkit.evaluation.known_circuits import describe_known, list_known
+
+    result = Table("name", "description", box=box.SIMPLE)
+    for name in list_known():
+        result.add_row(escape(name), escape(describe_known(name)))
+    result.add_row("", "any run folder, circuit's folder, or EAP-IG file")
     return result
 
 

@@ -16,7 +16,8 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
         "--reference",
         type=str | None,
         default=None,
-        help="a circuit whose edges are known: a run folder, a circuit's folder, or EAP-IG's .json or .pt file",
+        help="a circuit whose edges are known: a name (`circuitkit list references`), a run folder, a circuit's "
+        "folder, or EAP-IG's .json or .pt file",
     )
     values = parse(parser, arguments)
     make_page(values["folder"], values["out"], values["reference"])

@@ -114,6 +114,25 @@ class KLDivergence(Objective):
         return _over_positions((reference.exp() * (reference - log_probabilities)).sum(-1), batch)
 
 
+class SquaredError(Objective):
+    """Squared difference of the logits from the full model's, summed over the vocabulary.
+
+    For programs whose output is a number, and as in ACDC's code for those compiled by tracr.
+    """
+
+    needs_answers = False
+    zero_at_full_model = True
+
+    def reference(self, full: Logits) -> Tensor:
+        """Return the full model's logits, `[B, A, V]`."""
+        return full.all()
+
+    def values(self, logits: Logits, batch: PromptBatch, reference: Tensor | None) -> Tensor:
+        """See the base class."""
+        assert reference is not None, "prepared batches carry the reference"
+        return _over_positions((logits.all() - reference).square().sum(-1), batch)
+
+
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
     """Average over the last dimension where `mask` is true; 0 if it is nowhere true."""
     return torch.where(mask, values, 0).sum(-1) / mask.sum(-1).clamp(min=1)

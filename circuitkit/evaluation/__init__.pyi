@@ -19,6 +19,8 @@ from .intervals import faithfulness_figures as faithfulness_figures
 from .intervals import mean_figures as mean_figures
 from .intervals import proportion_figure as proportion_figure
 from .intervals import proportion_figures as proportion_figures
+from .known_circuits import list_known as list_known
+from .known_circuits import load_known as load_known
 from .minimality import EdgeEffect as EdgeEffect
 from .reference import Agreement as Agreement
 from .reference import compute_agreement as compute_agreement

@@ -9,6 +9,7 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph, same_edges
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.agreement import compute_jaccard, compute_node_roc_auc, compute_roc_auc
+from circuitkit.evaluation.known_circuits import list_known, load_known
 
 _EAP_IG = (".json", ".pt")
 
@@ -36,22 +37,29 @@ class Agreement(NamedTuple):
     at_size: float
 
 
-def load_reference(path: str | Path, graph: EdgeGraph) -> Circuit:
+def load_reference(path: str | Path, graph: EdgeGraph, model: str | None = None) -> Circuit:
     """Read a reference circuit; its key and value edges are converted to the graph's `kv`.
 
     Args:
-        path: a run folder (of several circuits, the first), a folder of `Circuit.save`, or a file of EAP-IG's, `.json`
-            or `.pt`.
+        path: the name of a known circuit (`known_circuits`), a run folder (of several circuits, the first), a folder of
+            `Circuit.save`, or a file of EAP-IG's, `.json` or `.pt`.
         graph: of the circuits to compare with.
+        model: the name of their model, for a known circuit.
 
     Raises:
-        UsageError: there is no such file, it is of another graph, or it keeps no edge or every edge.
+        UsageError: there is no such file, it is of another graph or model, or it keeps no edge or every edge.
         CircuitKitError: it is damaged.
     """
+    if str(path) in list_known() and not Path(path).exists():
+        return load_known(str(path), graph, model)
     path = Path(path)
     if not path.is_dir() and not (path.exists() and path.suffix in _EAP_IG):
         problem = f"{str(path)!r} is no reference circuit." if path.exists() else f"There is no {str(path)!r}."
-        raise UsageError(problem, "Give a run folder, a folder of Circuit.save, or EAP-IG's .json or .pt file.")
+        raise UsageError(
+            problem,
+            "Give a run folder, a folder of Circuit.save, EAP-IG's .json or .pt file, or a known circuit: "
+            f"{', '.join(list_known())}.",
+        )
     if path.is_file():
         found = Circuit.from_eap_ig(path, graph)
     else:

@@ -147,7 +147,7 @@ class CircuitModel:
         """Load a causal language model, and check that the decomposed model computes the same logits.
 
         Args:
-            name: `"toy"`, a fetched model's name, a folder, a GGUF file, or a name on the Hugging Face hub.
+            name: of a packaged (`"toy"`) or fetched model, a folder, a GGUF file, or a name on the Hugging Face hub.
             kv: whether keys and values are read once per group or once per query head.
             positions: whether learned position embeddings are a constant of the stream or the writer `positions`.
             dtype: of the weights; a `torch.dtype` or its name.
@@ -199,7 +199,7 @@ class CircuitModel:
         if length is None:
             length = min(max((8, *(bound + 4 for bound in self._bounds()))), parity.LONGEST)
         length = min(length, self.family.max_positions() or length)
-        batch = parity.parity_batch(self.vocabulary, length).to(self.device)
+        batch = parity.parity_batch(self.family.embeddings(), length).to(self.device)
         quantized = any("quantized" in note for note in self.notes)
 
         def wrap(model: PreTrainedModel) -> parity.Decomposed:

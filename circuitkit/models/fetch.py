@@ -1,4 +1,4 @@
-"""Models by short name: `toy`, packaged with circuitkit, and models fetched once into a cache folder.
+"""Models by short name: those packaged with circuitkit, and models fetched once into a cache folder.
 
 Steps of `fetch`:
 
@@ -27,7 +27,15 @@ if TYPE_CHECKING:  # these take seconds to import, and most calls find the model
     from torch import Tensor
     from transformers import LlamaConfig
 
-TOY = Path(__file__).parent / "toy"
+_HERE = Path(__file__).parent
+PACKAGED = {
+    "toy": ("a small GPT-2 trained on IOI-like prompts", _HERE / "toy"),
+    "tracr-reverse": ("reverses 1 to 5 tokens; compiled by tracr", _HERE / "compiled" / "tracr-reverse"),
+    "tracr-frac-prevs": ("the fraction of x among the tokens so far; compiled by tracr",
+                         _HERE / "compiled" / "tracr-frac-prevs"),
+}  # fmt: skip
+"""By name, what the model is, and its folder."""
+TOY = PACKAGED["toy"][1]
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,8 @@ def locate(name: str) -> str:
     Raises:
         UsageError: the model has to be fetched first.
     """
-    if name == "toy":
-        return str(TOY)
+    if name in PACKAGED:
+        return str(PACKAGED[name][1])
     if name not in SOURCES:
         return name
     folder = cache_folder() / name

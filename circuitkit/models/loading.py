@@ -21,6 +21,7 @@ from circuitkit.models.brought import DTYPES, describe_dtypes, first_line, quiet
 from circuitkit.models.families.base import Family
 from circuitkit.models.fetch import locate
 from circuitkit.models.gguf_file import GGUFFile, describe_place, is_gguf
+from circuitkit.models.tracr import TracrConfig as TracrConfig  # registers the class with transformers
 
 _RECURRENT = ("mamba", "ssm_", "state_size", "time_step", "lru_", "linear_conv", "conv_L_cache", "rescale_every")
 """Settings that only recurrent models and their hybrids have."""
@@ -32,7 +33,7 @@ def load_pretrained(
     """Load a causal language model, and its tokenizer if it has one.
 
     Args:
-        name: `"toy"`, a fetched model's name, a folder, a GGUF file, or a name on the Hugging Face hub.
+        name: of a packaged (`"toy"`) or fetched model, a folder, a GGUF file, or a name on the Hugging Face hub.
         dtype: of the weights; a `torch.dtype` or its name.
 
     Raises:

@@ -72,6 +72,18 @@ class Norm:
         return gradient.mul_(scale)
 
 
+class Identity(Norm):
+    """No norm, in a model without any."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return `x`."""
+        return x
+
+    def vjp(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradients."""
+        return gradient
+
+
 class _Frozen(torch.autograd.Function):
     """A frozen norm: the value of the norm, and the gradient as if its scale were constant."""
 

@@ -31,7 +31,7 @@ def roc_chart(name: str, panel: Panel, runs: Sequence[Run], reference: str | Pat
     shown = pick_runs(runs)
     if not shown:
         return None
-    circuit = load_reference(reference, shown[0].result.circuit.graph)
+    circuit = load_reference(reference, shown[0].result.circuit.graph, shown[0].result.config.get("model"))
     found = {run.method: compute_agreement(run.result.circuit, circuit) for run in shown}
     areas = {method: one.roc_auc for method, one in found.items()}
     items = [item for run in shown for item in _items(run, *compute_roc_curve(run.result.circuit, circuit))]

@@ -13,3 +13,5 @@ from .induction import Induction as Induction
 from .ioi import IOI as IOI
 from .prompt_file import PromptFile as PromptFile
 from .subject_verb_agreement import SubjectVerbAgreement as SubjectVerbAgreement
+from .tracr import TracrFracPrevs as TracrFracPrevs
+from .tracr import TracrReverse as TracrReverse

@@ -124,6 +124,15 @@ def test_the_strategies_and_policies_of_the_package_are_among_those_tested():
     assert {"full", "pahq", "all_low"} <= set(policies())
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_it_scores_the_edges_out_of_positions_where_these_are_a_writer(name):
+    """In a model without norms, whose positions see later ones."""
+    model = tiny("tracr", dtype=torch.float32, positions="writer")
+    circuit = run(name, model, ablation="zero").circuit
+    assert bool(torch.isfinite(circuit.scores).all())
+    assert bool(circuit.scores[model.graph.writer_of == 1].any())
+
+
 @pytest.mark.parametrize(("name", "family", "policy"), in_turn(NAMES, policies()))
 def test_it_scores_every_edge_under_every_policy(name, family, policy):
     model = tiny(family, dtype=torch.float32)

@@ -10,10 +10,11 @@ from circuitkit import CircuitModel, discover
 from circuitkit.config import registry
 from circuitkit.errors import UsageError
 
+FOR_THEIR_OWN_MODEL = ("tracr_frac_prevs", "tracr_reverse")
 TASKS = {"repeated_names": outside("my_task").RepeatedNames} | {
     name: registry.load("tasks", name)
     for name in registry.names("tasks")
-    if name != "prompt_file"  # needs a file
+    if name not in ("prompt_file", *FOR_THEIR_OWN_MODEL)  # that one needs a file
 }
 OBJECTIVES = {"margin": outside("my_objective").Margin} | {
     name: registry.load("objectives", name) for name in registry.names("objectives")

@@ -24,8 +24,8 @@ from circuitkit.run.discoverer import discover
 every_ablation = pytest.mark.parametrize("ablation", ABLATIONS)
 
 
-def model_of(seed: int = 0) -> CircuitModel:
-    return tiny("gpt2", seed, positions="writer")
+def model_of(seed: int = 0, variant: str = "gpt2") -> CircuitModel:
+    return tiny(variant, seed, positions="writer")
 
 
 def edges_of(model: CircuitModel) -> torch.Tensor:
@@ -46,8 +46,9 @@ def test_a_model_without_learned_positions_has_none_to_write() -> None:
 
 
 @every_ablation
-def test_runs_equal_equation_1(ablation: type) -> None:
-    model = model_of()
+@pytest.mark.parametrize("variant", ["gpt2", "opt", "tracr"])
+def test_runs_equal_equation_1(variant: str, ablation: type) -> None:
+    model = model_of(variant=variant)
     for batch in (random_batch(positions=2), random_batch(1, lengths=(6, 6, 6))):
         prepared, edges = prepare(model, batch, ablation), len(model.graph)
         masked, run = MaskedRun(prepared), CircuitRun(prepared)
@@ -99,8 +100,9 @@ def test_the_incremental_editor_equals_replay(ablation: type, seed: int) -> None
     made = ablation()
     made.fit(model, [batch])
     prepared_batches = prepare_batches(model, batch.split(2), LogitDifference(), made)
+    kept = torch.rand(len(model.graph), generator=torch.Generator().manual_seed(seed)) < (1.0, 0.8)[seed]
     found = []
-    for editor in (ReplayEditor(prepared_batches), IncrementalEditor(prepared_batches)):
+    for editor in (ReplayEditor(prepared_batches, kept), IncrementalEditor(prepared_batches, kept)):
         search = GreedySearch(editor, 0.03, absolute=True)
         search.run()
         found.append(search)

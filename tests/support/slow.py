@@ -23,7 +23,7 @@ class SlowModel:
     def __init__(self, model, kv: str = "group") -> None:
         self.model, self.config, self.kv = model, model.config, kv
         self.kind = self.config.model_type
-        self.body = first(model, "transformer", "gpt_neox", "model")
+        self.body = model if self.kind == "tracr" else first(model, "transformer", "gpt_neox", "model")
         self.body = getattr(self.body, "decoder", self.body)
         self.layers = list(first(self.body, "h", "layers"))
         self.heads = self.config.num_attention_heads
@@ -50,10 +50,12 @@ class SlowModel:
         self.edges = [f"{w}->{r}" for r in self.readers for w in self.before[r]]
 
     def attention(self, layer: int):
-        return first(self.layers[layer], "attn", "attention", "self_attn")
+        return (
+            self.layers[layer] if self.kind == "tracr" else first(self.layers[layer], "attn", "attention", "self_attn")
+        )
 
     def out(self, layer: int):
-        return first(self.attention(layer), "c_proj", "dense", "o_proj", "out_proj")
+        return first(self.attention(layer), "c_proj", "dense", "o_proj", "out_proj", "o")
 
     def activation(self, layer: int):
         return first(getattr(self.layers[layer], "mlp", self.layers[layer]), "act", "act_fn", "activation_fn")
@@ -62,6 +64,8 @@ class SlowModel:
         block = self.layers[layer]
         if self.kind == "opt":
             return block.fc2(block.activation_fn(block.fc1(block.final_layer_norm(x))))
+        if self.kind == "tracr":
+            return block.mlp(x)
         return block.mlp(first(block, "ln_2", "post_attention_layernorm", "input_layernorm", "ln_1")(x))
 
     def kv_reader(self, layer: int, head: int, letter: str) -> str:
@@ -72,6 +76,8 @@ class SlowModel:
     def projected(self, layer: int, letter: str, head: int, x: Tensor) -> Tensor:
         """Query, key or value of one (query) head, `[B, T, E]`."""
         block, index = self.layers[layer], "qkv".index(letter)
+        if self.kind == "tracr":
+            return getattr(block, letter)(x).chunk(self.heads, -1)[head]
         x = first(block, "ln_1", "input_layernorm", "self_attn_layer_norm")(x)
         group = head if letter == "q" else head * self.groups // self.heads
         attention = self.attention(layer)
@@ -112,7 +118,8 @@ class SlowModel:
         gathered = torch.zeros_like(q)
         for b in range(q.shape[0]):
             for t in range(q.shape[1]):
-                seen = [s for s in range(t + 1) if s == t or (mask[b, s] and (window is None or t - s < window))]
+                visible = range(q.shape[1] if self.kind == "tracr" else t + 1)
+                seen = [s for s in visible if s == t or (mask[b, s] and (window is None or t - s < window))]
                 weights = torch.stack([q[b, t] @ k[b, s] * q.shape[-1] ** -0.5 for s in seen]).softmax(0)
                 gathered[b, t] = sum(weight * v[b, s] for weight, s in zip(weights, seen, strict=True))
         wide = torch.zeros(*q.shape[:2], self.heads * q.shape[-1], dtype=q.dtype)
@@ -124,6 +131,8 @@ class SlowModel:
         total: Tensor | float = self.body.wpe(positions) if self.kind == "gpt2" else 0.0
         if self.kind == "opt":
             total = self.body.embed_positions.weight[positions + 2]
+        if self.kind == "tracr":
+            total = self.body.positions(positions)
         for before in range(layer):
             bias = self.out(before).bias
             total = total + (0.0 if bias is None else bias)
@@ -175,8 +184,9 @@ class SlowModel:
             if (name := f"m{layer}") not in given:
                 outputs[name] = self.mlp(layer, read(name, after))
         final = read("logits", self.constants(len(self.layers), batch.positions))
-        norm = first(self.body, "ln_f", "final_layer_norm", "final_layernorm", "norm")
-        return self.model.get_output_embeddings()(norm(final)), outputs
+        if self.kind != "tracr":
+            final = first(self.body, "ln_f", "final_layer_norm", "final_layernorm", "norm")(final)
+        return self.model.get_output_embeddings()(final), outputs
 
 
 def slow_acdc(

@@ -29,6 +29,7 @@ from transformers import (
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.models.tracr import TracrConfig, TracrLMHeadModel
 
 VOCABULARY = 37
 
@@ -65,6 +66,18 @@ VARIANTS = {
         Qwen2Config(**LLAMA, use_sliding_window=True, sliding_window=3, max_window_layers=1)
     ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**LLAMA, head_dim=8)),
+    "tracr": lambda: TracrLMHeadModel(
+        TracrConfig(
+            vocab_size=VOCABULARY,
+            outputs=VOCABULARY,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            head_dim=6,
+            intermediate_size=20,
+            max_position_embeddings=64,
+        )
+    ),
 }
 """One maker a family, and the variants within it that take another path."""
 

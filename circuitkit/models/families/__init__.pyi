@@ -7,3 +7,4 @@ from .llama import Llama as Llama
 from .opt import OPT as OPT
 from .phi import Phi as Phi
 from .phi3 import Phi3 as Phi3
+from .tracr import Tracr as Tracr
