@@ -128,8 +128,9 @@ class Circuit:
 
         Nodes are writers and readers by name; an MLP is both. An edge of the circuit leads from a writer to a reader
         and has `score` and `score_source` (the name of a `ScoreSource`). In addition, each query, key or value reader
-        has an edge without a score to every head that it feeds. Nodes have `layer`, and `kind`: `input`, `positions`,
-        `head`, `q`, `k`, `v`, `mlp` or `logits`.
+        has an edge without a score to every head that it changes (`EdgeGraph.writers_changed_by`). Nodes have `layer`,
+        and `kind`: `input`, `positions`, `head`, `q`, `k`, `v`, `mlp` or
+        `logits`.
         """
         return to_networkx(self.graph, self.kept, self.scores, self.score_sources)
 
@@ -228,7 +229,7 @@ class Circuit:
     def prune(self) -> Self:
         """Drop the edges that are not on a path of kept edges from `input` (or `positions`) to `logits`.
 
-        A path reaches a head if it reaches its query, its key or its value, as in EAP-IG.
+        A path reaches a head if it reaches its query, its key or its value, as in EAP-IG, or those of a coupled head.
         """
         reached = self.graph.reached_writers(self.kept)
         live = self.graph.live_readers(self.graph.live_writers(self.kept))

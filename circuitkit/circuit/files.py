@@ -21,7 +21,7 @@ from circuitkit.storage.files import read_bytes, read_json, write_atomically
 
 VERSION = 1
 _KEYS = ("version", "graph", "selection", "tie", "sha256")
-_OPTIONAL = {"positions": "constant"}
+_OPTIONAL = {"positions": "constant", "coupled": False}
 """Fields of the graph that are left out if they have this value: earlier versions read such files."""
 _DTYPES = {
     "scores": (torch.float32, torch.float64, torch.float16, torch.bfloat16),

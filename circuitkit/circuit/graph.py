@@ -62,6 +62,8 @@ class EdgeGraph:
         positions: of a model with learned position embeddings: `"constant"` leaves them in the stream, where no edge
             carries them, as EAP-IG does; `"writer"` makes them the writer `positions` beside `input`, as ACDC's
             authors do.
+        coupled: a norm follows each layer's attention (Gemma 2 and 3, OLMo 2), so that a change in one head changes the
+            outputs of all heads of its layer. Such heads are live or dead together.
     """
 
     layers: int
@@ -71,10 +73,12 @@ class EdgeGraph:
     mlps: bool = True
     kv: Literal["group", "head"] = "group"
     positions: Literal["constant", "writer"] = "constant"
+    coupled: bool = False
 
     def __repr__(self) -> str:
         values = [(field.name, getattr(self, field.name)) for field in fields(self)]
-        said = [f"{name}={value!r}" for name, value in values if (name, value) != ("positions", "constant")]
+        usual = {"positions": "constant", "coupled": False}
+        said = [f"{name}={value!r}" for name, value in values if name not in usual or value != usual[name]]
         return f"{type(self).__name__}({', '.join(said)})"
 
     def __post_init__(self) -> None:
@@ -171,7 +175,10 @@ class EdgeGraph:
         return layer * self.readers_per_layer + offset[kind] + head
 
     def writers_fed_by(self, reader: int) -> range:
-        """Return the writers that a reader feeds: one head or MLP, all heads of a group, none for the logits."""
+        """Return the writers that a reader feeds: one head or MLP, all heads of a group, none for the logits.
+
+        Where heads are coupled, the others of the layer change too: see `writers_changed_by`.
+        """
         kind, layer, head = self.reader(reader)
         if kind == "logits":
             return range(0)
@@ -179,6 +186,13 @@ class EdgeGraph:
             return range(self.mlp(layer), self.mlp(layer) + 1)
         share = self.heads // self.kv_readers if kind in "kv" else 1
         return range(self.head(layer, head * share), self.head(layer, (head + 1) * share))
+
+    def writers_changed_by(self, reader: int) -> range:
+        """Return the writers whose outputs change with a reader's input: all heads of the layer if they are coupled."""
+        kind, layer, _ = self.reader(reader)
+        if self.coupled and kind in ("q", "k", "v"):
+            return range(self.head(layer, 0), self.head(layer, self.heads))
+        return self.writers_fed_by(reader)
 
     # Blocks and edges
 
@@ -351,16 +365,22 @@ class EdgeGraph:
             kept: bool `[edges]`.
 
         Returns:
-            bool `[W]`. A reader is live if one of the writers that it feeds is (see `live_readers`).
+            bool `[W]`. A reader is live if one of the writers that it changes is (see `live_readers`). Coupled heads
+            are live if one of them is.
         """
         live = torch.zeros(self.n_writers, dtype=torch.bool)
         for block in reversed(self.blocks):
+            self.couple(block, live)
             readers = self._readers_live(block, live)
             live[: block.writers] |= (self.matrix(kept, block) & readers[:, None]).any(0)
         return live
 
     def live_readers(self, live_writers: Tensor) -> Tensor:
-        """Find the readers that feed a live writer, bool `[R]`; the logits are always live."""
+        """Find the readers that change a live writer, bool `[R]`; the logits are always live.
+
+        Args:
+            live_writers: the result of the method of this name.
+        """
         return torch.cat([self._readers_live(block, live_writers) for block in self.blocks])
 
     def _readers_live(self, block: Block, writers: Tensor) -> Tensor:
@@ -375,7 +395,7 @@ class EdgeGraph:
     def reached_writers(self, kept: Tensor) -> Tensor:
         """Find the writers that have a path of kept edges from `input` or `positions`, bool `[W]`; these are reached.
 
-        A head is reached if its query, its key or its value is.
+        A head is reached if its query, its key or its value is, or if it is coupled with such a head.
         """
         reached = torch.zeros(self.n_writers, dtype=torch.bool)
         reached[: self.inputs] = True
@@ -387,7 +407,14 @@ class EdgeGraph:
                 q, k, v = readers.split([self.heads, self.kv_readers, self.kv_readers])
                 share = self.heads // self.kv_readers
                 reached[self.heads_of(block.layer)] = q | (k | v).repeat_interleave(share)
+                self.couple(block, reached)
         return reached
+
+    def couple(self, block: Block, writers: Tensor) -> None:
+        """Extend a property of writers, bool `[W, ...]`, from one coupled head of a block to all; in place."""
+        if self.coupled and block.kind == "attention":
+            heads = writers[self.heads_of(block.layer)]
+            heads |= heads.any(0)
 
 
 def same_edges(one: EdgeGraph, other: EdgeGraph) -> bool:

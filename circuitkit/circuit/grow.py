@@ -41,10 +41,10 @@ def grow(graph: EdgeGraph, level: Sequence[int], n: int) -> tuple[Tensor, bool]:
 
 
 def _readers_of(graph: EdgeGraph) -> list[set[int]]:
-    """List the readers that feed each writer, `[W]`."""
+    """List the readers that change each writer, `[W]`."""
     result: list[set[int]] = [set() for _ in range(graph.n_writers)]
     for reader in range(graph.n_readers):
-        for writer in graph.writers_fed_by(reader):
+        for writer in graph.writers_changed_by(reader):
             result[writer].add(reader)
     return result
 

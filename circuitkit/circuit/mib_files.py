@@ -30,7 +30,7 @@ SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MODELS = {
     "gpt2": (EdgeGraph(12, 12, 12), 768),
     "qwen2.5": (EdgeGraph(24, 14, 2), 896),
-    "gemma2": (EdgeGraph(26, 8, 4), 2304),
+    "gemma2": (EdgeGraph(26, 8, 4, coupled=True), 2304),
     "llama3": (EdgeGraph(32, 32, 8), 4096),
 }
 """MIB's models (GPT-2 small, Qwen2.5-0.5B, Gemma-2-2B, Llama-3.1-8B): graph and residual width D."""

@@ -35,5 +35,5 @@ def _add_reader(to: "nx.DiGraph[str]", graph: EdgeGraph, reader: int) -> str:
     kind, layer, _ = graph.reader(reader)
     to.add_node(name, kind=kind, layer=layer)
     if kind in ("q", "k", "v"):
-        to.add_edges_from((name, _add_writer(to, graph, writer)) for writer in graph.writers_fed_by(reader))
+        to.add_edges_from((name, _add_writer(to, graph, writer)) for writer in graph.writers_changed_by(reader))
     return name

@@ -14,18 +14,23 @@ class Logits:
         hidden: the final residual stream after the norm, at the A answer positions, `[..., B, A, D]`.
         weight: the unembedding, `[V, D]`.
         bias: `[V]` or None.
+        cap: soft-capping: every logit x is cap * tanh(x / cap). None: there is none.
     """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None = None
+    cap: float | None = None
 
     def all(self) -> Tensor:
         """Compute the logits of the whole vocabulary, `[..., B, A, V]`."""
-        return torch.nn.functional.linear(self.hidden, self.weight, self.bias)
+        return self._capped(torch.nn.functional.linear(self.hidden, self.weight, self.bias))
 
     def of(self, tokens: Tensor) -> Tensor:
         """Compute the logits `[..., B, A, n]` of the tokens `[B, A, n]` only; undefined where a token is -1."""
         rows = tokens.clamp(min=0)
         logits = (self.weight[rows] @ self.hidden.unsqueeze(-1)).squeeze(-1)
-        return logits if self.bias is None else logits + self.bias[rows]
+        return self._capped(logits if self.bias is None else logits + self.bias[rows])
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        return logits if self.cap is None else self.cap * (logits / self.cap).tanh()

@@ -71,7 +71,9 @@ class CircuitRun:
     def _compute_past(self, layer: int, stream: Tensor) -> dict[Kind, Tensor]:
         attention, numbers = self.model.attention(layer), self.rows.past
         x = attention.norm(self.rows.take(stream, numbers)[None])
-        past: dict[Kind, Tensor] = {kind: attention.read(kind, x, self.rows.rotary(numbers)) for kind in ("k", "v")}
+        past: dict[Kind, Tensor] = {
+            kind: attention.read(kind, x, self.rows.rotary(layer, numbers)) for kind in ("k", "v")
+        }
         self.count(sum(some.numel() for some in past.values()) * self.model.family.width)
         return past
 
@@ -143,9 +145,9 @@ class Rows:
         taken: Tensor = x.expand(*self.shape, -1)[self.place(numbers)]
         return taken
 
-    def rotary(self, numbers: Tensor) -> Rotary:
-        """Return cosines and sines of rows, `[n, *]`."""
-        rotary = self._prepared.context.rotary
+    def rotary(self, layer: int, numbers: Tensor) -> Rotary:
+        """Return a layer's cosines and sines of rows, `[n, *]`."""
+        rotary = self._prepared.model.rotary(layer, self._prepared.context)
         return None if rotary is None else (self.take(rotary[0], numbers), self.take(rotary[1], numbers))
 
     def queries(self, x: Tensor) -> Tensor:
@@ -316,7 +318,7 @@ class _Pass:
             if at is None:
                 z = z[:, rows.window]
             self._run.count(z.numel() * self._model.family.width)
-            parts.append((some, attention.project_out(z, some), at))
+            parts.append((some, attention.normalize(attention.project_out(z, some)), at))
         return parts
 
     def _read(
@@ -337,7 +339,7 @@ class _Pass:
         else:
             normed = attention.norm(self._inputs(self._run.streams[layer], distinct[:, self._writers], at))
             own = (_pick(normed, some) for some in which.split(counts))
-        rotary = self._rows.rotary(self._numbers(at))
+        rotary = self._rows.rotary(layer, self._numbers(at))
         found: dict[Kind, Tensor] = {}
         for (kind, numbers), x_of_kind in zip(wanted.items(), own, strict=True):
             found[kind] = attention.read(kind, x_of_kind, rotary, numbers)
@@ -353,6 +355,7 @@ class _Pass:
         attended = k | v  # by all queries that see a changed key or value, the later ones if attention is causal
         attended = attended.cumsum(-1) > 0 if self._rows.causal else attended.any(-1, keepdim=True)
         self._changed[graph.heads_of(layer)] = q | attended.repeat_interleave(graph.heads // graph.kv_readers, 0)
+        graph.couple(graph.attention(layer), self._changed)
 
     def _changed_by(self, kept: Tensor) -> Tensor:
         """Tell at which positions some kept writer of a reader is changed: from `[n, U]` to `[n, B, T]`."""

@@ -128,7 +128,7 @@ class Footprints:
         graph, family = self.model.graph, self.model.family
         captured = (1 + self.ablation.per_prompt) * graph.n_writers
         heads = (graph.heads + 2 * graph.kv_readers) * family.head_width / family.width
-        live = graph.layers * (graph.readers_per_layer + heads + 2)
+        live = graph.layers * (graph.readers_per_layer + heads + 2 + graph.coupled * graph.heads)
         kept = graph.layers * masked_run.kept_per_layer(self._one()) if gradients else 0
         return Need(
             held={
@@ -153,7 +153,8 @@ class Footprints:
     def _offsets(self) -> int:
         """Return how many vectors anchored quantization holds: offsets, and the stream before every block."""
         graph = self.model.graph
-        return graph.n_writers + len(graph.blocks) if self.policy.anchored else 0
+        mixtures = graph.coupled * graph.layers * graph.heads
+        return graph.n_writers + mixtures + len(graph.blocks) if self.policy.anchored else 0
 
     def _one(self) -> PreparedBatch:
         """Prepare one prompt to measure; nothing is captured for it."""

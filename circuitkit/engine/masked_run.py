@@ -119,12 +119,9 @@ def kept_per_layer(prepared: PreparedBatch) -> int:
     differences = _Differences(prepared.inputs, prepared.ablated, 1)
     removed = torch.zeros(1, len(graph), dtype=model.dtype, device=model.device).requires_grad_()
     stream = prepared.inputs[:1].clone().requires_grad_()
-    context = prepared.context
-    known = [*model.model.parameters(), *model.model.buffers(), *context.attention_masks.values(), removed]
+    known = [*model.model.parameters(), *model.model.buffers(), *prepared.context.tensors(), removed, differences._own]
     run = _Pass(prepared, differences, None)
-    return kept_by_autograd(
-        lambda: run.run_layer(last, stream, removed), iter([*known, *(context.rotary or ()), differences._own])
-    )
+    return kept_by_autograd(lambda: run.run_layer(last, stream, removed), iter(known))
 
 
 class _Pass:

@@ -91,7 +91,7 @@ class PreparedBatch:
             writers: heads of one layer, or one MLP.
 
         Returns:
-            `[n, B, T, D]`, 0 for writers in full precision; None: 0 for all of them.
+            `[n, B, T, D]`, 0 for writers in full precision (unless coupled with others); None: 0 for all of them.
         """
         low = self.policy.low_precision_writers() if self.policy.anchored else None
         if low is None or not low[writers].any():
@@ -100,7 +100,10 @@ class PreparedBatch:
         numbers = torch.arange(graph.n_writers, dtype=torch.int64)[writers]
         layer, place = graph.place_of(int(numbers[0]))
         mlp = place == graph.heads
-        errors = self._errors.of(layer, mlp)[numbers - (graph.mlp(layer) if mlp else graph.head(layer, 0))]
+        places = numbers - (graph.mlp(layer) if mlp else graph.head(layer, 0))
+        if graph.coupled and not mlp and not low[graph.heads_of(layer)].all():
+            return self._errors.of_mixture(layer, low[graph.heads_of(layer)])[places]
+        errors = self._errors.of(layer, mlp)[places]
         return errors if bool(low[writers].all()) else errors * low[writers].to(errors)[:, None, None, None]
 
     @cached_property

@@ -5,12 +5,18 @@ All code that computes attention uses these steps:
 1. `project`: queries, keys or values of some readers, from their normed inputs.
 2. `norm_and_rotate`: the norm per head and the rotary positions, for queries and keys.
 3. `attend_values`: z, the values weighted by the attention pattern.
-4. `project_out`: the heads' outputs, z W_O.
+4. `project_out`: z W_O of each head.
+5. `normalize`: the heads' outputs, which are z W_O itself unless a norm follows the attention.
 
 `read` is steps 1 and 2, `output` steps 3 and 4, and `run` all of them. Leading dimensions are free: `...` stands for
 hypotheses, integration steps, or nothing.
+
+*Coupled heads.* Where a norm with weight w follows the attention, head h writes w z_h W_O[h] / rms(sum over all heads
+of the layer of z W_O): its part of the normed sum. Then step 5 needs all heads. If the norms of queries and of keys are
+over the widths of all heads together (OLMo 2), so does step 2.
 """
 
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -31,13 +37,31 @@ class AttentionRun(NamedTuple):
 
     Attributes:
         q: queries `[h, ..., T, E]`; k: keys, v: values `[g, ..., T, E]`; queries and keys are rotated.
-        outputs: the heads' outputs, `[h, ..., T, D]`.
+        projected: z W_O of the heads, `[h, ..., T, D]`.
+        outputs: the heads' outputs, `[h, ..., T, D]`; the same tensor, unless a norm follows the attention.
     """
 
     q: Tensor
     k: Tensor
     v: Tensor
+    projected: Tensor
     outputs: Tensor
+
+
+class AttentionNorms(NamedTuple):
+    """The norms of a layer's attention.
+
+    Attributes:
+        before: of the readers' inputs.
+        heads: of queries and keys, or None.
+        together: whether `heads` are norms of all heads together, with weights `[H E]` and `[K E]`, and not `[E]`.
+        after: of the sum of the heads' outputs, or None.
+    """
+
+    before: Norm
+    heads: tuple[Norm, Norm] | None
+    together: bool
+    after: Norm | None
 
 
 class Attention:
@@ -46,10 +70,10 @@ class Attention:
     Args:
         graph: of the model.
         weights: the layer's attention weights, by head.
-        norm: the norm before the attention.
-        head_norms: of each head's query and key, if the family has them.
+        norms: before and after the attention, and of queries and keys.
         scale: factor of the products of queries and keys.
         interleaved: as in `rotate`.
+        cap: soft-capping of these products, or None.
         rule: the backward rule of the gradients.
     """
 
@@ -57,15 +81,15 @@ class Attention:
         self,
         graph: EdgeGraph,
         weights: AttentionByHead,
-        norm: Norm,
-        head_norms: tuple[Norm, Norm] | None,
+        norms: "AttentionNorms",
         scale: float,
         interleaved: bool,
+        cap: float | None,
         rule: BackwardRule,
     ) -> None:
-        self.norm = norm
+        self.norm, self.norm_after, self.heads_normed_together = norms.before, norms.after, norms.together
         self.weights = weights
-        self._graph, self._head_norms, self._scale, self._rule = graph, head_norms, scale, rule
+        self._graph, self._head_norms, self._scale, self._cap, self._rule = graph, norms.heads, scale, cap, rule
         self._interleaved = interleaved
 
     def run(self, x: Tensor, rotary: Rotary, mask: Tensor, heads: Tensor | None = None) -> AttentionRun:
@@ -87,9 +111,11 @@ class Attention:
         v = self.read("v", xv, rotary, readers)
         del normed, xq, xk, xv  # as large as all inputs: not to be held while the heads attend
         if heads is None or readers is None:
-            return AttentionRun(q, k, v, self.output(q, k, v, mask))
-        own = torch.searchsorted(readers, heads // (graph.heads // graph.kv_readers))  # each head's row of `k`
-        return AttentionRun(q, k, v, self.output(q, k[own], v[own], mask, heads))
+            projected = self.output(q, k, v, mask)
+        else:
+            own = torch.searchsorted(readers, heads // (graph.heads // graph.kv_readers))  # each head's row of `k`
+            projected = self.output(q, k[own], v[own], mask, heads)
+        return AttentionRun(q, k, v, projected, self.normalize(projected))
 
     def read(self, kind: Kind, normed: Tensor, rotary: Rotary, readers: Tensor | None = None) -> Tensor:
         """Compute queries, keys or values of some readers, ready for `output`.
@@ -106,7 +132,7 @@ class Attention:
         return self.norm_and_rotate(kind, self.project(kind, normed, readers), rotary)
 
     def output(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: Tensor | None = None) -> Tensor:
-        """Compute the outputs of some heads, `[h, ..., P, D]`; arguments as in `attend_values` and `project_out`."""
+        """Compute z W_O of some heads, `[h, ..., P, D]`; arguments as in `attend_values` and `project_out`."""
         return self.project_out(self.attend_values(q, k, v, mask), heads)
 
     def project(self, kind: Kind, normed: Tensor, readers: Tensor | None = None) -> Tensor:
@@ -130,14 +156,15 @@ class Attention:
 
         Args:
             kind: values pass unchanged.
-            projected: `[..., B, P, E]`.
+            projected: `[n, ..., B, P, E]`; of all heads if their norm is over all of them.
             rotary: at the same positions.
         """
         x = self._rule.projected(kind, projected)
         if kind == "v":
             return x
         if self._head_norms is not None:
-            x = self._head_norms[kind == "k"](x)
+            norm = self._head_norms[kind == "k"]
+            x = normalize_together(norm, x) if self.heads_normed_together else norm(x)
         return x if rotary is None else rotate(x, *rotary, self._interleaved)
 
     def attend_values(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -151,6 +178,8 @@ class Attention:
         share = q.shape[0] // k.shape[0]
         q = q.unflatten(0, (-1, share))  # [g, h / g, ..., P, E]
         scores = (q * self._scale) @ k.unsqueeze(1).mT
+        if self._cap is not None:
+            scores = self._cap * (scores / self._cap).tanh()
         z: Tensor = (self._rule.softmax(scores + mask) @ v.unsqueeze(1)).flatten(0, 1)
         return z
 
@@ -166,6 +195,33 @@ class Attention:
         some = o if heads is None or len(heads) == len(o) else o[heads]
         outputs: Tensor = torch.bmm(z.flatten(1, -2), some, out=out).unflatten(1, z.shape[1:-1])
         return outputs
+
+    def normalize(self, projected: Tensor, total: Tensor | None = None) -> Tensor:
+        """Compute the outputs of heads, if a norm follows the attention; otherwise return z W_O as it is.
+
+        Args:
+            projected: z W_O of all heads; or of some, if the total is given.
+            total: the sum of z W_O over all heads.
+        """
+        if self.norm_after is None:
+            return projected
+        assert total is not None or len(projected) == self._graph.heads, "coupled heads are computed together"
+        return self.norm_after.split(projected, total)
+
+
+def normalize_together(norm: Norm, x: Tensor) -> Tensor:
+    """Apply the norm of all heads' queries or keys together, `[n, ..., E]`.
+
+    Args:
+        norm: with weight `[g E]`.
+        x: of g heads; or of n, of which n / g each share the weight of one, and count as much.
+    """
+    share = len(x) * x.shape[-1] // len(norm.weight)
+    if share > 1:
+        norm = replace(norm, weight=norm.weight.unflatten(0, (-1, x.shape[-1])).repeat_interleave(share, 0).flatten())
+    assert len(norm.weight) == len(x) * x.shape[-1], "the norm needs all heads"
+    normed: Tensor = norm(x.movedim(0, -2).flatten(-2)).unflatten(-1, (len(x), -1)).movedim(-2, 0)
+    return normed
 
 
 def kv_readers_of(graph: EdgeGraph, heads: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Leading dimensions are free throughout: `...` stands for hypotheses, integration
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,7 +19,7 @@ from circuitkit.data.logits import Logits
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.models import parity
-from circuitkit.models.attention import Attention
+from circuitkit.models.attention import Attention, AttentionNorms, Rotary
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
 from circuitkit.models.brought import Fingerprint, check_vocabulary, check_weights, fingerprint, unwrap_model
 from circuitkit.models.context import Context, make_context
@@ -27,6 +27,7 @@ from circuitkit.models.families.base import Family
 from circuitkit.models.linear_layers import describe
 from circuitkit.models.loading import find_family, load_pretrained
 from circuitkit.models.module_copy import copy_mlp, modules_with_hooks
+from circuitkit.models.norm import Norm
 from circuitkit.models.weights import ModuleWeights, Weights
 from circuitkit.torch_state import usual_torch_state
 
@@ -74,7 +75,7 @@ class CircuitModel:
         self.check_weights()
         family: Family = find_family(self.model.config)(self.model)
         sizes = (family.layers, family.heads, family.kv_heads, family.parallel, family.mlps)
-        graph = EdgeGraph(*sizes, kv=self._kv, positions=self._positions)
+        graph = EdgeGraph(*sizes, kv=self._kv, positions=self._positions, coupled=family.coupled)
         family.check_positions(graph)
         if self._checked is not None and graph != self.graph:
             raise UsageError(
@@ -121,10 +122,9 @@ class CircuitModel:
         layers = range(family.layers if family.mlps else 0)
         self._mlps = [copy_mlp(family.mlp_module(layer), rule, family.mlp_activation) for layer in layers]
         layers = range(family.layers)
-        self._attention_norms = [norm(family.attention_norm(layer)) for layer in layers]
+        self._attention_norms = [_attention_norms(family, layer, norm) for layer in layers]
         self._mlp_norms = [norm(family.mlp_norm(layer)) for layer in layers] if family.mlps else []
-        of_heads = [family.head_norms(layer) for layer in layers]
-        self._head_norms = [norms and (norm(norms[0]), norm(norms[1])) for norms in of_heads]
+        self._mlp_norms_after = [(after := family.mlp_norm_after(layer)) and norm(after) for layer in layers]
         self._final_norm = norm(family.final_norm())
 
     def under(self, rule: BackwardRule) -> Self:
@@ -309,15 +309,19 @@ class CircuitModel:
             self.graph,
             self.weights.attention(layer),
             self._attention_norms[layer],
-            self._head_norms[layer],
             self.family.scale(layer),
             self.family.interleaved,
+            self.family.attention_cap(layer),
             self._rule,
         )
 
     def attention_mask(self, layer: int, context: Context) -> Tensor:
         """Return a layer's additive attention mask, `[B, T, T]`."""
         return context.attention_masks[self.family.window(layer)]
+
+    def rotary(self, layer: int, context: Context) -> Rotary:
+        """Return a layer's cosines and sines, `[B, T, *]`, or None."""
+        return context.rotary[self.family.rotary_kind(layer)]
 
     def heads(self, layer: int, x: Tensor, context: Context) -> Tensor:
         """Compute the outputs of a layer's heads.
@@ -331,7 +335,7 @@ class CircuitModel:
         Returns:
             `[H, ..., T, D]`.
         """
-        return self.attention(layer).run(x, context.rotary, self.attention_mask(layer, context)).outputs
+        return self.attention(layer).run(x, self.rotary(layer, context), self.attention_mask(layer, context)).outputs
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """Compute an MLP's output from its input, both `[..., D]`."""
@@ -342,7 +346,9 @@ class CircuitModel:
     def _mlp(self, layer: int, x: Tensor) -> Tensor:
         weights = dict(self.weights.mlp(layer))
         output: Tensor = functional_call(self._mlps[layer], weights, (self._mlp_norms[layer](x),))
-        return self._rule.gated_mlp(output) if self.family.gated else output
+        output = self._rule.gated_mlp(output) if self.family.gated else output
+        after = self._mlp_norms_after[layer]
+        return output if after is None else after(output)
 
     def checkpoint_mlp(self, layer: int, x: Tensor) -> Tensor:
         """Compute an MLP's output; under autograd, compute it again in the backward pass.
@@ -359,7 +365,7 @@ class CircuitModel:
 
     def logits(self, x: Tensor) -> Logits:
         """Compute logits from the stream at the answer positions, `[..., B, A, D]`."""
-        return Logits(self._final_norm(x), *self.family.unembedding())
+        return Logits(self._final_norm(x), *self.family.unembedding(), self.family.logit_cap())
 
     # The plain run
 
@@ -398,3 +404,10 @@ class CircuitModel:
         """Compute the full model's logits on the clean prompts at the answer positions, `[B, A, V]`."""
         batch = batch.to(self.device)
         return self.logits(self.final_stream(batch)).all()
+
+
+def _attention_norms(family: Family, layer: int, norm: Callable[[Norm], Norm]) -> AttentionNorms:
+    heads, after = family.head_norms(layer), family.attention_norm_after(layer)
+    together = heads is not None and len(heads[0].weight) > family.head_width
+    of_heads = heads and (norm(heads[0]), norm(heads[1]))
+    return AttentionNorms(norm(family.attention_norm(layer)), of_heads, together, after and norm(after))

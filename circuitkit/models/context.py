@@ -1,5 +1,6 @@
 """The inputs of attention and MLPs for a batch, other than the stream."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,17 +15,25 @@ from circuitkit.models.families.base import Family
 class Context:
     """The inputs of attention and MLPs for a batch, other than the stream.
 
+    `CircuitModel.attention_mask` and `CircuitModel.rotary` return those of a layer.
+
     Attributes:
         positions: `[B, T]`.
         attention_masks: for each window (None: unlimited) an additive mask `[B, T, T]`, 0 where a query may attend to a
             key. A padded position attends to itself only, so that its values are finite and affect no
             other position.
-        rotary: cosines and sines `[B, T, *]`, or None.
+        rotary: for each kind (`Family.rotary_kind`) cosines and sines `[B, T, *]`, or None.
     """
 
     positions: Tensor
     attention_masks: dict[int | None, Tensor]
-    rotary: Rotary
+    rotary: dict[str | None, Rotary]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield masks, cosines and sines."""
+        yield from self.attention_masks.values()
+        for rotary in self.rotary.values():
+            yield from rotary or ()
 
 
 def make_context(family: Family, batch: PromptBatch, dtype: torch.dtype) -> Context:
@@ -46,4 +55,5 @@ def make_context(family: Family, batch: PromptBatch, dtype: torch.dtype) -> Cont
         mask = torch.zeros(seen.shape, dtype=dtype, device=device)
         masks[window] = mask.masked_fill_(~seen, torch.finfo(dtype).min)
     like = torch.empty(0, dtype=dtype, device=device)
-    return Context(batch.positions, masks, family.rotary(batch.positions, like))
+    kinds = {family.rotary_kind(layer) for layer in layers}
+    return Context(batch.positions, masks, {kind: family.rotary_of_kind(kind, batch.positions, like) for kind in kinds})

@@ -45,6 +45,23 @@ class Norm:
         normed = x * (length.square() / x.shape[-1] + self.eps).rsqrt()
         return normed * self.weight if normed.requires_grad else normed.mul_(self.weight)
 
+    def split(self, parts: Tensor, total: Tensor | None = None) -> Tensor:
+        """Scale each of several vectors as this norm scales their sum; not for centered norms.
+
+        Args:
+            parts: `[n, ..., D]`.
+            total: the sum `[..., D]` of these and of others; by default, there are no others.
+
+        Returns:
+            `[n, ..., D]`; of all parts, their sum is the norm of the total.
+        """
+        total = parts.sum(0) if total is None else total
+        total = total.to(torch.promote_types(self.weight.dtype, torch.float32))
+        if self.frozen:
+            total = total.detach()
+        scale = (total.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return (parts.to(scale.dtype) * (scale * self.weight)).to(parts.dtype)
+
     def vjp(self, x: Tensor, gradient: Tensor) -> Tensor:
         """Compute gradients at the input from several gradients at the output.
 

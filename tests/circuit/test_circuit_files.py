@@ -132,6 +132,7 @@ GOOD = {"layers": 2, "heads": 3, "kv_heads": 3, "parallel": False, "mlps": True,
         ({"graph": GOOD | {"kv": "none"}}, "'none'"),
         ({"graph": GOOD | {"layers": 3}}, "75 edges"),
         ({"graph": GOOD | {"parallel": 0}}, "'parallel' 0"),
+        ({"graph": GOOD | {"coupled": 1}}, "'coupled' 1"),
     ],
 )
 def test_a_malformed_description_is_refused(change: dict[str, Any], quoted: str, tmp_path: Path) -> None:

@@ -101,7 +101,9 @@ def all_growths(circuit: Circuit, n: int, absolute: bool) -> set[frozenset[int]]
             edge
             for edge in range(len(graph))
             if edge not in chosen
-            and ((reader := int(graph.reader_of[edge])) == graph.logits or nodes & set(graph.writers_fed_by(reader)))
+            and (
+                (reader := int(graph.reader_of[edge])) == graph.logits or nodes & set(graph.writers_changed_by(reader))
+            )
         ]
         best = min(by[edge] for edge in open_edges)
         pending += [chosen | {edge} for edge in open_edges if by[edge] == best]

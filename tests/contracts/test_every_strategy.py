@@ -76,7 +76,7 @@ RESUMES = {
     "ugs",
 }
 """The strategies that continue an interrupted run from its saved state; the others start again."""
-FAMILIES = ("gpt2", "gpt_neox", "gptj", "llama_biased", "opt", "phi3", "qwen3")
+FAMILIES = ("gemma2", "gpt2", "gpt_neox", "gptj", "llama_biased", "olmo2", "opt", "phi3", "qwen3")
 
 
 NAMES = [*registry.names("strategies"), "late_layers", "acdc, from edge pruning", *OPTIONS]

@@ -70,6 +70,28 @@ def test_several_hypotheses_and_the_bias_of_the_unembedding(objective, batch):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
+def test_soft_capped_logits_are_those_of_the_answers_too(objective, batch):
+    """Values and gradients are those of logits that are capped before they are given."""
+    torch.manual_seed(1)
+    hidden, other = torch.randn(2, 2, 1, 5, dtype=torch.float64).requires_grad_()
+    weight, bias = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+
+    def capped(hidden):
+        return logits_of(1.5 * torch.tanh((hidden @ weight.T + bias) / 1.5))
+
+    logits = Logits(hidden, weight, bias, cap=1.5)
+    assert torch.allclose(logits.all(), capped(hidden).all(), atol=1e-12)
+    reference = objective().reference(Logits(other.detach(), weight, bias, cap=1.5))
+    values = objective().values(logits, batch, reference)
+    expected = objective().values(capped(hidden), batch, objective().reference(capped(other.detach())))
+    assert torch.allclose(values, expected, atol=1e-12)
+    slope, wanted = (torch.autograd.grad(x.sum(), hidden, retain_graph=True)[0] for x in (values, expected))
+    assert torch.allclose(slope, wanted, atol=1e-12)
+    uncapped = objective().values(Logits(hidden, weight, bias), batch, reference)
+    assert not torch.allclose(values, uncapped, atol=1e-2)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_value_of_a_prompt_is_the_mean_over_its_answer_positions(objective):
     batch = PromptBatch.from_ids(
         [[1, 2, 3]] * 2,

@@ -33,6 +33,8 @@ def setting(variant, kv="group", layers=2):
         ("llama", "group", 0.1, True),
         ("llama", "head", 0.02, False),
         ("gpt_neox", "group", 0.1, True),
+        ("gemma2", "group", 0.02, True),
+        ("olmo2", "head", 0.02, False),
     ],
 )
 def test_the_search_equals_plain_loops(variant, kv, threshold, absolute, whole, part):

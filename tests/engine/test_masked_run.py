@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.prepared import ABLATIONS, prepare, slow_final
 from support.slow import SlowModel
-from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
+from support.tiny import VARIANTS, answer_logits_alone, random_batch, tiny, tiny_hf
 
 from circuitkit.data.objectives import AnswerLogProbability
 from circuitkit.engine.ablation import Resample, Zero
@@ -26,9 +26,8 @@ def test_all_edges_give_the_clean_logits_and_none_the_ablated(variant, ablation,
     prepared = prepare(model, batch, ablation)
     edges = len(model.graph)
     full, empty = model.logits(MaskedRun(prepared).final(torch.stack([torch.ones(edges), torch.zeros(edges)]))).all()
-    with torch.no_grad():
-        theirs = model.model(batch.clean, attention_mask=batch.mask.long(), position_ids=batch.positions).logits
-    assert torch.allclose(full, model.at_answers(theirs, batch), atol=1e-5)  # transformers' norms are in float32
+    theirs = answer_logits_alone(model.model, batch)
+    assert torch.allclose(full, theirs, atol=1e-5)  # transformers' norms are in float32
     if ablation is Resample:
         swapped = dataclasses.replace(batch, clean=batch.corrupted)
         assert torch.allclose(empty, model.answer_logits(swapped), atol=1e-10)

@@ -204,7 +204,7 @@ def test_a_search_under_a_policy_resumes_bit_equal(tmp_path):
         assert resumed.rechecks.counts() == whole.rechecks.counts()
 
 
-@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "qwen3"])
+@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox", "qwen3", "gemma2", "olmo2"])
 @pytest.mark.parametrize("anchored", [True, False])
 def test_attribution_is_the_gradient_of_the_masked_run_under_a_policy(variant, anchored):
     model, policy = tiny(variant), Rounded(anchored)

@@ -65,6 +65,7 @@ def test_each_stage_at_least_doubles_the_prompts(prompts, first, expected):
         {},
         {"variant": "gpt2", "absolute": False, "try_whole_reader": True},
         {"variant": "gpt_neox", "objective": KLDivergence, "threshold": 0.01, "order": "normal"},
+        {"variant": "gemma2", "threshold": 0.01, "try_whole_reader": True},
     ],
 )
 def test_with_many_standard_errors_it_is_the_search_on_all_prompts(kind, options):

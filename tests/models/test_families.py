@@ -2,12 +2,18 @@
 
 import pytest
 import torch
-from support.tiny import GPTJ, HALF_ROTARY, LLAMA, OPT, random_batch, with_large_weights
+from support.tiny import GEMMA2, GPTJ, HALF_ROTARY, LLAMA, OPT, random_batch, with_large_weights
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
     GPTJConfig,
     GPTJForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     Phi3Config,
@@ -33,10 +39,31 @@ LONGROPE = {
     }
 }  # fmt: skip
 
+SCALED = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e2},
+    "full_attention": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+}
+
 CONFIGURATIONS = [
     of(GemmaForCausalLM, GemmaConfig, LLAMA),
     of(GemmaForCausalLM, GemmaConfig, LLAMA, head_dim=6, attention_bias=True),
     of(GemmaForCausalLM, GemmaConfig, LLAMA, num_key_value_heads=1, hidden_act="silu"),
+    of(Gemma2ForCausalLM, Gemma2Config, GEMMA2),
+    of(Gemma2ForCausalLM, Gemma2Config, GEMMA2, attn_logit_softcapping=None, sliding_window=8, num_key_value_heads=4),
+    of(Gemma2ForCausalLM, Gemma2Config, GEMMA2, final_logit_softcapping=None, layer_types=2 * ["full_attention"]),
+    of(Gemma3ForCausalLM, Gemma3TextConfig, GEMMA2),  # both layers have windows
+    of(Gemma3ForCausalLM, Gemma3TextConfig, GEMMA2, sliding_window_pattern=2, num_key_value_heads=1),
+    of(
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        GEMMA2,
+        sliding_window_pattern=2,
+        rope_parameters=SCALED,
+        max_position_embeddings=9,
+    ),
+    of(Olmo2ForCausalLM, Olmo2Config, LLAMA),
+    of(Olmo2ForCausalLM, Olmo2Config, LLAMA, num_key_value_heads=4),
+    of(Olmo2ForCausalLM, Olmo2Config, LLAMA, num_key_value_heads=1),
     of(GPTJForCausalLM, GPTJConfig, GPTJ, rotary_dim=2),
     of(GPTJForCausalLM, GPTJConfig, GPTJ, rotary_dim=4, n_inner=20),
     of(OPTForCausalLM, OPTConfig, OPT),
@@ -79,3 +106,19 @@ def test_an_opt_that_cannot_be_represented_is_one_line(change, message):
     with pytest.raises(UsageError, match=f"This model has {message}.*Choose a model without it") as caught:
         CircuitModel.from_model(OPTForCausalLM(OPTConfig(**OPT, **change)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Gemma2ForCausalLM(Gemma2Config(**GEMMA2, attention_bias=True)), "an output bias of the attention"),
+        (lambda: Olmo2ForCausalLM(Olmo2Config(**LLAMA, attention_bias=True)), "an output bias of the attention"),
+        (
+            lambda: Gemma3ForCausalLM(Gemma3TextConfig(**GEMMA2, use_bidirectional_attention=True)),
+            "attention to later tokens",
+        ),
+    ],
+)
+def test_norms_after_the_attention_of_what_is_no_sum_of_heads_are_refused(make, message):
+    with pytest.raises(UsageError, match=f"This model has {message}.*Choose a model without it"):
+        CircuitModel.from_model(make())

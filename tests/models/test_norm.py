@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 
-from circuitkit.models.norm import Norm
+from circuitkit.models.norm import Identity, Norm
 
 
 @pytest.mark.parametrize("centered", [True, False])
@@ -48,3 +48,36 @@ def test_a_wider_weight_makes_the_norm_compute_in_its_dtype():
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, module(x))
     assert not torch.equal(Norm(weight.bfloat16(), None, module.eps, False)(x), module(x))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_parts_are_scaled_as_their_sum(frozen):
+    torch.manual_seed(0)
+    norm = Norm(torch.randn(6, dtype=torch.float64), None, 1e-3, False, frozen)
+    parts = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
+    split = norm.split(parts)
+    assert torch.allclose(split.sum(0), norm(parts.sum(0)), atol=1e-12)
+    alone = split / parts
+    assert torch.allclose(alone, alone[:1].expand_as(alone), atol=1e-12)
+    gradient = torch.randn(4, 6, dtype=torch.float64)
+    (found,) = torch.autograd.grad(split.sum(0), parts, gradient)
+    (expected,) = torch.autograd.grad(norm(parts.sum(0)), parts, gradient)
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_parts_in_half_precision_are_scaled_in_single():
+    torch.manual_seed(0)
+    weight, parts = torch.randn(6, dtype=torch.bfloat16), torch.randn(3, 4, 6, dtype=torch.bfloat16)
+    found = Norm(weight, None, 1e-3, False).split(parts)
+    wide = Norm(weight.double(), None, 1e-3, False).split(parts.double())
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.double(), wide, rtol=0.02)
+
+
+def test_no_norm_is_the_identity():
+    x = torch.randn(3, 4, 6, dtype=torch.float64)
+    norm = Identity(x[0, 0], None, 0.0, False)
+    gradient = torch.randn(5, 3, 4, 6, dtype=torch.float64)
+    for one in (norm, replace(norm, frozen=True)):
+        assert one(x) is x
+        assert one.vjp(x, gradient) is gradient

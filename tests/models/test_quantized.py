@@ -130,9 +130,11 @@ def test_a_policy_on_a_quantized_model_is_one_line(policy, tmp_path):
 
 TARGETS = {
     "llama": ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj", "lm_head"],
+    "gemma2": ["q_proj", "o_proj", "down_proj"],
     "gpt2": ["c_attn", "c_proj", "c_fc"],
     "gpt_neox": ["query_key_value", "dense", "dense_h_to_4h"],
     "gptj": ["q_proj", "out_proj", "fc_in"],
+    "olmo2": ["q_proj", "k_proj", "o_proj"],
     "opt": ["q_proj", "out_proj", "fc1", "fc2"],
     "phi3": ["qkv_proj", "gate_up_proj", "down_proj"],
 }

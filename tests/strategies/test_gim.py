@@ -54,7 +54,11 @@ def test_no_value_changes_and_the_model_keeps_its_own_gradients(variant):
 
 
 @pytest.mark.parametrize(
-    "variant", ["gemma", "gpt2", "gpt_neox", "gpt_neox_serial", "llama", "llama_biased", "opt", "phi", "phi3", "qwen3"]
+    "variant",
+    [
+        *("gemma", "gemma3_text", "gpt2", "gpt_neox", "gpt_neox_serial", "llama", "llama_biased", "olmo2", "opt"),
+        *("phi", "phi3", "qwen3"),
+    ],
 )
 def test_gradients_are_those_of_the_authors_package(variant, monkeypatch):
     """`gim-explain` patches modules and functions of torch: LayerNorm, RMSNorm, softmax, attention.

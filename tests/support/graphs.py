@@ -45,6 +45,7 @@ def graphs(draw: st.DrawFn, largest: int = 3) -> EdgeGraph:
         parallel=draw(st.booleans()),
         mlps=draw(st.booleans()),
         kv=draw(st.sampled_from(["group", "head"])),
+        coupled=draw(st.booleans()),
     )
 
 
@@ -79,15 +80,22 @@ def members(circuit: Circuit) -> set[int]:
 
 
 def writers_fed(graph: EdgeGraph, reader: str) -> set[str]:
-    """List the writers that a reader feeds, from its name."""
+    """List the writers that a reader feeds, from its name, and those coupled with these."""
+    if graph.coupled and (match := re.fullmatch(r"(a\d+)\..*", reader)):
+        return {f"{match[1]}.h{head}" for head in range(graph.heads)}
     if match := re.fullmatch(r"(a\d+)\.kv(\d+)<[kv]>", reader):
         share = graph.heads // graph.kv_heads
         return {f"{match[1]}.h{int(match[2]) * share + offset}" for offset in range(share)}
     return set() if reader == "logits" else {reader.split("<")[0]}
 
 
+def coupled_with(graph: EdgeGraph, writer: str) -> set[str]:
+    """List a writer and those whose outputs change with its output."""
+    return writers_fed(graph, f"{writer}<q>") if graph.coupled and "." in writer else {writer}
+
+
 def paths(graph: EdgeGraph, kept: torch.Tensor) -> nx.DiGraph:
-    """Join writers to readers by the kept edges, and every reader to the writers that it feeds."""
+    """Join writers to readers by the kept edges, and every reader to the writers that it changes."""
     result = nx.DiGraph()
     result.add_nodes_from(("writer", name) for name in graph.writer_names)
     for name in graph.reader_names:

@@ -43,9 +43,11 @@ def gradients_at_outputs(hf, batch):
         return hook
 
     for layer, block in enumerate(slow.layers):
-        slow.attention(layer).register_forward_hook(keep(f"a{layer}"))
-        last = block.fc2 if slow.kind == "opt" else block.mlp
-        last.register_forward_hook(keep(f"m{layer}"))
+        norms = hasattr(block, "post_feedforward_layernorm")  # after attention and MLP
+        attention = block.post_attention_layernorm if norms else slow.attention(layer)
+        mlp = block.post_feedforward_layernorm if norms else block.fc2 if slow.kind == "opt" else block.mlp
+        attention.register_forward_hook(keep(f"a{layer}"))
+        mlp.register_forward_hook(keep(f"m{layer}"))
     embedded = hf.get_input_embeddings()(batch.clean).detach().requires_grad_()
     last = hf(inputs_embeds=embedded, use_cache=False).logits[:, -1]
     rows = torch.arange(len(batch))

@@ -17,6 +17,10 @@ def first(owner, *names: str):
     return next(getattr(owner, name) for name in names if hasattr(owner, name))
 
 
+COUPLED = ("gemma2", "gemma3_text", "olmo2")
+"""Families with a norm after the attention."""
+
+
 class SlowModel:
     """Heads and MLPs of a transformers model, one at a time."""
 
@@ -66,6 +70,9 @@ class SlowModel:
             return block.fc2(block.activation_fn(block.fc1(block.final_layer_norm(x))))
         if self.kind == "tracr":
             return block.mlp(x)
+        if self.kind in COUPLED:
+            before = getattr(block, "pre_feedforward_layernorm", lambda x: x)  # OLMo 2 has none
+            return block.post_feedforward_layernorm(block.mlp(before(x)))
         return block.mlp(first(block, "ln_2", "post_attention_layernorm", "input_layernorm", "ln_1")(x))
 
     def kv_reader(self, layer: int, head: int, letter: str) -> str:
@@ -78,7 +85,8 @@ class SlowModel:
         block, index = self.layers[layer], "qkv".index(letter)
         if self.kind == "tracr":
             return getattr(block, letter)(x).chunk(self.heads, -1)[head]
-        x = first(block, "ln_1", "input_layernorm", "self_attn_layer_norm")(x)
+        if self.kind != "olmo2":
+            x = first(block, "ln_1", "input_layernorm", "self_attn_layer_norm")(x)
         group = head if letter == "q" else head * self.groups // self.heads
         attention = self.attention(layer)
         if self.kind == "gpt2":
@@ -91,26 +99,47 @@ class SlowModel:
         out = getattr(attention, f"{letter}_proj")(x)
         out = out.chunk(self.heads if letter == "q" else self.groups, -1)[group]
         for norm in ("norm", "layernorm"):
-            if letter in "qk" and hasattr(attention, f"{letter}_{norm}"):
+            if letter in "qk" and hasattr(attention, f"{letter}_{norm}") and self.kind != "olmo2":
                 out = getattr(attention, f"{letter}_{norm}")(out)
         return out
 
-    def rotated(self, x: Tensor, positions: Tensor) -> Tensor:
+    def normed_together(self, layer: int, letter: str, head: int, inputs: dict[str, Tensor]) -> Tensor:
+        """OLMo 2's query or key of one head: scaled by the mean square over all readers of the layer."""
+        readers = [
+            f"a{layer}.h{h}<q>" if letter == "q" else self.kv_reader(layer, h, letter) for h in range(self.heads)
+        ]
+        found = {r: self.projected(layer, letter, h, inputs[r]) for h, r in enumerate(readers)}
+        own = found[readers[head]]
+        width = own.shape[-1]
+        mean = sum(x.square().sum(-1, keepdim=True) for x in found.values()) / (width * len(found))
+        norm = getattr(self.attention(layer), f"{letter}_norm")
+        group = head if letter == "q" else head * self.groups // self.heads
+        return own * norm.weight[group * width : (group + 1) * width] / (mean + norm.variance_epsilon).sqrt()
+
+    def rotated(self, layer: int, x: Tensor, positions: Tensor) -> Tensor:
         if self.kind == "gptj":
             sin, cos = self.layers[0].attn.embed_positions[positions].chunk(2, -1)
             width = 2 * cos.shape[-1]
             return torch.cat([turn_pairs(x[..., None, :width], sin, cos)[..., 0, :], x[..., width:]], -1)
         if not hasattr(self.body, "rotary_emb"):
             return x
-        cos, sin = self.body.rotary_emb(x, position_ids=positions)
+        kind = {"layer_type": self.config.layer_types[layer]} if self.kind == "gemma3_text" else {}
+        cos, sin = self.body.rotary_emb(x, position_ids=positions, **kind)
         turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
         return torch.cat([turned * cos + rotate_half(turned) * sin, rest], -1)
 
     def head(self, layer: int, head: int, inputs: dict[str, Tensor], mask: Tensor, positions: Tensor) -> Tensor:
-        q = self.projected(layer, "q", head, inputs[f"a{layer}.h{head}<q>"])
-        k = self.projected(layer, "k", head, inputs[self.kv_reader(layer, head, "k")])
+        """Output of one head before a norm that follows the attention, `[B, T, D]`."""
         v = self.projected(layer, "v", head, inputs[self.kv_reader(layer, head, "v")])
-        q, k = self.rotated(q, positions), self.rotated(k, positions)
+        if self.kind == "olmo2":
+            q, k = (self.normed_together(layer, letter, head, inputs) for letter in "qk")
+        else:
+            q = self.projected(layer, "q", head, inputs[f"a{layer}.h{head}<q>"])
+            k = self.projected(layer, "k", head, inputs[self.kv_reader(layer, head, "k")])
+        q, k = self.rotated(layer, q, positions), self.rotated(layer, k, positions)
+        scale, cap = getattr(self.attention(layer), "scaling", q.shape[-1] ** -0.5), None
+        if self.kind == "gemma2":
+            cap = self.config.attn_logit_softcapping
         window = getattr(self.config, "sliding_window", None)
         kinds = getattr(self.config, "layer_types", None)
         if kinds is not None and kinds[layer] != "sliding_attention":
@@ -120,11 +149,21 @@ class SlowModel:
             for t in range(q.shape[1]):
                 visible = range(q.shape[1] if self.kind == "tracr" else t + 1)
                 seen = [s for s in visible if s == t or (mask[b, s] and (window is None or t - s < window))]
-                weights = torch.stack([q[b, t] @ k[b, s] * q.shape[-1] ** -0.5 for s in seen]).softmax(0)
+                scores = torch.stack([q[b, t] @ k[b, s] * scale for s in seen])
+                weights = (scores if cap is None else cap * (scores / cap).tanh()).softmax(0)
                 gathered[b, t] = sum(weight * v[b, s] for weight, s in zip(weights, seen, strict=True))
         wide = torch.zeros(*q.shape[:2], self.heads * q.shape[-1], dtype=q.dtype)
         wide[..., head * q.shape[-1] : (head + 1) * q.shape[-1]] = gathered
         return self.out(layer)(wide) - self.out(layer)(torch.zeros_like(wide))
+
+    def normed_after(self, layer: int, outputs: list[Tensor]) -> list[Tensor]:
+        """The heads' parts of the norm that follows the attention, if there is one."""
+        if self.kind not in COUPLED:
+            return outputs
+        norm, total = self.layers[layer].post_attention_layernorm, sum(outputs)
+        weight = norm.weight if self.kind == "olmo2" else 1 + norm.weight
+        scale = (total.square().mean(-1, keepdim=True) + first(norm, "eps", "variance_epsilon")).rsqrt()
+        return [output * scale * weight for output in outputs]
 
     def constants(self, layer: int, positions: Tensor) -> Tensor | float:
         """What every reader up to this layer's attention has in its input besides the writers."""
@@ -178,15 +217,18 @@ class SlowModel:
             here = self.constants(layer, batch.positions)
             after = here if self.parallel else self.constants(layer + 1, batch.positions)
             inputs = {r: read(r, here) for r in self.readers if r.startswith(f"a{layer}.")}
-            for head in range(self.heads):
+            raw = [self.head(layer, head, inputs, batch.mask, batch.positions) for head in range(self.heads)]
+            for head, output in enumerate(self.normed_after(layer, raw)):
                 if (name := f"a{layer}.h{head}") not in given:
-                    outputs[name] = self.head(layer, head, inputs, batch.mask, batch.positions)
+                    outputs[name] = output
             if (name := f"m{layer}") not in given:
                 outputs[name] = self.mlp(layer, read(name, after))
         final = read("logits", self.constants(len(self.layers), batch.positions))
         if self.kind != "tracr":
             final = first(self.body, "ln_f", "final_layer_norm", "final_layernorm", "norm")(final)
-        return self.model.get_output_embeddings()(final), outputs
+        logits = self.model.get_output_embeddings()(final)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * (logits / cap).tanh(), outputs
 
 
 def slow_acdc(
@@ -223,6 +265,8 @@ def slow_acdc(
             return [reader]
         layer, letter = reader[1:].split(".")[0], reader[-2]
         heads = range(slow.heads)
+        if slow.kind in COUPLED:
+            return [f"a{layer}.h{h}" for h in heads]
         return [
             f"a{layer}.h{h}"
             for h in heads

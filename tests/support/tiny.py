@@ -2,6 +2,10 @@
 
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
     GPT2Config,
@@ -14,6 +18,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     Phi3Config,
@@ -42,6 +48,14 @@ LLAMA = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
+GEMMA2 = {
+    **LLAMA,
+    "head_dim": 6,
+    "query_pre_attn_scalar": 5,
+    "sliding_window": 3,
+    "attn_logit_softcapping": 0.7,
+    "final_logit_softcapping": 2.0,
+}
 HALF_ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
 _NEOX = {**LLAMA, **HALF_ROTARY}
 del _NEOX["num_key_value_heads"]
@@ -55,6 +69,14 @@ VARIANTS = {
         GPTNeoXConfig(**_NEOX, use_parallel_residual=False, attention_bias=False)
     ),
     "gemma": lambda: GemmaForCausalLM(GemmaConfig(**LLAMA, head_dim=6)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**GEMMA2)),
+    "gemma2_untied": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**GEMMA2 | {"tie_word_embeddings": False, "attn_logit_softcapping": None})
+    ),
+    "gemma3_text": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**GEMMA2 | {"layer_types": ["sliding_attention", "full_attention"]})
+    ),
+    "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**LLAMA)),
     "gptj": lambda: GPTJForCausalLM(GPTJConfig(**GPTJ, rotary_dim=2)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
     "llama_biased": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True, head_dim=6)),
@@ -128,3 +150,12 @@ def random_batch(
     for rows in (where, right, wrong):
         del rows[0][:missing]
     return PromptBatch.from_ids(clean, corrupted, right, wrong, answer_positions=where)
+
+
+@torch.no_grad()
+def answer_logits_alone(hf: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
+    """A transformers model's logits `[B, A, V]`, each prompt run without padding, which makes some models' NaN."""
+    found = []
+    for ids, real, where in zip(batch.clean, batch.mask, batch.read_positions, strict=True):
+        found.append(hf(ids[real][None]).logits[0, where - int((~real).sum())])
+    return torch.stack(found)

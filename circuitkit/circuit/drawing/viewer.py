@@ -99,7 +99,10 @@ def _pack(values: "np.ndarray[Any, Any]", kind: _Kind) -> dict[str, str]:
 def _graph(graph: EdgeGraph) -> dict[str, Any]:
     layout = node_positions(graph)
     readers = [graph.reader(index) for index in range(graph.n_readers)]
-    fed = [graph.writers_fed_by(index) for index in range(graph.n_readers)]
+    fed, changed = (
+        [[writers.start, writers.stop] for writers in map(find, range(graph.n_readers))]
+        for find in (graph.writers_fed_by, graph.writers_changed_by)
+    )
     return {
         "layers": graph.layers,
         "inputs": graph.inputs,
@@ -121,7 +124,8 @@ def _graph(graph: EdgeGraph) -> dict[str, Any]:
             "y": [round(point.y, 3) for point in layout.readers],
             "kind": [reader.kind for reader in readers],
             "layer": [reader.layer for reader in readers],
-            "feeds": [[writers.start, writers.stop] for writers in fed],
+            "feeds": fed,
+            **({"changes": changed} if graph.coupled else {}),
         },
     }
 

@@ -191,9 +191,9 @@ class ReaderGradients:
         model, graph, context = self._model, self._model.graph, self._prepared.context
         get: GetAttention = partial(model.attention, layer)
         q, k, v = _apply(_Project, stream, get, graph.kv_readers, partial(_call_back, callback, graph.attention(layer)))
-        attention = get()
-        q, k = attention.norm_and_rotate("q", q, context.rotary), attention.norm_and_rotate("k", k, context.rotary)
-        v = attention.norm_and_rotate("v", v, context.rotary)
+        attention, rotary = get(), model.rotary(layer, context)
+        q, k = attention.norm_and_rotate("q", q, rotary), attention.norm_and_rotate("k", k, rotary)
+        v = attention.norm_and_rotate("v", v, rotary)
         z = attention.attend_values(q, k, v, model.attention_mask(layer, context))
         if on_output is None:
             total = _apply(_ProjectOut, z, get, None, None)
@@ -201,6 +201,8 @@ class ReaderGradients:
             if self._scratch is None:  # one for all layers: the allocator leaves no holes between what autograd keeps
                 self._scratch = z.new_empty(graph.heads, z[0, ..., 0].numel(), stream.shape[-1])
             total = _apply(_ProjectOut, z, get, partial(on_output, graph.heads_of(layer)), self._scratch)
+        if attention.norm_after is not None:
+            total = attention.norm_after(total)
         return self._add_offset(graph.heads_of(layer), total)
 
     def _mlp(self, layer: int, read: Tensor, callback: GradientCallback, on_output: OutputCallback | None) -> Tensor:
@@ -243,9 +245,8 @@ def bytes_per_run(prepared: PreparedBatch, rule: BackwardRule = PLAIN) -> int:
         total = gradients._heads(0, stream, lambda *_: None, None)
         return total + gradients._mlp(0, stream, lambda *_: None, None) if model.graph.mlps else total
 
-    context = prepared.context
-    known = [*model.model.parameters(), *model.model.buffers(), *context.attention_masks.values()]
-    kept = kept_by_autograd(run_layer, iter([*known, *(context.rotary or ())]))
+    known = [*model.model.parameters(), *model.model.buffers(), *prepared.context.tensors()]
+    kept = kept_by_autograd(run_layer, iter(known))
     return model.graph.layers * kept + 2 * model.graph.readers_per_layer * prepared.inputs[0].nbytes
 
 
@@ -311,7 +312,10 @@ class _Project(torch.autograd.Function):
 
 
 class _ProjectOut(torch.autograd.Function):
-    """The sum of `Attention.project_out` over heads; each head's own output goes to a callback, if there is one."""
+    """The sum of `Attention.project_out` over heads; each head's own output goes to a callback, if there is one.
+
+    The norm after the attention, if there is one, is in the callback's outputs, and not yet in the sum.
+    """
 
     @staticmethod
     def forward(
@@ -321,7 +325,7 @@ class _ProjectOut(torch.autograd.Function):
         if on_output is None:
             return z.movedim(0, -2).flatten(-2) @ attention.weights.o.flatten(0, 1)
         outputs = attention.project_out(z, out=scratch)  # [H, S, B, T, D]
-        on_output(outputs)
+        on_output(attention.normalize(outputs))
         return outputs.sum(0)
 
     @staticmethod

@@ -159,7 +159,7 @@ class Cone:
         def read(kind: Kind, readers: PlannedReaders, target: Tensor) -> Tensor:
             x = self._inputs(readers, deltas)
             record(NewValue(layer.inputs, readers.rows, x, readers.at))
-            new = attention.read(kind, attention.norm(x), readers.at.rotary, readers.index)
+            new = attention.read(kind, attention.norm(x), readers.at.rotary(step.layer), readers.index)
             record(NewValue(target, readers.index, new, readers.at))
             return new
 
@@ -169,7 +169,15 @@ class Cone:
         for part in step.parts:
             queries = None if part.queries is None else read("q", part.queries, layer.q)
             q, k, v = self._queries_keys_values(step, part, queries, keys, values)
-            outputs.append(attention.output(q, k, v, part.at.attention_mask(step.layer), part.heads))
+            new = attention.output(q, k, v, part.at.attention_mask(step.layer), part.heads)
+            if part.projected_before is None or layer.projected is None:
+                outputs.append(new)
+                continue
+            before = part.projected_before.unsqueeze(1)
+            total = before.sum(0) + (new - before[part.heads]).sum(0)
+            some = part.writers - self.graph.head(step.layer, 0)
+            outputs.append(attention.normalize(_replace(before[some], some, new, part.heads), total))
+            record(NewValue(layer.projected, part.heads, new, part.at))
         for part, output in zip(step.parts, outputs, strict=True):
             self._add(part.writers, output, part.outputs_before, part.at, deltas, record)
 

@@ -9,6 +9,10 @@ an affected writer's output under a hypothesis; the first delta is the change of
 Steps are in the order of the forward pass. The affected part of a layer's attention is one step: its keys and values at
 all positions, then its heads in up to two parts, those needed at all positions and those needed only at the answers. An
 affected MLP is a step. The logits come last.
+
+If heads are coupled and one of them is affected, the outputs of all change: all that anything reads have deltas, at the
+same positions. Only z W_O of the affected ones is computed. If the norms of queries and keys are over all heads, one
+affected query affects all queries, and one key all keys.
 """
 
 from collections.abc import Iterator
@@ -48,17 +52,20 @@ class PlannedHeads:
     """Affected heads of a layer that are needed at one set of positions.
 
     Attributes:
-        heads: their numbers within the layer; writers: their numbers among the writers.
+        heads: their numbers within the layer.
         queries: those of the heads whose queries are affected.
-        outputs_before: their outputs in the current circuit, without the offset of anchored quantization,
+        writers: the numbers of the writers whose outputs change: these heads, or all coupled ones with a kept edge.
+        outputs_before: the writers' outputs in the current circuit, without the offset of anchored quantization,
             `[n, B, P, D]`.
+        projected_before: z W_O of all heads of the layer in the current circuit, `[H, B, P, D]`, if they are coupled.
         at: the positions.
     """
 
     heads: Tensor
-    writers: Tensor
     queries: PlannedReaders | None
+    writers: Tensor
     outputs_before: Tensor
+    projected_before: Tensor | None
     at: PositionSet
 
 
@@ -114,6 +121,9 @@ class ConePlan:
         # The affected writers of each set of positions, in the order of their deltas
         self._writers: dict[PositionSet, list[int]] = {self._changed: [], self._answers: []}
         self._affected = torch.zeros(self._graph.n_writers, dtype=torch.bool)
+        self._read = torch.zeros_like(self._affected)  # which writers have a kept edge
+        if self._graph.coupled:
+            self._read[self._graph.writer_of[kept]] = True
         self.steps: list[AttentionStep | MLPStep] = []
         self.logits: KeptEdges
         first = self._graph.blocks.index(block)
@@ -163,6 +173,8 @@ class ConePlan:
         live = state.live[graph.heads_of(layer)]
         q, k, v = affected.split([graph.heads, graph.kv_readers, graph.kv_readers])
         share = graph.heads // graph.kv_readers
+        if graph.coupled and self._model.attention(layer).heads_normed_together:
+            q, k = q | q.any(), k | k.any()
         heads = (q | (k | v).repeat_interleave(share)) & live
         if not heads.any():
             return
@@ -183,9 +195,18 @@ class ConePlan:
         for at, some in ((self._changed, heads & everywhere), (self._answers, heads & ~everywhere)):
             if some.any():
                 index = some.nonzero()[:, 0]
-                writers = index + graph.head(layer, 0)
-                queries = plan(q & some, 0, at)
-                parts.append(PlannedHeads(index, writers, queries, self._outputs_before(writers, at), at))
+                changed = self._read[graph.heads_of(layer)].nonzero()[:, 0] if graph.coupled else index
+                writers, projected = changed + graph.head(layer, 0), state.layers[layer].projected
+                parts.append(
+                    PlannedHeads(
+                        index,
+                        plan(q & some, 0, at),
+                        writers,
+                        self._outputs_before(writers, at),
+                        None if projected is None else at.take(projected),
+                        at,
+                    )
+                )
         for part in parts:
             self._add_deltas(part.writers, part.at)
         self.steps.append(AttentionStep(layer, keys, values, parts))
@@ -228,6 +249,7 @@ class ConePlan:
                 keyed = [readers for readers in (step.keys, step.values) if readers is not None]
                 vectors = sum(3 * len(readers.index) * wide for readers in keyed)
                 vectors += sum(6 * len(part.heads) * part.at.count for part in step.parts)
+                vectors += self._graph.coupled * sum((2 + 2 * len(part.writers)) * part.at.count for part in step.parts)
                 largest = max(largest, vectors)
         vocabulary = self._model.family.unembedding()[0].shape[0]
         numbers = (deltas + largest) * self._model.family.width + 3 * narrow * vocabulary
@@ -243,6 +265,8 @@ class ConePlan:
             else:
                 copies += [readers.live_inputs for readers in step.readers]
                 copies += [part.outputs_before for part in step.parts]
+                at_answers = [part.projected_before for part in step.parts if part.at is self._answers]
+                copies += [projected for projected in at_answers if projected is not None]  # otherwise a view
         return sum(copy.nbytes for copy in copies)
 
     def _cost(self) -> float:

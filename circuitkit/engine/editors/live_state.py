@@ -19,6 +19,7 @@ class LayerState:
     Attributes:
         inputs: of the attention's readers, `[R, B, T, D]`.
         q: rotated queries `[H, B, T, E]`; k: rotated keys, v: values, one per reader `[K, B, T, E]`.
+        projected: z W_O of coupled heads, before the norm that follows, `[H, B, T, D]`; None if they are not coupled.
         mlp_input: `[B, T, D]`.
     """
 
@@ -26,6 +27,7 @@ class LayerState:
     q: Tensor
     k: Tensor
     v: Tensor
+    projected: Tensor | None
     mlp_input: Tensor
 
 
@@ -140,9 +142,12 @@ class LiveState:
         rows = torch.cat([heads, graph.heads + groups, graph.heads + graph.kv_readers + groups])
         inputs = self._inputs(block, matrix[rows], ablated)
         context = self.prepared.context
-        run = model.attention(layer).run(inputs, context.rotary, model.attention_mask(layer, context), heads)
+        mask = model.attention_mask(layer, context)
+        run = model.attention(layer).run(inputs, model.rotary(layer, context), mask, heads)
         state.inputs[rows] = inputs
         state.q[heads], state.k[groups], state.v[groups] = run.q, run.k, run.v
+        if state.projected is not None:
+            state.projected.copy_(run.projected)
         self._store_outputs((heads + graph.head(layer, 0)).tolist(), run.outputs)
 
     def _empty_layer(self, block: Block) -> LayerState:
@@ -153,6 +158,7 @@ class LiveState:
             q=make(graph.heads, *shape, family.head_width),
             k=make(graph.kv_readers, *shape, family.head_width),
             v=make(graph.kv_readers, *shape, family.head_width),
+            projected=make(graph.heads, *shape, family.width) if graph.coupled else None,
             mlp_input=make(*shape, family.width),
         )
 
@@ -178,6 +184,6 @@ class LiveState:
         for layer in self.layers:
             heads = self.live[graph.heads_of(layer)].nonzero()[:, 0]
             rows = len(heads) + 2 * len(kv_readers_of(graph, heads))
-            vectors += 1 + rows * (1 + family.head_width / family.width)
+            vectors += 1 + rows * (1 + family.head_width / family.width) + graph.coupled * len(heads)
         own = round(vectors * self.differences[0].nbytes)
         return own + sum(stream.untyped_storage().nbytes() for stream in self._ablated_streams)

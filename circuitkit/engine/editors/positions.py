@@ -15,11 +15,16 @@ class PositionSet(ABC):
 
     Attributes:
         count: P.
-        rotary: cosines and sines at the positions, `[B, P, *]`, or None.
     """
 
     count: int
-    rotary: Rotary
+
+    def __init__(self, prepared: PreparedBatch) -> None:
+        self._model, self._context = prepared.model, prepared.context
+        self._rotary = {
+            kind: None if rotary is None else (self.take(rotary[0]), self.take(rotary[1]))
+            for kind, rotary in self._context.rotary.items()
+        }
 
     @abstractmethod
     def take(self, x: Tensor) -> Tensor:
@@ -28,6 +33,10 @@ class PositionSet(ABC):
     @abstractmethod
     def put(self, target: Tensor, index: Tensor, x: Tensor) -> None:
         """Write `x` `[n, B, P, *]` into `target[index]` `[n, B, T, *]` at the positions."""
+
+    def rotary(self, layer: int) -> Rotary:
+        """Return a layer's cosines and sines at the positions, `[B, P, *]`, or None."""
+        return self._rotary[self._model.family.rotary_kind(layer)]
 
     @abstractmethod
     def attention_mask(self, layer: int) -> Tensor:
@@ -40,9 +49,7 @@ class FromFirstChange(PositionSet):
     def __init__(self, prepared: PreparedBatch, start: int) -> None:
         self.start = start
         self.count = prepared.batch.length - start
-        self._model, self._context = prepared.model, prepared.context
-        rotary = prepared.context.rotary
-        self.rotary = None if rotary is None else (rotary[0][:, start:], rotary[1][:, start:])
+        super().__init__(prepared)
 
     def take(self, x: Tensor) -> Tensor:
         """See the base class."""
@@ -65,14 +72,8 @@ class Answers(PositionSet):
         self.columns = batch.read_positions  # [B, A]
         self.rows = torch.arange(len(batch), dtype=torch.int64, device=batch.clean.device)[:, None]
         self.count = self.columns.shape[1]
-        model, context = prepared.model, prepared.context
-        rotary = context.rotary
-        self.rotary = None if rotary is None else (self._pick(rotary[0]), self._pick(rotary[1]))
-        self._window = model.family.window
-        self._masks = {window: self._pick(mask) for window, mask in context.attention_masks.items()}
-
-    def _pick(self, x: Tensor) -> Tensor:
-        return x[self.rows, self.columns]
+        super().__init__(prepared)
+        self._masks = {window: self.take(mask) for window, mask in self._context.attention_masks.items()}
 
     def take(self, x: Tensor) -> Tensor:
         """See the base class."""
@@ -84,7 +85,7 @@ class Answers(PositionSet):
 
     def attention_mask(self, layer: int) -> Tensor:
         """See the base class."""
-        return self._masks[self._window(layer)]
+        return self._masks[self._model.family.window(layer)]
 
 
 class Positions:
@@ -122,10 +123,12 @@ def needed_everywhere(graph: EdgeGraph, kept: Tensor, live: Tensor) -> Tensor:
         live: its live writers, bool `[W]`.
 
     Returns:
-        bool `[W]`. The other live writers are needed only at the answer positions.
+        bool `[W]`. The other live writers are needed only at the answer positions. Coupled heads are needed at the
+        positions of all of them.
     """
     needed = torch.zeros_like(live)
     for block in reversed(graph.blocks[:-1]):
+        graph.couple(block, needed)
         if block.kind == "mlp":
             readers = needed[graph.mlp(block.layer)][None]
         else:

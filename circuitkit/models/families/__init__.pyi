@@ -1,9 +1,12 @@
 from .base import Family as Family
 from .gemma import Gemma as Gemma
+from .gemma2 import Gemma2 as Gemma2
+from .gemma3 import Gemma3 as Gemma3
 from .gpt2 import GPT2 as GPT2
 from .gpt_neox import GPTNeoX as GPTNeoX
 from .gptj import GPTJ as GPTJ
 from .llama import Llama as Llama
+from .olmo2 import OLMo2 as OLMo2
 from .opt import OPT as OPT
 from .phi import Phi as Phi
 from .phi3 import Phi3 as Phi3

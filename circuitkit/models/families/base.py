@@ -26,8 +26,9 @@ class Family(ABC):
     What the model's modules know is read from them, and not from the config, whose fields they may ignore.
 
     Each layer computes, from the stream: queries, keys and values of `attention_norm`'s output (with `head_norms`, then
-    `rotary`); heads that add to the stream; and an MLP on `mlp_norm`'s output, which reads the stream after the heads,
-    or, if `parallel`, before them.
+    `rotary`); heads that add to the stream (through `attention_norm_after`, if `coupled`); and an MLP on `mlp_norm`'s
+    output, which reads the stream after the heads, or, if `parallel`, before them, and adds to it (through
+    `mlp_norm_after`, if there is one).
     """
 
     layers: int
@@ -47,6 +48,9 @@ class Family(ABC):
     """True if the layers have MLPs."""
     causal: bool = True
     """True if a position sees no later one."""
+    coupled: bool = False
+    """True if a norm follows each layer's attention, so that a change in one head changes the outputs of all of them.
+    Such a family has no output bias of the attention: normed with the heads, it would be no constant of the stream."""
     made: bool
     """True if some matrices are made whenever they are asked for: of quantized layers, or with adapters."""
 
@@ -113,6 +117,14 @@ class Family(ABC):
         """Compute cosines and sines `[B, T, rotated width]` in the dtype of `like`; None without rotary positions."""
         return None
 
+    def rotary_kind(self, layer: int) -> str | None:
+        """Return which rotary positions a layer has, if not all have the same."""
+        return None
+
+    def rotary_of_kind(self, kind: str | None, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Compute one kind of rotary positions; arguments and result otherwise as in `rotary`."""
+        return self.rotary(positions, like)
+
     def scales_from(self) -> int | None:
         """Return the length above which positions are scaled by the prompt's length; None: they never are."""
         return None
@@ -123,7 +135,27 @@ class Family(ABC):
         return int(table.weight.shape[0])
 
     def head_norms(self, layer: int) -> tuple[Norm, Norm] | None:
-        """Return the norms of each head's query and key (Qwen 3), before the rotation; None: there are none."""
+        """Return the norms of queries and keys, before the rotation; None: there are none.
+
+        Their weights are `[E]` if each head is normed alone (Qwen 3), or `[H E]` and `[K E]` if all heads of a coupled
+        layer are normed together (OLMo 2).
+        """
+        return None
+
+    def attention_norm_after(self, layer: int) -> Norm | None:
+        """Return the norm, not centered, of the sum of a layer's heads; None, if not `coupled`."""
+        return None
+
+    def mlp_norm_after(self, layer: int) -> Norm | None:
+        """Return the norm of the output of a layer's MLP, which is part of the MLP; None: there is none."""
+        return None
+
+    def attention_cap(self, layer: int) -> float | None:
+        """Return the soft-capping of the products of queries and keys; None: there is none."""
+        return None
+
+    def logit_cap(self) -> float | None:
+        """Return the soft-capping of the logits; None: there is none."""
         return None
 
     def max_positions(self) -> int | None:

@@ -3,6 +3,7 @@
 Serves Llama, Mistral (sliding window), Qwen 2 (biases, sliding windows) and Qwen 3 (norms of queries and keys).
 """
 
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +23,10 @@ class Llama(Family):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
         self._body: Any = model.model
-        self._rotary = RotaryPositions(self._body.rotary_emb)
+
+    @cached_property
+    def _rotary(self) -> RotaryPositions:
+        return RotaryPositions(self._body.rotary_emb)
 
     def attention_weights(self, layer: int) -> AttentionWeights:
         """Return a layer's attention weights, by head."""

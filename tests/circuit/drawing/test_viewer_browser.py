@@ -1,5 +1,6 @@
 """The viewer in a browser."""
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,16 @@ def test_nothing_serious_is_wrong_with_the_page(browser: Any, tmp_path: Path, wi
     assert opened.complaints == []
     assert opened.requests == []
     assert opened.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    opened.page.close()
+
+
+def test_paths_lead_through_coupled_heads(browser: Any, tmp_path: Path) -> None:
+    graph = replace(GROUPED, coupled=True)
+    opened = show(browser, tmp_path, viewer_data(ranking(graph=graph), "one"))
+    for size in (15, 25, 40):
+        set_size(opened, size)
+        coupled, alone = (len(ranking(graph=one).top(size).prune()) for one in (graph, GROUPED))
+        assert drawn(opened) == coupled > alone
     opened.page.close()
 
 

@@ -66,9 +66,10 @@ const circuitkitViewer = {};
     }
 
     // Which of the first `size` edges are on a path from `input` to the logits. A path reaches a head by its query, its
-    // key or its value. Readers are numbered in the order of the forward pass, so that one pass each way is enough.
+    // key or its value, or by those of a coupled head. Readers are numbered in the order of the forward pass, so that one
+    // pass each way is enough.
     onPath(size) {
-      const { feeds } = this.graph.readers;
+      const { feeds, changes = feeds } = this.graph.readers;
       const logits = feeds.length - 1;
       const reached = new Uint8Array(this.graph.writers.name.length);
       const live = new Uint8Array(reached.length);
@@ -76,14 +77,14 @@ const circuitkitViewer = {};
       const order = this.byReader.filter((edge) => edge < size);
       for (const edge of order) {
         if (reached[this.writer[edge]]) {
-          const [start, stop] = feeds[this.reader[edge]];
+          const [start, stop] = changes[this.reader[edge]];
           reached.fill(1, start, stop);
         }
       }
       const result = new Uint8Array(size);
       for (let i = order.length - 1; i >= 0; i--) {
         const edge = order[i];
-        const [start, stop] = feeds[this.reader[edge]];
+        const [start, stop] = changes[this.reader[edge]];
         let isLive = this.reader[edge] === logits;
         for (let writer = start; writer < stop && !isLive; writer++) isLive = live[writer] === 1;
         if (isLive) {
