@@ -10,6 +10,7 @@ from . import report as report
 from . import run as run
 from . import strategies as strategies
 from . import tasks as tasks
+from . import truth as truth
 from .circuit.circuit import Circuit as Circuit
 from .circuit.graph import EdgeGraph as EdgeGraph
 from .comparison.comparison import Comparison as Comparison

@@ -1,0 +1,11 @@
+from .confirmation import Confirmation as Confirmation
+from .known_circuit import KnownCircuit as KnownCircuit
+from .program import Program as Program
+from .programs import PROGRAMS as PROGRAMS
+from .steps import Attend as Attend
+from .steps import Compute as Compute
+from .steps import Match as Match
+from .steps import Output as Output
+from .steps import Unit as Unit
+from .task import Pair as Pair
+from .task import ProgramTask as ProgramTask
