@@ -1,9 +1,9 @@
 """From a program to weights, in the program's coordinates of the residual stream and then in the model's.
 
 Every coordinate is a direction of the stream; the directions are orthonormal and chosen at random by the seed,
-orthogonal to (1, ..., 1), so that LayerNorm subtracts nothing. The first layer's attention adds a constant (its output bias) of
-length `CONSTANT`, to which all that steps write is small: so the norms after it divide by a number that is known up to
-1/1000, whatever edges are removed. Readers are orthogonal to it.
+orthogonal to (1, ..., 1), so that LayerNorm subtracts nothing. The first layer's attention adds a constant (its output
+bias) of length `CONSTANT`, to which all that steps write is small: so the norms after it divide by a number that is
+known to about one part in 100, whatever edges are removed. Readers are orthogonal to it.
 
 Matrices of readers apply to coordinates as they are before the norm; `unnorm` accounts for its scale, weight and bias.
 """
@@ -19,12 +19,16 @@ from torch import Tensor
 from circuitkit.truth.placement import Placement
 from circuitkit.truth.steps import HARD, TOKEN, Attend, Compute, Coordinate, Output, Step, reads_of, writes_of
 
-CONSTANT = 50.0
-SHARPNESS = 40.0
+CONSTANT = 16.0
+SHARPNESS = 32.0
 """The factor of what goes into an activation function; what comes out is divided by it."""
 LOGIT_SCALE = 10.0
 JUNK = 8
 """Coordinates that only distractors write to and read."""
+DISTRACTION = 0.5
+"""The typical length of what a distractor writes."""
+ECHO = 0.2
+"""The weight with which distractors read each other; with 1, many layers of them amplify rounding a thousandfold."""
 _NARROWEST, _HIDDEN, _TURNING = 8, 16, 4
 _STILL = 0.02  # an angle, in radians, by which no position turns the dimensions of matches
 
@@ -215,20 +219,25 @@ def _compile_mlp(step: Compute, shape: Shape, weights: Weights) -> None:
 
 
 def _add_distractors(shape: Shape, weights: Weights, count: int, seed: int) -> None:
-    """Give random weights to free nodes: they read all coordinates, and write vectors of length about 1 to junk."""
+    """Give random weights to free nodes: they read all coordinates, and write to junk."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*size: int) -> Tensor:
         return torch.randn(size, generator=generator, dtype=torch.float64)
 
-    width, hidden, k, free = shape.head_width, shape.hidden, shape.size, shape.placement.free
-    junk = slice(shape.junk.start, shape.junk.stop)
+    def reading(*size: int) -> Tensor:
+        found = noise(*size, shape.size)
+        found[..., junk] *= ECHO
+        return found
+
+    width, hidden, free = shape.head_width, shape.hidden, shape.placement.free
+    junk, size = slice(shape.junk.start, shape.junk.stop), DISTRACTION / math.sqrt(JUNK)
     for node in Random(f"distractors {seed}").sample(free, min(count, len(free))):
         if node.head is None:
-            weights.mlp_in[node.layer] = noise(hidden, k)
-            weights.mlp_out[node.layer, :, junk] = noise(hidden, JUNK) / math.sqrt(hidden * JUNK)
+            weights.mlp_in[node.layer] = reading(hidden)
+            weights.mlp_out[node.layer, :, junk] = noise(hidden, JUNK) * size / math.sqrt(hidden)
             continue
         at = (node.layer, node.head)
-        weights.q[at], weights.k[at] = noise(width, k), noise(width, k)
-        weights.v[at] = noise(width, k) / math.sqrt(3)  # about as many coordinates are 1
-        weights.o[at][:, junk] = noise(width, JUNK) / math.sqrt(width * JUNK)
+        weights.q[at], weights.k[at] = reading(width), reading(width)
+        weights.v[at] = reading(width) / math.sqrt(3)  # about as many coordinates are 1
+        weights.o[at][:, junk] = noise(width, JUNK) * size / math.sqrt(width)

@@ -58,7 +58,7 @@ class Confirmation:
     @property
     def agrees(self) -> bool:
         """Tell whether the truth is exactly what matters, and every alternative does what the full model does."""
-        return not self.missing and not self.extra and all(abs(one - 1) < 0.05 for one in self.faithfulness)
+        return not self.missing and not self.extra and all(abs(one - 1) < 0.1 for one in self.faithfulness)
 
     def _names(self, edges: Tensor) -> list[str]:
         return [self.truth.graph.names[edge] for edge in edges.nonzero()[:, 0].tolist()]

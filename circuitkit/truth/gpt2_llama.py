@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from circuitkit.truth.compiler import CONSTANT, Shape, Weights
+from circuitkit.truth.compiler import CONSTANT, SHARPNESS, Shape, Weights
 from circuitkit.truth.steps import TOKEN
 
 FamilyName = Literal["gpt2", "llama"]
@@ -27,6 +27,8 @@ class Maker(ABC):
 
     learned_positions: bool
     """True if the stream holds the position, from the embeddings on."""
+    after_activation: str
+    """Part of the name of the matrices that follow the activation function."""
 
     def __init__(self, shape: Shape, weights: Weights, words: list[str], noise: float, seed: int) -> None:
         self.shape, self.weights, self.words, self.noise = shape, weights, words, noise
@@ -47,20 +49,26 @@ class Maker(ABC):
     def make(self) -> PreTrainedModel:
         """Make the model."""
         model = self.empty()
-        model.load_state_dict({name: self._disturb(value).float() for name, value in self.parameters().items()})
-        return model.eval()
+        model.load_state_dict({name: self._disturb(name, value).float() for name, value in self.parameters().items()})
+        model.eval()
+        return model
 
     def _random(self, *size: int) -> Tensor:
-        return torch.randn(size, generator=self._generator, dtype=torch.float64)
+        drawn: Tensor = torch.randn(size, generator=self._generator, dtype=torch.float64)
+        return drawn
 
-    def _disturb(self, value: Tensor) -> Tensor:
+    def _disturb(self, name: str, value: Tensor) -> Tensor:
         if value.dim() < 2 or not self.noise:
             return value
-        return value + self.noise / math.sqrt(self.shape.width) * self._random(*value.shape)
+        size = self.noise / math.sqrt(self.shape.width)
+        if self.after_activation in name:
+            size /= SHARPNESS  # as its own entries are
+        return value + size * self._random(*value.shape)
 
     def embeddings(self) -> Tensor:
         """Return the token embeddings, `[V, D]`."""
-        return self.basis[[self.shape.coordinates[TOKEN, word] for word in self.words]]
+        found: Tensor = self.basis[[self.shape.coordinates[TOKEN, word] for word in self.words]]
+        return found
 
     def norm(self, first: bool, centered: bool) -> tuple[Tensor, Tensor, "Unnorm"]:
         """Draw weight and bias (0 unless `centered`) of a norm.
@@ -104,7 +112,7 @@ class Unnorm:
 class GPT2Maker(Maker):
     """Makes a `GPT2LMHeadModel`: learned positions, LayerNorm, biases."""
 
-    learned_positions = True
+    learned_positions, after_activation = True, "mlp.c_proj"
 
     def empty(self) -> PreTrainedModel:
         """See the base class."""
@@ -158,7 +166,7 @@ class GPT2Maker(Maker):
 class LlamaMaker(Maker):
     """Makes a `LlamaForCausalLM`: rotary positions, RMSNorm, gated MLPs whose second factor is 1; with biases."""
 
-    learned_positions = False
+    learned_positions, after_activation = False, "mlp.down_proj"
 
     def empty(self) -> PreTrainedModel:
         """See the base class."""

@@ -89,8 +89,8 @@ def place(steps: Sequence[Step], layers: int | None, heads: int | None, seed: in
     chosen = sorted(rng.sample(range(layers), depth))
     nodes: dict[str, Node] = {}
     for level, layer in enumerate(chosen):
-        for step, head in zip(attention[level], rng.sample(range(heads), len(attention[level])), strict=True):
-            nodes[step.name] = Node(layer, head)
+        for one, head in zip(attention[level], rng.sample(range(heads), len(attention[level])), strict=True):
+            nodes[one.name] = Node(layer, head)
     for step in steps:
         if not isinstance(step, Attend):
             nodes[step.name] = Node(chosen[levels[step.name]], None)

@@ -66,8 +66,8 @@ class Program(PromptMaker):
             heads: per layer; by default 4.
             distractors: the number of other heads and MLPs that read the whole stream and write to a part of it that
                 the program does not read; all of them if there are fewer.
-            noise: the size of the random part of every matrix, embeddings included, next to which those of the program
-                have entries of 1 and more. With 0.05 or less, programs still compute what they should.
+            noise: the size of the random part of every matrix, embeddings included. With 0.005 or less, programs still
+                compute what they should, and the same edges matter.
 
         Raises:
             UsageError: an argument is out of its range, or the program does not fit into the model.
@@ -77,7 +77,7 @@ class Program(PromptMaker):
         if type(distractors) is not int or distractors < 0:
             raise UsageError(f"distractors={distractors!r} is not a number of heads and MLPs.", "Give 0 or more.")
         if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise < 1:
-            raise UsageError(f"noise={noise!r} is not between 0 and 1.", "Give a small number such as 0.02.")
+            raise UsageError(f"noise={noise!r} is not between 0 and 1.", "Give a small number such as 0.005.")
         steps, outputs, words = self.steps(), self.outputs(), vocabulary(self)
         placement = place(steps, layers, heads, seed)
         maker = MAKERS[family]

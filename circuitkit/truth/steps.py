@@ -14,8 +14,10 @@ Coordinate = tuple[str, str]
 """Block and symbol."""
 Table = Mapping[tuple[str, str], float]
 """A matrix by the symbols of its rows and columns; other entries are 0."""
-HARD = 40.0
-"""A difference of attention scores that makes the softmax choose one position (e^-40 is below float32's rounding)."""
+HARD = 20.0
+"""A difference of attention scores that makes the softmax choose one position; half of it is enough (e^-10).
+
+Larger ones would amplify rounding, where prompts leave two positions equally good."""
 
 
 @dataclass(frozen=True)
@@ -164,11 +166,11 @@ def all_of(coordinates: Iterable[Coordinate], writes: Mapping[str, float]) -> Un
     return Unit(reads, 0.5 - len(reads), {symbol: 2 * weight for symbol, weight in writes.items()})
 
 
-def at_least(coordinate: Coordinate, least: float, writes: Mapping[str, float], scale: float = 1.0) -> tuple[Unit, ...]:
-    """Make two units that together write `writes` where a coordinate, times `scale`, holds `least` or more.
+def at_least(reads: Mapping[Coordinate, float], least: float, writes: Mapping[str, float]) -> tuple[Unit, ...]:
+    """Make two units that together write `writes` where a weighted sum is `least` or more.
 
     Nothing is written up to `least - 1/2`, and a part of it in between.
     """
-    reads = {coordinate: 2 * scale}
+    doubled = {coordinate: 2 * weight for coordinate, weight in reads.items()}
     minus = {symbol: -weight for symbol, weight in writes.items()}
-    return Unit(reads, 1 - 2 * least, writes), Unit(reads, -2 * least, minus)
+    return Unit(doubled, 1 - 2 * least, writes), Unit(doubled, -2 * least, minus)

@@ -96,8 +96,8 @@ class ProgramTask(Task):
         """
         check_request(split, examples)
         tokenizer = require_tokenizer(tokenizer, self)
-        known = {word: tokenizer.convert_tokens_to_ids(word) for word in (BOS, *self._program.words)}
-        if missing := [word for word, number in known.items() if number in (None, tokenizer.unk_token_id)]:
+        known = tokenizer.get_vocab()
+        if missing := [word for word in (BOS, *self._program.words) if word not in known]:
             raise UsageError(
                 f"This tokenizer does not know {missing[0]!r}, a word of the program {self.program!r}.",
                 "Use the model and the tokenizer of the known circuit.",
