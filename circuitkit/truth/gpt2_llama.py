@@ -87,7 +87,7 @@ class Maker(ABC):
 
     def output_bias(self, layer: int) -> Tensor:
         """Return the output bias of a layer's attention: the constant of the stream in the first layer."""
-        return self.constant * (layer == 0)
+        return self.constant if layer == 0 else torch.zeros_like(self.constant)
 
 
 class Unnorm:

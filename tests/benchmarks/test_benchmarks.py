@@ -11,9 +11,12 @@ import growth
 import kept_edges
 import pytest
 import torch
+import truth
 from support.tiny import random_batch, tiny
 
+from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.config import registry
 from circuitkit.data.objectives import LogitDifference
 from circuitkit.engine.ablation import Resample
 from circuitkit.engine.editors.incremental import IncrementalEditor
@@ -165,3 +168,34 @@ def test_a_benchmark_says_at_once_that_its_model_is_not_fetched(script, tmp_path
     monkeypatch.setattr(CircuitModel, "from_model", lambda *_, **__: pytest.fail("it went on"))
     with pytest.raises(SystemExit, match="Run `circuitkit fetch smollm2-135m`"):
         importlib.import_module(script).main()
+
+
+def test_truth_runs_every_strategy():
+    named = {spec if isinstance(spec, str) else spec["class_path"] for spec in truth.methods().values()}
+    paths = {name: registry.class_path("strategies", name) for name in registry.names("strategies")}
+    assert named == {name for name, path in paths.items() if path.startswith("circuitkit.")}
+
+
+def test_truth_compares_rankings_and_circuits():
+    graph = EdgeGraph(1, 1, 1)
+    reference = Circuit.from_names(graph, graph.names[:2])
+    ranking = Circuit.from_scores(graph, torch.arange(len(graph), 0, -1).float())
+    assert truth.compare(ranking, reference) == {"auroc": 1.0, "average_precision": 1.0, "at_true_size": 1.0}
+    tied = Circuit.from_scores(graph, torch.ones(len(graph)))
+    assert truth.compare(tied, reference)["at_true_size"] == pytest.approx(2 / len(graph), abs=1e-4)
+    found = truth.compare(Circuit.from_names(graph, graph.names[1:4]), reference)
+    assert (found["precision"], found["recall"]) == (round(1 / 3, 4), 0.5)
+
+
+def test_truth_gathers_the_best_under_the_ablation_that_suits():
+    cells = {
+        truth.Cell("eap", "induction", "resample"): {"auroc": 0.7, "seconds": 1.0},
+        truth.Cell("acdc", "induction", "resample"): {"auroc": 0.9},
+        truth.Cell("acdc", "induction", "zero"): {"auroc": 1.0},
+        truth.Cell("gim", "induction", "zero"): {"error": "refused"},
+    }
+    found = truth.gather(cells)
+    assert found["best_auroc"] == {"induction": 0.9}
+    assert found["auroc"]["acdc"] == {"induction": {"resample": 0.9, "zero": 1.0}}
+    assert "gim" not in found["auroc"]
+    assert "| acdc | 1.00 |" in truth.table(cells, "auroc").splitlines()

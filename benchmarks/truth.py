@@ -1,0 +1,198 @@
+"""How well every method finds circuits that are known by construction (`circuitkit.truth`), by program and ablation.
+
+Run: python benchmarks/truth.py [--programs ...] [--methods ...] [--ablations ...] [--save FILE] [--table] [--smoke]
+
+Each program is compiled to a model of 4 layers of 4 heads, 479 edges, half of the programs as GPT-2 and half as Llama;
+every head and MLP that the program does not use is a distractor. Methods get 32 prompts and the logit difference;
+trained ones 200 steps of 8 prompts. A method's edges are ranked as `Circuit.ranking` does: the edges that it keeps
+first, then by |score|. They are compared with the edges that matter under the ablation (or, where the program is
+redundant, with that of its circuits that fits best, or with all of them together).
+
+With --save, finished cells are kept there; started again, the script continues. --table prints a table in Markdown. The
+last line is one JSON object: `best_auroc` by program (the best method's, under the ablation that suits the program);
+`auroc`, `average_precision`, `at_true_size` (the part of the first n edges that is true, with n true edges) and
+`seconds` by method, program and ablation; `precision` and `recall` likewise, of the circuits of methods that choose
+edges.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats
+from sklearn.metrics import average_precision_score
+
+from circuitkit.circuit.circuit import Circuit
+from circuitkit.errors import CircuitKitError
+from circuitkit.evaluation.agreement import compute_roc_auc
+from circuitkit.run.discoverer import Discoverer
+from circuitkit.truth.gpt2_llama import MAKERS
+from circuitkit.truth.known_circuit import ABLATIONS, KnownCircuit
+from circuitkit.truth.programs import PROGRAMS
+
+LAYERS, HEADS, PROMPTS = 4, 4, 32
+THRESHOLD = 0.2
+"""Of ACDC, in nats; the span of the objective is 10 to 20."""
+FIGURES = ("auroc", "average_precision", "at_true_size", "precision", "recall", "seconds")
+
+
+class Cell(NamedTuple):
+    """A method on a program under an ablation."""
+
+    method: str
+    program: str
+    ablation: str
+
+
+def methods(smoke: bool = False) -> dict[str, Any]:
+    """Describe the methods: every registered strategy, and pipelines of two."""
+    training: dict[str, Any] = {"batch_size": 8, "trainer": {"max_steps": 2 if smoke else 200}}
+
+    def spec(name: str, **arguments: Any) -> dict[str, Any]:
+        return {"class_path": name, "init_args": arguments}
+
+    search: dict[str, Any] = {"threshold": THRESHOLD, "absolute": True}
+    return {
+        "random": "random_edges",
+        "eap": "eap",
+        "eap_ig inputs": spec("eap_ig", over="inputs", steps=10),
+        "eap_ig activations": spec("eap_ig", over="activations", steps=10),
+        "gim": "gim",
+        "relp": "relp",
+        "hisp": "hisp",
+        "ensemble": "ensemble",
+        "edge_patching": "edge_patching",
+        "acdc": spec("acdc", **search),
+        "acdc signed": spec("acdc", threshold=THRESHOLD),
+        "acdc screened": spec("acdc", **search, screen=0.25),
+        "pahq_acdc": spec("pahq_acdc", **search),
+        "acdc from eap_ig": spec("acdc", **search, start=spec("eap_ig", over="inputs", steps=10), start_size=0.2),
+        "acdc from edge_patching": spec("acdc", **search, start="edge_patching", start_size=0.1),
+        "stable acdc": spec("stable", strategy=spec("acdc", **search), samples=5),
+        "edge_pruning": spec("edge_pruning", target=0.97, **training),
+        "annealed_pruning": spec("annealed_pruning", target=0.97, **training),
+        "matryoshka": spec("matryoshka", sizes=[0.005, 0.5], **training),
+        "ugs": spec("ugs", **training),
+        "subnetwork_probing": spec("subnetwork_probing", **training),
+    }
+
+
+def build(program: str, number: int) -> KnownCircuit:
+    """Make a program's model; families take turns."""
+    family = tuple(MAKERS)[number % len(MAKERS)]
+    return PROGRAMS[program]().build(family, layers=LAYERS, heads=HEADS, distractors=LAYERS * (HEADS + 1))  # type: ignore[arg-type]
+
+
+def run(cell: Cell, known: KnownCircuit, spec: Any, prompts: int) -> dict[str, Any]:
+    """Run a method, and compare what it found with the truth."""
+    start = time.perf_counter()
+    try:
+        result = Discoverer(seed=0).run(
+            known.model,
+            known.task,
+            spec,
+            objective=known.objective,
+            ablation=cell.ablation,
+            examples=prompts,
+            sizes=(),
+        )
+    except CircuitKitError as error:
+        return {"error": str(error)}
+    seconds = time.perf_counter() - start
+    truth, alternatives = known.truth(cell.ablation), known.alternatives(cell.ablation)
+    references = [truth, *alternatives] if len(alternatives) > 1 else [truth]
+    found = max((compare(result.circuit, reference) for reference in references), key=lambda one: one["auroc"])
+    return found | {"seconds": round(seconds, 2)}
+
+
+def compare(circuit: Circuit, reference: Circuit) -> dict[str, float]:
+    """Compare a circuit with a reference, as the module describes."""
+    right = reference.kept.numpy()
+    order = stats.rankdata(circuit.scores.double().abs().numpy()) + len(right) * circuit.kept.numpy()
+    found = {
+        "auroc": compute_roc_auc(circuit, reference),
+        "average_precision": float(average_precision_score(right, order)),
+        "at_true_size": _at_size(order, right),
+    }
+    if not circuit.is_ranking:
+        both = int((circuit.kept & reference.kept).sum())
+        found |= {"precision": both / max(len(circuit), 1), "recall": both / len(reference)}
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def _at_size(order: Any, right: Any) -> float:
+    """Compute the expected part of the first n edges that is right, if ties are broken at random."""
+    size = int(right.sum())
+    last = np.sort(order)[::-1][size - 1]
+    above, tied = order > last, order == last
+    return float((right[above].sum() + right[tied].mean() * (size - above.sum())) / size)
+
+
+def gather(cells: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
+    """Arrange the figures: by figure, method, program and ablation."""
+    found: dict[str, Any] = {"best_auroc": {}}
+    for cell, figures in cells.items():
+        if PROGRAMS[cell.program].suits == cell.ablation and "auroc" in figures:
+            best = found["best_auroc"]
+            best[cell.program] = max(best.get(cell.program, 0.0), figures["auroc"])
+        for name in FIGURES:
+            if name in figures:
+                of_method = found.setdefault(name, {}).setdefault(cell.method, {})
+                of_method.setdefault(cell.program, {})[cell.ablation] = figures[name]
+    return found
+
+
+def table(cells: dict[Cell, dict[str, Any]], figure: str) -> str:
+    """Write a figure as a table in Markdown: a row per method, a column per program, by ablation."""
+    programs = [name for name in PROGRAMS if any(cell.program == name for cell in cells)]
+    lines = []
+    for ablation in ABLATIONS:
+        lines += ["", f"| {ablation} | {' | '.join(programs)} |", f"|---|{'---|' * len(programs)}"]
+        for method in dict.fromkeys(cell.method for cell in cells):
+            row = [cells.get(Cell(method, program, ablation), {}).get(figure) for program in programs]
+            lines.append(f"| {method} | {' | '.join('' if one is None else f'{one:.2f}' for one in row)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    every = methods()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    parser.add_argument("--methods", nargs="+", choices=every, default=list(every), metavar="METHOD")
+    parser.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=list(ABLATIONS))
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--table", choices=FIGURES)
+    parser.add_argument("--smoke", action="store_true", help="two programs, few prompts and steps")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        every = methods(smoke=True)
+        arguments.programs, arguments.ablations = ["greater_than", "backup"], ["resample"]
+    torch.set_num_threads(1)  # the models are small
+    cells: dict[Cell, dict[str, Any]] = {}
+    if arguments.save and arguments.save.exists():
+        for line in arguments.save.read_text().splitlines():
+            saved = json.loads(line)
+            cells[Cell(*saved["cell"])] = saved["figures"]
+    for program in arguments.programs:
+        known = build(program, list(PROGRAMS).index(program))
+        for method in arguments.methods:
+            for ablation in arguments.ablations:
+                cell = Cell(method, program, ablation)
+                if cell in cells:
+                    continue
+                cells[cell] = run(cell, known, every[method], 8 if arguments.smoke else PROMPTS)
+                print(" ".join(cell), cells[cell], flush=True)
+                if arguments.save:
+                    with arguments.save.open("a") as file:
+                        file.write(json.dumps({"cell": cell, "figures": cells[cell]}) + "\n")
+    if arguments.table:
+        print(table(cells, arguments.table))
+    print(json.dumps(gather(cells)))
+
+
+if __name__ == "__main__":
+    main()
