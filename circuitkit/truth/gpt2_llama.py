@@ -48,7 +48,8 @@ class Maker(ABC):
 
     def make(self) -> PreTrainedModel:
         """Make the model."""
-        model = self.empty()
+        with torch.random.fork_rng(devices=[]):  # transformers draws weights, which are replaced
+            model = self.empty()
         model.load_state_dict({name: self._disturb(name, value).float() for name, value in self.parameters().items()})
         model.eval()
         return model

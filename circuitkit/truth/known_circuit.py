@@ -92,9 +92,9 @@ class KnownCircuit:
                 writer = csv.DictWriter(file, rows[0].keys())
                 writer.writeheader()
                 writer.writerows(rows)
-            self.model.model.save_pretrained(folder / "model")
-            if self.model.tokenizer is not None:
-                self.model.tokenizer.save_pretrained(folder / "model")
+            for part in (self.model.model, self.model.tokenizer):
+                assert part is not None
+                part.save_pretrained(folder / "model")
         except OSError as error:
             raise UsageError(f"{folder} cannot be written: {error.strerror}.", "Choose another folder.") from error
         for ablation in ABLATIONS:

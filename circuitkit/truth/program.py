@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.torch_state import usual_torch_state
 from circuitkit.truth.compiler import compile_steps, measure
 from circuitkit.truth.gpt2_llama import MAKERS, FamilyName
 from circuitkit.truth.known_circuit import ABLATIONS, AblationName, KnownCircuit
@@ -47,6 +48,7 @@ class Program(PromptMaker):
         """
         return set()
 
+    @usual_torch_state()
     def build(
         self,
         family: FamilyName = "gpt2",

@@ -135,6 +135,21 @@ def test_an_unread_edge_is_not_called_known():
     assert confirm(known.model, batch, "resample", many, [many]).missing == ["m0->logits"]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_callers_torch_state_makes_no_difference_and_stays(family):
+    expected = PROGRAMS["induction"]().build(family).model.model.state_dict()
+    before, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode():
+            found = PROGRAMS["induction"]().build(family).model.model.state_dict()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(dtype)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
