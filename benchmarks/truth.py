@@ -3,10 +3,10 @@
 Run: python benchmarks/truth.py [--programs ...] [--methods ...] [--ablations ...] [--save FILE] [--table] [--smoke]
 
 Each program is compiled to a model of 4 layers of 4 heads, 479 edges, half of the programs as GPT-2 and half as Llama;
-every head and MLP that the program does not use is a distractor. Methods get 32 prompts and the logit difference;
-trained ones 200 steps of 8 prompts. A method's edges are ranked as `Circuit.ranking` does: the edges that it keeps
-first, then by |score|. They are compared with the edges that matter under the ablation (or, where the program is
-redundant, with that of its circuits that fits best, or with all of them together).
+every head and MLP that the program does not use is a distractor, and all matrices have noise. Methods get 32 prompts
+and the logit difference; trained ones 200 steps of 8 prompts. A method's edges are ranked as `Circuit.ranking` does:
+the edges that it keeps first, then by |score|. They are compared with the edges that matter under the ablation (or,
+where the program is redundant, with that of its circuits that fits best, or with all of them together).
 
 With --save, finished cells are kept there; started again, the script continues. --table prints a table in Markdown. The
 last line is one JSON object: `best_auroc` by program (the best method's, under the ablation that suits the program);
@@ -30,11 +30,11 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.errors import CircuitKitError
 from circuitkit.evaluation.agreement import compute_roc_auc
 from circuitkit.run.discoverer import Discoverer
-from circuitkit.truth.gpt2_llama import MAKERS
+from circuitkit.truth.gpt2_llama import FamilyName
 from circuitkit.truth.known_circuit import ABLATIONS, KnownCircuit
 from circuitkit.truth.programs import PROGRAMS
 
-LAYERS, HEADS, PROMPTS = 4, 4, 32
+LAYERS, HEADS, NOISE, PROMPTS = 4, 4, 0.003, 32
 THRESHOLD = 0.2
 """Of ACDC, in nats; the span of the objective is 10 to 20."""
 FIGURES = ("auroc", "average_precision", "at_true_size", "precision", "recall", "seconds")
@@ -59,7 +59,8 @@ def methods(smoke: bool = False) -> dict[str, Any]:
     return {
         "random": "random_edges",
         "eap": "eap",
-        "eap_ig inputs": spec("eap_ig", over="inputs", steps=10),
+        "eap_ig": "eap_ig",
+        "eap_ig 10 steps": spec("eap_ig", over="inputs", steps=10),
         "eap_ig activations": spec("eap_ig", over="activations", steps=10),
         "gim": "gim",
         "relp": "relp",
@@ -83,8 +84,9 @@ def methods(smoke: bool = False) -> dict[str, Any]:
 
 def build(program: str, number: int) -> KnownCircuit:
     """Make a program's model; families take turns."""
-    family = tuple(MAKERS)[number % len(MAKERS)]
-    return PROGRAMS[program]().build(family, layers=LAYERS, heads=HEADS, distractors=LAYERS * (HEADS + 1))  # type: ignore[arg-type]
+    family: FamilyName = "llama" if number % 2 else "gpt2"
+    nodes = LAYERS * (HEADS + 1)
+    return PROGRAMS[program]().build(family, layers=LAYERS, heads=HEADS, distractors=nodes, noise=NOISE)
 
 
 def run(cell: Cell, known: KnownCircuit, spec: Any, prompts: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from circuitkit.truth.placement import Placement
-from circuitkit.truth.steps import HARD, TOKEN, Attend, Compute, Coordinate, Output, Step, reads_of, writes_of
+from circuitkit.truth.steps import HARD, TOKEN, Attend, Compute, Coordinate, Output, Step, Table, reads_of, writes_of
 
 CONSTANT = 16.0
 SHARPNESS = 32.0
@@ -146,9 +146,8 @@ def compile_steps(
     return weights
 
 
-def _smaller_side(table: object) -> list[str]:
+def _smaller_side(table: Table) -> list[str]:
     """Return the symbols of a table's rows, or those of its columns if they are fewer."""
-    assert isinstance(table, dict)
     sides = [list(dict.fromkeys(pair[side] for pair in table)) for side in (0, 1)]
     return min(sides, key=len)
 
@@ -161,11 +160,10 @@ def _compile_head(step: Attend, shape: Shape, weights: Weights) -> None:
         _attend_back(step.offset, shape, q, k, q_bias, k_bias)
     free = iter(_still_dimensions(step, shape))
     for match in step.matches:
-        pairs = dict(match.table)
-        side = _smaller_side(pairs)
-        by_query = side == list(dict.fromkeys(query for query, _ in pairs))
+        side = _smaller_side(match.table)
+        by_query = side == list(dict.fromkeys(query for query, _ in match.table))
         dimensions = {symbol: next(free) for symbol in side}
-        for (query, key), weight in pairs.items():
+        for (query, key), weight in match.table.items():
             dimension = dimensions[query if by_query else key]
             # The sum over pairs is in the other side's row; this side has 1 for its own symbol
             if match.query is None:
@@ -175,10 +173,9 @@ def _compile_head(step: Attend, shape: Shape, weights: Weights) -> None:
             k[dimension, shape.coordinates[match.key, key]] = weight if by_query else 1.0
     for part in (q, q_bias):
         part.mul_(math.sqrt(shape.head_width))  # the model divides scores by it
-    table = dict(step.table)
-    side = _smaller_side(table)
-    by_value = side == list(dict.fromkeys(value for value, _ in table))
-    for (value, written), weight in table.items():
+    side = _smaller_side(step.table)
+    by_value = side == list(dict.fromkeys(value for value, _ in step.table))
+    for (value, written), weight in step.table.items():
         dimension = side.index(value if by_value else written)
         weights.v[at][dimension, shape.coordinates[step.value, value]] = 1.0 if by_value else weight
         weights.o[at][dimension, shape.coordinates[step.to, written]] = weight if by_value else 1.0

@@ -101,7 +101,8 @@ def measure_effects(prepared: Sequence[PreparedBatch], kept: Tensor | None = Non
         if not tested[edges].any():
             continue
         editor.open(reader)
-        values = editor.values_by_prompt(torch.diag(tested[edges])[tested[edges]])
+        alone = torch.diag(tested[edges])[tested[edges]]
+        values = editor.values_by_prompt(torch.cat([torch.zeros_like(alone[:1]), alone]))
         effects[edges][tested[edges]] = (values[1:] - values[0]).abs().mean(1)
     return effects
 
