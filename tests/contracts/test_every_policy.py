@@ -40,19 +40,29 @@ def test_the_policies_of_the_package_are_among_those_tested():
     assert {"full", "pahq", "all_low"} <= set(registry.names("precision"))
 
 
-every_family = pytest.mark.parametrize("variant", sorted(VARIANTS))
-all_policies = pytest.mark.parametrize("make", list(every_policy()))
+EVERY = 3
+
+
+def in_turn(policies):
+    """Pair policies with families: every third of all pairs, so that each meets many; all of them take minutes."""
+    for (row, policy), (column, variant) in itertools.product(enumerate(policies), enumerate(sorted(VARIANTS))):
+        if (row + column) % EVERY == 0:
+            yield pytest.param(*policy.values, variant, id=f"{policy.id}-{variant}")
+
+
+all_policies = pytest.mark.parametrize(("make", "variant"), list(in_turn(every_policy())))
 quantizing = pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(partial(kind, mode, "attention+mlp"), id=f"{kind.__name__}-{mode}")
-        for kind in (PAHQ, AllLowPrecision)
-        for mode in MODES
-    ],
+    ("make", "variant"),
+    list(
+        in_turn(
+            pytest.param(partial(kind, mode, "attention+mlp"), id=f"{kind.__name__}-{mode}")
+            for kind in (PAHQ, AllLowPrecision)
+            for mode in MODES
+        )
+    ),
 )
 
 
-@every_family
 @all_policies
 def test_weights_agree_with_low_precision_writers(make, variant):
     for kv in ("group", "head"):
@@ -85,7 +95,6 @@ def test_weights_agree_with_low_precision_writers(make, variant):
             assert same(all_weights(model), low)
 
 
-@every_family
 @all_policies
 def test_contexts_nest_and_survive_exceptions(make, variant):
     model = tiny(variant)
@@ -115,7 +124,6 @@ def test_contexts_nest_and_survive_exceptions(make, variant):
         assert same(all_weights(model), low)
 
 
-@every_family
 @all_policies
 def test_every_reader_is_in_one_group(make, variant):
     for kv in ("group", "head"):
@@ -125,7 +133,6 @@ def test_every_reader_is_in_one_group(make, variant):
         assert all(groups)
 
 
-@every_family
 @all_policies
 def test_closing_restores_everything(make, variant):
     model = tiny(variant)
@@ -149,7 +156,6 @@ def test_closing_restores_everything(make, variant):
         assert same(all_weights(model), full)
 
 
-@every_family
 @all_policies
 def test_effects_are_finite_and_full_precision_changes_no_bit(make, variant):
     model, batch = tiny(variant), random_batch()
@@ -169,7 +175,6 @@ def test_effects_are_finite_and_full_precision_changes_no_bit(make, variant):
 # What quantizing policies must do further
 
 
-@every_family
 @quantizing
 def test_low_weights_are_those_of_bitsandbytes_head_by_head(make, variant):
     model = tiny(variant)
@@ -188,7 +193,6 @@ def test_low_weights_are_those_of_bitsandbytes_head_by_head(make, variant):
             assert torch.equal(found, weight)  # biases
 
 
-@every_family
 @quantizing
 def test_products_are_within_the_modes_error(make, variant):
     """Square matrices too: if one were read transposed, its products would be far off."""
@@ -212,7 +216,6 @@ def test_products_are_within_the_modes_error(make, variant):
             assert (low - full).norm() < 2 * ERROR[policy.mode] * full.norm()
 
 
-@every_family
 @quantizing
 def test_fewer_bytes_of_weights_are_in_memory(make, variant):
     model = tiny(variant)
@@ -228,7 +231,6 @@ def test_fewer_bytes_of_weights_are_in_memory(make, variant):
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="compares weights on a CUDA device with the CPU's; there is no such device"
 )
-@every_family
 @quantizing
 def test_weights_on_cuda_equal_those_on_the_cpu(make, variant):
     model = tiny(variant, dtype=torch.float32)
