@@ -94,15 +94,19 @@ class PreparedBatch:
             `[n, B, T, D]`, 0 for writers in full precision (unless coupled with others); None: 0 for all of them.
         """
         low = self.policy.low_precision_writers() if self.policy.anchored else None
-        if low is None or not low[writers].any():
+        if low is None:
             return None
         graph = self.model.graph
         numbers = torch.arange(graph.n_writers, dtype=torch.int64)[writers]
         layer, place = graph.place_of(int(numbers[0]))
         mlp = place == graph.heads
         places = numbers - (graph.mlp(layer) if mlp else graph.head(layer, 0))
-        if graph.coupled and not mlp and not low[graph.heads_of(layer)].all():
-            return self._errors.of_mixture(layer, low[graph.heads_of(layer)])[places]
+        if graph.coupled and not mlp:
+            heads = low[graph.heads_of(layer)]  # those that were not asked for count too
+            if heads.any() and not heads.all():
+                return self._errors.of_mixture(layer, heads)[places]
+        if not low[writers].any():
+            return None
         errors = self._errors.of(layer, mlp)[places]
         return errors if bool(low[writers].all()) else errors * low[writers].to(errors)[:, None, None, None]
 

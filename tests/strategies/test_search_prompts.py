@@ -1,5 +1,7 @@
 """Searches whose layers have prompts of their own: which prompts, the same effects as masked runs, and resumed runs."""
 
+import weakref
+
 import pytest
 import torch
 from support.tiny import random_batch, tiny
@@ -91,6 +93,24 @@ def test_effects_are_those_of_masked_runs_on_the_prompts_of_the_layer(editor, op
     assert len(checked) == found.metrics["edges_tested"] + found.metrics["readers_tested"] > 20
     assert {model.graph.block(reader).layer for reader in checked} == {0, 1, 2}
     assert not torch.equal(plain.circuit.kept, found.circuit.kept)
+
+
+@pytest.mark.parametrize("race", [{}, {"race": 1.0, "race_start": 1}])
+def test_a_layers_captures_are_free_before_those_of_the_next_are_made(monkeypatch, race):
+    make, alive = SearchPrompts.editor, []
+
+    def watch(self, layer, stage=0, **more):
+        if stage == 0:
+            assert not any(one() for one in alive)
+        editor = make(self, layer, stage, **more)
+        if stage == 0:
+            alive.append(weakref.ref(editor))
+        return editor
+
+    monkeypatch.setattr(SearchPrompts, "editor", watch)
+    strategy = ACDC(0.02, absolute=True, prompts_per_layer=2, **race)
+    Discoverer("cpu", callbacks=[]).run(tiny("llama"), random_batch(lengths=(6,) * 6), strategy, examples=6, sizes=())
+    assert len(alive) == 3
 
 
 def test_prompts_beyond_the_runs_own_come_from_the_task():

@@ -21,7 +21,7 @@ class Measurement:
     """
 
     def __init__(self) -> None:
-        self._editor: Editor
+        self._current: Editor | None = None
         self._estimates = torch.zeros(0, dtype=torch.float64)
         self._effects: list[float] = []
 
@@ -33,6 +33,12 @@ class Measurement:
             kept: the circuit, bool `[edges]`.
             removals: a list to which the search adds what it removes in this layer, after `commit`.
         """
+        self._current = None  # so that its captures can be freed before those of the layer's own editor are made
+
+    @property
+    def _editor(self) -> Editor:
+        assert self._current is not None, "a reader is open"
+        return self._current
 
     def open(self, editor: Editor, reader: int, screened: bool) -> None:
         """Open a reader.
@@ -42,7 +48,7 @@ class Measurement:
             reader: to open.
             screened: groups of edges will be compared with the sum of their estimates.
         """
-        self._editor = editor
+        self._current = editor
         editor.open(reader)
 
     def commit(self, removed: Tensor) -> None:

@@ -119,6 +119,7 @@ class Race(Measurement):
 
     def start_layer(self, layer: int, kept: Tensor, removals: Sequence[Removal]) -> None:
         """See the base class; if the layer has prompts of its own, let go of the later stages' editors."""
+        super().start_layer(layer, kept, removals)
         self._layer, self._kept, self._removals = layer, kept, removals
         self._opened = {}
         self._later = {} if self.fresh else {stage: Follower(later.editor) for stage, later in self._later.items()}
