@@ -10,7 +10,7 @@ Every point is a run folder in FOLDER. Started again, the script reads the finis
 interrupted one. The whole grid takes hours. Trainings take 300 steps of 8 prompts, or of 4 where there are only 4; the
 search from a proposal starts from the same point's edge pruning. The last line is one JSON object: `points`, a list
 with `method`, `templates`, `prompts`, `seed`, `seconds` of the processor (of one thread, since other processes may run
-beside; with those of the proposal), `peak_mb`, `own` and `sizes`; of each size
+beside; with those of the proposal; null if they are not known), `peak_mb`, `own` and `sizes`; of each size
 `fraction` asked for, `edges`, and faithfulness on both in the KL divergence (`found`, `held_out`) and in the logit
 difference (`found_ld`, `held_out_ld`).
 """
@@ -18,6 +18,7 @@ difference (`found_ld`, `held_out_ld`).
 import argparse
 import itertools
 import json
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ class Seconds(Callback):
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "seconds.json"
-        self.found: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._found: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
         self._started, self._before = 0.0, 0.0
 
     def on_load_start(self, device: torch.device, model: CircuitModel | None) -> None:
@@ -62,12 +63,19 @@ class Seconds(Callback):
         saved[self.KEY] = self._spent()
 
     def on_load_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
-        self._before = saved[self.KEY]
+        self._before = saved.get(self.KEY, math.nan)
 
     def on_discovery_end(self, run: Discovery, circuits: Sequence[Circuit]) -> None:
         assert run.folder is not None, "every point has a run folder"
-        self.found[run.folder.name] = round(self._spent(), 1)
-        self._file.write_text(json.dumps(self.found))
+        if math.isfinite(spent := self._spent()):
+            self._found[run.folder.name] = round(spent, 1)
+            self._file.write_text(json.dumps(self._found))
+
+    def of(self, *folders: str) -> float | None:
+        """Return the sum of some runs; None if one of them was not measured from its start."""
+        if not self._found.keys() >= set(folders):
+            return None
+        return round(sum(self._found[folder] for folder in folders), 1)
 
     def _spent(self) -> float:
         return self._before + time.process_time() - self._started
@@ -164,8 +172,8 @@ def run_points(model: CircuitModel, options: argparse.Namespace, folder: Path, s
             out=folder / label,
             resume=True,
         )
-        spent = seconds.found[label] + (seconds.found[proposal] if method == FROM_PROPOSAL else 0.0)
-        point = {"method": method, "templates": templates, "prompts": prompts, "seed": seed, "seconds": round(spent, 1)}
+        spent = seconds.of(label, *([proposal] if method == FROM_PROPOSAL else []))
+        point = {"method": method, "templates": templates, "prompts": prompts, "seed": seed, "seconds": spent}
         points.append({**point, **summarize(result)})
         print(json.dumps(points[-1]), flush=True)
     print(json.dumps({"points": points}))

@@ -144,6 +144,7 @@ def main() -> None:
         options.prompts, options.first, options.edges = 16, 4, 200
     else:
         fetched.require("smollm2-135m")
+    torch.set_num_threads(1)  # idle threads that spin would count
     model = CircuitModel.from_pretrained("toy" if options.smoke else "smollm2-135m")
     model.model.requires_grad_(False)
     batch = IOI(template=0, corruption="abc").prompts(model.tokenizer, "train", options.prompts, 0)

@@ -55,7 +55,7 @@ def main() -> None:
     else:
         fetched.require(name)
     model = CircuitModel.from_pretrained(name)
-    circuits = {run.name: choose(run, arguments.size) for run in arguments.runs}
+    circuits = {str(run): choose(run, arguments.size) for run in arguments.runs}
     if arguments.smoke:
         scores = torch.rand(len(model.graph), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         circuits["random"] = Circuit.from_scores(model.graph, scores).top(len(scores) // 2)

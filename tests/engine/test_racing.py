@@ -101,6 +101,7 @@ def test_fewer_prompts_per_decision_and_few_other_decisions(options, monkeypatch
     assert 0 < race.early < race.decisions
     assert race.audited == 3
     assert raced.forward_equivalents < plain.forward_equivalents
+    # Of three prompts and at one standard error; the audit repeats three of these decisions on all prompts
     assert float((raced.kept != plain.kept).double().mean()) < 0.12
 
 
