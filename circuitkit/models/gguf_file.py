@@ -1,7 +1,8 @@
 """GGUF files on this machine. transformers reads them, and dequantizes their weights.
 
-transformers ignores some of what a file says about positions and windows. That is added here, or refused, so that the
-model is the one in the file. The file has to be of an architecture that transformers can read from GGUF.
+transformers ignores some of what a file says about positions, windows and heads. That is added here, or refused, so
+that the model is the one in the file. Of the architectures that transformers can read from GGUF, only those are
+accepted of which it is known what it ignores: of Gemma 2 and 3, for one, the soft caps and the scale of attention.
 """
 
 import importlib.util
@@ -14,6 +15,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.models.brought import first_line
+from circuitkit.models.families.base import Family
+
+_ARCHITECTURES = {"llama": "llama (also Mistral)", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3", "gpt2": "gpt2"}
+"""The architectures that are accepted, each with its name in messages."""
 
 
 def is_gguf(source: str) -> bool:
@@ -36,7 +41,7 @@ class GGUFFile:
         path: of the file.
 
     Raises:
-        UsageError: there is no such file, or the package accelerate is missing.
+        UsageError: there is no such file, the package accelerate is missing, or the architecture is not supported.
         CircuitKitError: it cannot be read.
     """
 
@@ -57,6 +62,14 @@ class GGUFFile:
             raise CircuitKitError(
                 f"{str(path)!r} is not a whole GGUF file: {first_line(error)}", "Download it again."
             ) from error
+        field = self._reader.fields.get("general.architecture")
+        self._architecture = None if field is None else field.contents()
+        kind = f"{self._architecture} with experts" if self._field("expert_count") else self._architecture
+        if kind not in _ARCHITECTURES:
+            raise UsageError(
+                f"{str(path)!r} is of the architecture {kind!r}, which circuitkit does not read from GGUF.",
+                f"It reads {', '.join(_ARCHITECTURES.values())}; load others from their Hugging Face folder or name.",
+            )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -70,9 +83,12 @@ class GGUFFile:
         Raises:
             UsageError: it cannot be added.
         """
-        window = self._field("attention.sliding_window")
-        if window and hasattr(config, "sliding_window") and config.sliding_window is None:
-            config.sliding_window = int(window)
+        if config.model_type == "mistral":  # transformers takes a Llama of this very name for one, and cannot load it
+            raise self._unread("the general.name 'mistral'")
+        if self._architecture == "phi3":
+            config.sliding_window = self._window
+        if self._architecture == "qwen3" and (width := self._field("attention.key_length")):
+            config.head_dim = int(width)
         scaling = self._field("rope.scaling.type")
         if scaling not in (None, "none") or any(
             tensor.name.startswith("rope_factors") for tensor in self._reader.tensors
@@ -84,8 +100,20 @@ class GGUFFile:
             if int(rotated) != int(whole * parameters.get("partial_rotary_factor", 1.0)):
                 raise self._unread(f"rotary positions of {int(rotated)} of the {whole} dimensions of a head")
 
-    def complete_model(self, model: PreTrainedModel) -> None:
-        """Divide the rotary frequencies by the factors in the file (Llama 3), and make it a model like any other."""
+    def complete_model(self, model: PreTrainedModel, family: Family) -> None:
+        """Divide the rotary frequencies by the factors in the file (Llama 3), and make it a model like any other.
+
+        Args:
+            model: read from the file.
+            family: its view by heads and MLPs.
+
+        Raises:
+            UsageError: the file has weights or a sliding window that the model lacks.
+        """
+        if any(family.window(layer) != self._window for layer in range(family.layers)):
+            raise self._unread(f"a sliding window of {self._window or 'no'} tokens")
+        if others := self._tensors_outside(model):
+            raise self._unread(f"weights {others[0]!r}" + (f" and {len(others) - 1} more" if others[1:] else ""))
         quantizer: Any = getattr(model, "hf_quantizer", None)
         if quantizer is not None:
             quantizer.remove_quantization_config(model)
@@ -97,10 +125,23 @@ class GGUFFile:
                 rotary.inv_freq = rotary.inv_freq / factors
                 rotary.original_inv_freq = rotary.inv_freq.clone()
 
+    def _tensors_outside(self, model: PreTrainedModel) -> list[str]:
+        """List the tensors of the file that the model has not: transformers drops the biases of a Llama, for one."""
+        from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+        kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == self._architecture)
+        names = get_tensor_name_map(kind, model.config.num_hidden_layers)
+        read = {names.get_name(name, try_suffixes=(".weight", ".bias")) for name in model.state_dict()}
+        return sorted({tensor.name for tensor in self._reader.tensors} - read - {"rope_freqs.weight"})
+
+    @property
+    def _window(self) -> int | None:
+        """The sliding window; 0 in a file means none."""
+        return int(self._field("attention.sliding_window") or 0) or None
+
     def _field(self, name: str) -> Any:
         """Return a value that the file says about its architecture; None: it does not."""
-        (kind,) = (field.contents() for key, field in self._reader.fields.items() if key == "general.architecture")
-        field = self._reader.fields.get(f"{kind}.{name}")
+        field = self._reader.fields.get(f"{self._architecture}.{name}")
         return None if field is None else field.contents()
 
     def _unread(self, what: str) -> UsageError:

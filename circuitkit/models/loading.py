@@ -72,7 +72,7 @@ def load_pretrained(
         model, found = loaded
         _check_complete(str(name), found)
         if file is not None:
-            file.complete_model(model)
+            file.complete_model(model, find_family(config)(model))
         return model, load_tokenizer(source)
 
 

@@ -12,10 +12,14 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from circuitkit.data.prompt_batch import PromptBatch
@@ -27,6 +31,9 @@ SIZES = {
     "vocab_size": len(LETTERS), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
 }  # fmt: skip
+OTHER = {"rms_norm_eps": 0.1, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}
+"""Not what transformers takes where a file says nothing."""
+WINDOW = {"attention__sliding_window": (3, gguf.GGUFValueType.UINT32)}
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
@@ -42,8 +49,21 @@ def phi3(**changes):
     return Phi3ForCausalLM(Phi3Config(**SIZES, pad_token_id=0, **changes))
 
 
+def mistral():
+    return MistralForCausalLM(MistralConfig(**SIZES, **OTHER, sliding_window=None))
+
+
+def qwen2():
+    return Qwen2ForCausalLM(Qwen2Config(**SIZES, **OTHER))
+
+
+def qwen3(**changes):
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, **OTHER, head_dim=16, **changes))
+
+
 def gpt2():
-    return GPT2LMHeadModel(GPT2Config(vocab_size=len(LETTERS), n_embd=32, n_layer=2, n_head=4, n_positions=1024))
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 1024}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=len(LETTERS), layer_norm_epsilon=0.1, **sizes))
 
 
 def written(path, model, kind=F32, **more):
@@ -63,12 +83,14 @@ def written(path, model, kind=F32, **more):
     ("make", "kind"),
     [
         (llama, Q8_0),
-        (lambda: llama(tie_word_embeddings=True), F32),
-        (lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)), F32),
-        (phi3, F32),
+        (lambda: llama(tie_word_embeddings=True, **OTHER), F32),
+        (mistral, F32),
+        (qwen2, F32),
+        (qwen3, F32),
+        (lambda: phi3(**OTHER), F32),
         (gpt2, F32),
     ],
-    ids=["llama-Q8_0", "llama-tied", "qwen2", "phi3", "gpt2"],
+    ids=["llama-Q8_0", "llama-tied", "mistral", "qwen2", "qwen3", "phi3", "gpt2"],
 )
 def test_the_model_is_the_one_in_the_file(make, kind, tmp_path):
     hf = written(tmp_path / "tiny.gguf", make(), kind)
@@ -76,6 +98,7 @@ def test_the_model_is_the_one_in_the_file(make, kind, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(model.model(IDS).logits, hf(IDS).logits)
     assert model.tokenizer.convert_ids_to_tokens(model.tokenizer.encode("cab a")) == ["c", "a", "b", "Ġa"]
+    assert all(model.family.window(layer) is None for layer in range(2))
     assert not model.notes
 
 
@@ -97,9 +120,7 @@ def test_it_is_a_model_like_any_other(tmp_path, monkeypatch):
 
 
 def test_a_sliding_window_is_read(tmp_path):
-    hf = written(
-        tmp_path / "tiny.gguf", phi3(sliding_window=3), attention__sliding_window=(3, gguf.GGUFValueType.UINT32)
-    )
+    hf = written(tmp_path / "tiny.gguf", phi3(sliding_window=3), **WINDOW)
     model = CircuitModel.from_pretrained(tmp_path / "tiny.gguf")
     assert model.family.window(1) == 3
     with torch.no_grad():
@@ -125,9 +146,17 @@ def test_the_frequencies_of_llama_3_are_read(tmp_path):
         (llama, {"rope__scaling__type": ("yarn", gguf.GGUFValueType.STRING)}, r"scaled rotary positions \(yarn\)"),
         (phi3, {"rope_factors_long__weight": torch.ones(4)}, r"scaled rotary positions \(longrope\)"),
         (lambda: phi3(**HALF_ROTARY), {"rope__dimension_count": 4}, "rotary positions of 4 of the 8 dimensions"),
+        (llama, WINDOW, "a sliding window of 3 tokens"),
+        (mistral, {"name": "mistral"}, r"the general\.name 'mistral'"),
+        (mistral, WINDOW, "a sliding window of 3 tokens"),
+        (qwen2, WINDOW, "a sliding window of 3 tokens"),
+        (qwen3, WINDOW, "a sliding window of 3 tokens"),
+        (gpt2, WINDOW, "a sliding window of 3 tokens"),
+        (lambda: llama(attention_bias=True), {}, r"weights 'blk\.0\.attn_k\.bias' and 7 more"),
+        (lambda: qwen3(attention_bias=True), {}, r"weights 'blk\.0\.attn_k\.bias' and 7 more"),
     ],
 )
-def test_positions_that_transformers_does_not_read_are_refused(make, more, message, tmp_path):
+def test_what_transformers_does_not_read_is_refused(make, more, message, tmp_path):
     written(tmp_path / "tiny.gguf", make(), **more)
     with pytest.raises(UsageError, match=rf"tiny\.gguf' has {message}.* Hugging Face folder") as caught:
         CircuitModel.from_pretrained(tmp_path / "tiny.gguf")
@@ -141,6 +170,10 @@ def damaged(path):
 
 def of_another_kind(path):
     path.write_bytes(b"no GGUF file at all")
+
+
+def mixtral(path):
+    written(path, llama(), expert_count=(4, gguf.GGUFValueType.UINT32))
 
 
 def of_architecture(name):
@@ -162,8 +195,13 @@ def of_architecture(name):
         (lambda path: None, r"There is no file '.*tiny\.gguf'"),
         (damaged, "is not a whole GGUF file"),
         (of_another_kind, "is not a whole GGUF file"),
-        (of_architecture("gptj"), "cannot be loaded: .*gptj is not supported.* Hugging Face folder"),
-        (of_architecture("qwen2moe"), "'qwen2_moe' is a mixture of experts"),
+        *(
+            (
+                of_architecture(name),
+                rf"of the architecture '{name}', .* It reads llama \(also Mistral\), qwen2, .*folder",
+            )
+            for name in ("gptj", "gemma2", "gemma3", "qwen2moe", "mistral")
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(make, message, tmp_path):
