@@ -16,6 +16,7 @@ of the layer of z W_O): its part of the normed sum. Then step 5 needs all heads.
 over the widths of all heads together (OLMo 2), so does step 2.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.models.backward_rule import BackwardRule
+from circuitkit.models.families.base import Family
 from circuitkit.models.norm import Norm
 from circuitkit.models.weights import AttentionByHead
 
@@ -62,6 +64,14 @@ class AttentionNorms(NamedTuple):
     heads: tuple[Norm, Norm] | None
     together: bool
     after: Norm | None
+
+
+def attention_norms(family: Family, layer: int, norm: Callable[[Norm], Norm]) -> AttentionNorms:
+    """Collect the norms of a layer's attention, each as `norm` returns it (a rule's twin, or the norm itself)."""
+    heads, after = family.head_norms(layer), family.attention_norm_after(layer)
+    together = heads is not None and len(heads[0].weight) > family.head_width
+    of_heads = heads and (norm(heads[0]), norm(heads[1]))
+    return AttentionNorms(norm(family.attention_norm(layer)), of_heads, together, after and norm(after))
 
 
 class Attention:

@@ -4,7 +4,7 @@ Leading dimensions are free throughout: `...` stands for hypotheses, integration
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,7 +19,7 @@ from circuitkit.data.logits import Logits
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.models import parity
-from circuitkit.models.attention import Attention, AttentionNorms, Rotary
+from circuitkit.models.attention import Attention, Rotary, attention_norms
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
 from circuitkit.models.brought import Fingerprint, check_vocabulary, check_weights, fingerprint, unwrap_model
 from circuitkit.models.context import Context, make_context
@@ -27,7 +27,6 @@ from circuitkit.models.families.base import Family
 from circuitkit.models.linear_layers import describe
 from circuitkit.models.loading import find_family, load_pretrained
 from circuitkit.models.module_copy import copy_mlp, modules_with_hooks
-from circuitkit.models.norm import Norm
 from circuitkit.models.weights import ModuleWeights, Weights
 from circuitkit.torch_state import usual_torch_state
 
@@ -122,7 +121,7 @@ class CircuitModel:
         layers = range(family.layers if family.mlps else 0)
         self._mlps = [copy_mlp(family.mlp_module(layer), rule, family.mlp_activation) for layer in layers]
         layers = range(family.layers)
-        self._attention_norms = [_attention_norms(family, layer, norm) for layer in layers]
+        self._attention_norms = [attention_norms(family, layer, norm) for layer in layers]
         self._mlp_norms = [norm(family.mlp_norm(layer)) for layer in layers] if family.mlps else []
         self._mlp_norms_after = [(after := family.mlp_norm_after(layer)) and norm(after) for layer in layers]
         self._final_norm = norm(family.final_norm())
@@ -197,7 +196,7 @@ class CircuitModel:
             CircuitKitError: they differ by more than rounding explains.
         """
         if length is None:
-            length = min(max((8, *(bound + 4 for bound in self._bounds()))), parity.LONGEST)
+            length = min(max((8, *(bound + 4 for bound in parity.bounds(self.family)))), parity.LONGEST)
         length = min(length, self.family.max_positions() or length)
         batch = parity.parity_batch(self.family.embeddings(), length).to(self.device)
         quantized = any("quantized" in note for note in self.notes)
@@ -221,13 +220,6 @@ class CircuitModel:
         compared = real & (positions >= batch.length - parity.LONGEST)
         return parity.Run(self.logits(last[compared][None]).all()[0], kept[:-1])
 
-    def _bounds(self) -> set[int]:
-        """Return the lengths above which a longer prompt may be computed in another way: windows, scaled positions."""
-        windows = {self.family.window(layer) for layer in range(self.family.layers)}
-        stray = getattr(self.family.config, "sliding_window", None)  # obeyed by some models' code, ignored by others'
-        bounds = {*windows, stray, self.family.scales_from()}
-        return {bound for bound in bounds if isinstance(bound, int)}
-
     def check_prompts(self, batch: PromptBatch) -> None:
         """Check before any work that the model can run these prompts, and computes them as the wrapped model does.
 
@@ -242,7 +234,7 @@ class CircuitModel:
                 f"A prompt has {batch.length} tokens, but the model has positions for {context}.",
                 "Use shorter prompts.",
             )
-        if any(self._checked_length <= bound < batch.length for bound in self._bounds()):
+        if any(self._checked_length <= bound < batch.length for bound in parity.bounds(self.family)):
             self.check_parity(batch.length)
 
     @property
@@ -404,10 +396,3 @@ class CircuitModel:
         """Compute the full model's logits on the clean prompts at the answer positions, `[B, A, V]`."""
         batch = batch.to(self.device)
         return self.logits(self.final_stream(batch)).all()
-
-
-def _attention_norms(family: Family, layer: int, norm: Callable[[Norm], Norm]) -> AttentionNorms:
-    heads, after = family.head_norms(layer), family.attention_norm_after(layer)
-    together = heads is not None and len(heads[0].weight) > family.head_width
-    of_heads = heads and (norm(heads[0]), norm(heads[1]))
-    return AttentionNorms(norm(family.attention_norm(layer)), of_heads, together, after and norm(after))

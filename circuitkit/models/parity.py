@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import CircuitKitError
 from circuitkit.models.brought import quiet
+from circuitkit.models.families.base import Family
 from circuitkit.models.linear_layers import named_weights
 from circuitkit.models.module_copy import copy_without_hooks, modules_with_hooks
 
@@ -64,6 +65,13 @@ def parity_batch(vocabulary: int, longest: int) -> PromptBatch:
         torch.randint(vocabulary, (length,), generator=generator, dtype=torch.int64).tolist() for length in lengths
     ]
     return PromptBatch.from_ids(prompts, prompts, answers=[0, 0])
+
+
+def bounds(family: Family) -> set[int]:
+    """Return the lengths above which a longer prompt may be computed in another way: windows, scaled positions."""
+    windows = {family.window(layer) for layer in range(family.layers)}
+    stray = getattr(family.config, "sliding_window", None)  # obeyed by some models' code, ignored by others'
+    return {bound for bound in (*windows, stray, family.scales_from()) if isinstance(bound, int)}
 
 
 @torch.no_grad()
