@@ -129,8 +129,7 @@ class Circuit:
         Nodes are writers and readers by name; an MLP is both. An edge of the circuit leads from a writer to a reader
         and has `score` and `score_source` (the name of a `ScoreSource`). In addition, each query, key or value reader
         has an edge without a score to every head that it changes (`EdgeGraph.writers_changed_by`). Nodes have `layer`,
-        and `kind`: `input`, `positions`, `head`, `q`, `k`, `v`, `mlp` or
-        `logits`.
+        and `kind`: `input`, `positions`, `head`, `q`, `k`, `v`, `mlp` or `logits`.
         """
         return to_networkx(self.graph, self.kept, self.scores, self.score_sources)
 
