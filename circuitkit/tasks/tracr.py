@@ -1,7 +1,8 @@
 """The two programs of the ACDC paper that tracr compiles, for the models `tracr-reverse` and `tracr-frac-prevs`.
 
 Prompts are all inputs of the program, of 1 to 5 tokens after a first token `BOS`, which tracr's models need. Every
-position after it is an answer. The corrupted prompt is another input of the same length, at random.
+position after it is an answer. The corrupted prompt is another input of the same length and split, at random. The
+inputs of each length are dealt among the splits; those of length 1 are too few, and are all in train.
 """
 
 import itertools
@@ -14,8 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
 from circuitkit.tasks.base import Split, Task, check_request, check_supply, require_tokenizer
+from circuitkit.tasks.drawn import deal
 
 BOS, LONGEST = "BOS", 5
+_FEWEST = 8
+"""With fewer inputs, a quarter of them is not a prompt and another."""
 
 Tokens = tuple[str, ...]
 
@@ -47,11 +51,14 @@ class _Program(Task):
         notes = check_supply(type(self).__name__, split, examples, len(inputs))
         rng = Random(f"{self.model} corrupted {split} {seed}")
         clean = inputs[:examples]
+        corrupted = [
+            rng.choice([other for other in inputs if len(other) == len(tokens) and other != tokens]) for tokens in clean
+        ]
         answers = [self.answers(tokens) for tokens in clean]
         categorical = answers[0][0] is not None
         return PromptBatch.from_ids(
             [[id_of[token] for token in (BOS, *tokens)] for tokens in clean],
-            [[id_of[token] for token in (BOS, *self._other(tokens, rng))] for tokens in clean],
+            [[id_of[token] for token in (BOS, *tokens)] for tokens in corrupted],
             [[[-1 if right is None else id_of[right]] for right in row] for row in answers],
             [[[id_of[token] for token in self.vocabulary if token != right] for right in row] for row in answers]
             if categorical
@@ -72,19 +79,15 @@ class _Program(Task):
         return {token: known[token] for token in (BOS, *self.vocabulary)}
 
     def _inputs(self, split: Split, seed: int) -> list[Tokens]:
-        every = [
-            tokens for length in range(1, LONGEST + 1) for tokens in itertools.product(self.vocabulary, repeat=length)
-        ]
-        Random(f"{self.model} {seed}").shuffle(every)
-        half, quarter = len(every) // 2, len(every) // 4
-        parts = {"train": slice(half), "validation": slice(half, half + quarter), "test": slice(half + quarter, None)}
-        return every[parts[split]]
-
-    def _other(self, tokens: Tokens, rng: Random) -> Tokens:
-        """Draw another input of the same length."""
-        while (other := tuple(rng.choices(self.vocabulary, k=len(tokens)))) == tokens:
-            pass
-        return other
+        """Return the inputs of a split, of every length that has at least two for each split."""
+        found: list[Tokens] = []
+        for length in range(1, LONGEST + 1):
+            every = list(itertools.product(self.vocabulary, repeat=length))
+            if len(every) >= _FEWEST:
+                found += deal(every, self, split, seed)
+            elif split == "train":
+                found += every
+        return Random(f"{self.model} {split} {seed}").sample(found, len(found))
 
 
 class TracrReverse(_Program):

@@ -33,10 +33,13 @@ def test_the_splits_share_all_inputs_out(name: str) -> None:
     assert len(clean) == len(every)
     assert set(clean) == every
     assert [len(pairs) for pairs in found.values()] == [make().available(None, split, 0) for split in SPLITS]
-    for one, other in (pair for pairs in found.values() for pair in pairs):
-        assert other in every
-        assert other != one
-        assert len(other) == len(one)
+    for split, pairs in found.items():
+        own = {one for one, _ in pairs}
+        assert {len(one) for one in own} == {len("BOS") + length for length in range(1 if split == "train" else 2, 6)}
+        for one, other in pairs:
+            assert other in own
+            assert other != one
+            assert len(other) == len(one)
     assert texts(make(), name, "train", 0) == found["train"] != texts(make(), name, "train", 1)
     assert texts(make(), name, "train", 0, 5) == found["train"][:5]
 
