@@ -4,12 +4,14 @@ import pytest
 import torch
 from support.prepared import ABLATIONS, prepare, slow_final
 from support.tiny import random_batch, tiny, tiny_hf
+from support.weights import prepared as prepared_policy
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.data.objectives import LogitDifference
 from circuitkit.engine.ablation import Mean, Resample, Zero
 from circuitkit.engine.attribution.edge_scores import attribute, attribute_writers
 from circuitkit.engine.attribution.reader_gradients import Interpolation, writer_groups
+from circuitkit.engine.capture import capture
 from circuitkit.engine.circuit_run import CircuitRun
 from circuitkit.engine.editors.incremental import IncrementalEditor
 from circuitkit.engine.editors.replay import ReplayEditor
@@ -19,6 +21,7 @@ from circuitkit.engine.search.greedy import GreedySearch
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.pahq import PAHQ
+from circuitkit.precision.quantization import Mode
 from circuitkit.run.discoverer import discover
 
 every_ablation = pytest.mark.parametrize("ablation", ABLATIONS)
@@ -122,10 +125,31 @@ def test_mean_and_zero_change_the_positions() -> None:
     assert torch.allclose(mean.outputs(model, batch, context)[1], written[batch.mask].mean(0), atol=1e-12)
 
 
-def test_low_precision_does_not_reach_the_embeddings() -> None:
+@pytest.mark.parametrize("mode", ["int8", "nf4", "bf16"])
+@torch.no_grad()
+def test_low_precision_does_not_reach_the_embeddings(mode: Mode) -> None:
+    """The outputs of `input` and `positions` are those of full precision, bit for bit; other writers' are not."""
+    model, batch = tiny("gpt2", dtype=torch.float32, positions="writer"), random_batch()
+    context = model.context(batch)
+    exact = capture(model, model.inputs(batch.clean, context), context)
+    with prepared_policy(PAHQ(mode, "attention+mlp"), model) as policy:
+        for reader in ("a1.h0<q>", "logits"):
+            with policy.investigate([model.graph.parse_reader(reader)]):
+                lowered = policy.low_precision_writers()
+                found = capture(model, model.inputs(batch.clean, context), context)
+            assert lowered is not None
+            assert not lowered[:2].any()
+            assert torch.equal(found[:2], exact[:2])
+            assert lowered[2]
+            assert not torch.allclose(found[2:], exact[2:], rtol=1e-4)
+
+
+def test_a_search_in_low_precision_has_positions() -> None:
     model, batch = tiny("gpt2", dtype=torch.float32, positions="writer"), random_batch()
     result = discover(
         model, batch, "acdc", strategy_args={"threshold": 0.05}, precision=PAHQ(), ablation="zero", sizes=[]
     )
     assert isinstance(result.circuit, Circuit)
-    assert result.circuit.graph == model.graph
+    tested = result.circuit.scores[edges_of(model)]
+    assert tested.isfinite().all()
+    assert (tested != 0).any()
