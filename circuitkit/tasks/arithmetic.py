@@ -12,12 +12,12 @@ first digit: of results with two digits, the tens. The wrong answer is that of t
 from collections.abc import Sequence
 from functools import partial
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from circuitkit.errors import UsageError
-from circuitkit.tasks.base import Split
+from circuitkit.tasks.base import Split, check_choice
 from circuitkit.tasks.drawn import DrawnTask, Frame, Pair, check_words, deal, known_templates
 from circuitkit.tasks.text import continuation
 
@@ -51,12 +51,8 @@ class Arithmetic(DrawnTask):
     """
 
     def __init__(self, operation: Operation = "both", digits: int = 1) -> None:
-        if operation not in get_args(Operation):
-            raise UsageError(
-                f"There is no operation {operation!r} of Arithmetic.",
-                f"Choose one of {', '.join(get_args(Operation))}.",
-            )
-        if digits not in _RANGES or isinstance(digits, bool):
+        check_choice(self, "operation", operation, Operation)
+        if type(digits) is not int or digits not in _RANGES:
             raise UsageError(f"digits={digits!r} is neither 1 nor 2.", "Choose one of the two.")
         self.operation = operation
         self.digits = digits

@@ -1,7 +1,9 @@
 """The base class of tasks, which make prompts for a model's tokenizer."""
 
+import re
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -119,6 +121,18 @@ def check_request(split: str, examples: int) -> None:
         raise UsageError(f"examples={examples!r} is not a positive number.", "Ask for at least one.")
 
 
+def check_choice(task: Task, name: str, value: Any, known: Any) -> None:
+    """Refuse an argument of a task that is not one of those in a `Literal`.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    if value not in get_args(known):
+        raise UsageError(
+            f"There is no {name} {value!r} of {type(task).__name__}.", f"Choose one of {', '.join(get_args(known))}."
+        )
+
+
 def check_supply(what: str, split: Split, examples: int, available: int) -> list[str]:
     """Compare how many different prompts were asked for with how many there are, before any is made.
 
@@ -139,6 +153,13 @@ def check_supply(what: str, split: Split, examples: int, available: int) -> list
     if available > _AT_ONCE:
         raise UsageError(f"{has} in the split {split!r}, {fewer}", f"Ask for fewer, such as {_AT_ONCE // 100:,}.")
     return [f"{has}, {fewer}"]
+
+
+def join_counts(counts: Mapping[str, int]) -> str:
+    """Write `{"names": 8, "places": 1}` as "8 names and 1 place"; the first word with an `s` at its end is plural."""
+    kinds = [re.sub(r"s\b", "", kind, count=1) if count == 1 else kind for kind, count in counts.items()]
+    *most, last = [f"{count} {kind}" for count, kind in zip(counts.values(), kinds, strict=True)]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def format_count(count: int) -> str:

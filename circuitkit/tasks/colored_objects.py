@@ -1,18 +1,17 @@
 """Colored objects: three things of three colors, and the question which color one of them has.
 
 Merullo et al. 2024, "Circuit Component Reuse Across Tasks in Transformer Language Models" (arXiv 2310.08744), after a
-task of BIG-bench. What differs: words are ours, and the prompt begins with one answered question, always the same.
+task of BIG-bench. Words are ours. The prompt begins with one answered question, always the same.
 """
 
 from collections.abc import Sequence
 from functools import partial
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from circuitkit.errors import UsageError
-from circuitkit.tasks.base import Split
+from circuitkit.tasks.base import Split, check_choice
 from circuitkit.tasks.drawn import Arrangements, DrawnTask, Frame, Pair, check_words, deal, find_tokens, known_templates
 from circuitkit.tasks.word_lists import COLORS, THINGS
 
@@ -25,7 +24,8 @@ _QUESTION = (
 _EXAMPLE = _QUESTION.format(
     place="table", colors=("gold", "gray", "cream"), things=("plant", "jar", "letter"), asked="jar"
 )
-PLACES = ("table", "floor", "desk", "shelf")
+PLACES = ("floor", "desk", "shelf", "counter")
+"""None of them is an object, too."""
 _THREE = 3
 
 
@@ -43,11 +43,7 @@ class ColoredObjects(DrawnTask):
     """
 
     def __init__(self, corruption: Corruption = "question") -> None:
-        if corruption not in get_args(Corruption):
-            raise UsageError(
-                f"There is no corruption {corruption!r} of ColoredObjects.",
-                f"Choose one of {', '.join(get_args(Corruption))}.",
-            )
+        check_choice(self, "corruption", corruption, Corruption)
         self.corruption = corruption
 
     def frames(self, tokenizer: PreTrainedTokenizerBase, split: Split, seed: int) -> list[Frame]:

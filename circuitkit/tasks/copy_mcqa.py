@@ -7,12 +7,11 @@ The copied colors of Wiegreffe et al. 2024, "Answer, Assemble, Ace" (arXiv 2407.
 from collections.abc import Sequence
 from functools import partial
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from circuitkit.errors import UsageError
-from circuitkit.tasks.base import Split
+from circuitkit.tasks.base import Split, check_choice
 from circuitkit.tasks.drawn import Arrangements, DrawnTask, Frame, Pair, check_words, deal, find_tokens, known_templates
 from circuitkit.tasks.word_lists import COLORS, THINGS
 
@@ -40,11 +39,7 @@ class CopyMCQA(DrawnTask):
     """
 
     def __init__(self, corruption: Corruption = "position") -> None:
-        if corruption not in get_args(Corruption):
-            raise UsageError(
-                f"There is no corruption {corruption!r} of CopyMCQA.",
-                f"Choose one of {', '.join(get_args(Corruption))}.",
-            )
+        check_choice(self, "corruption", corruption, Corruption)
         self.corruption = corruption
 
     def frames(self, tokenizer: PreTrainedTokenizerBase, split: Split, seed: int) -> list[Frame]:

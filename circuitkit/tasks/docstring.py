@@ -14,12 +14,11 @@ arguments.
 from collections.abc import Sequence
 from functools import partial
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from circuitkit.errors import UsageError
-from circuitkit.tasks.base import Split
+from circuitkit.tasks.base import Split, check_choice
 from circuitkit.tasks.drawn import Arrangements, DrawnTask, Frame, Pair, check_words, deal, find_tokens, known_templates
 
 Corruption = Literal["random", "docstring"]
@@ -58,11 +57,7 @@ class Docstring(DrawnTask):
     """
 
     def __init__(self, corruption: Corruption = "random") -> None:
-        if corruption not in get_args(Corruption):
-            raise UsageError(
-                f"There is no corruption {corruption!r} of Docstring.",
-                f"Choose one of {', '.join(get_args(Corruption))}.",
-            )
+        check_choice(self, "corruption", corruption, Corruption)
         self.corruption = corruption
 
     def frames(self, tokenizer: PreTrainedTokenizerBase, split: Split, seed: int) -> list[Frame]:

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
-from circuitkit.tasks.base import Split, Task, check_request, check_supply, require_tokenizer
+from circuitkit.tasks.base import Split, Task, check_request, check_supply, join_counts, require_tokenizer
 from circuitkit.tasks.text import continuation, encode
 
 T = TypeVar("T")
@@ -139,8 +139,8 @@ def check_words(task: Task, found: Mapping[str, int], needed: Mapping[str, int])
     """
     if any(found[kind] < count for kind, count in needed.items()):
         raise UsageError(
-            f"{type(task).__name__} finds {_in_words(found)} that are one token for this tokenizer, and needs "
-            f"{_in_words(needed)}.",
+            f"{type(task).__name__} finds {join_counts(found)} that are one token for this tokenizer, and needs "
+            f"{join_counts(needed)}.",
             _REMEDY,
         )
 
@@ -197,9 +197,3 @@ def _draw_numbers(count: int, wanted: int, rng: Random) -> list[int]:
 def _to_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[int]]) -> list[list[int]]:
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     return encode(tokenizer, texts) if texts else [list(prompt) for prompt in prompts if not isinstance(prompt, str)]
-
-
-def _in_words(counts: Mapping[str, int]) -> str:
-    """Write `{"names": 8, "places": 2}` as "8 names and 2 places"."""
-    *most, last = [f"{count} {kind}" for kind, count in counts.items()]
-    return f"{', '.join(most)} and {last}" if most else last

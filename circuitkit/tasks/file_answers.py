@@ -173,7 +173,8 @@ def _read_choices(row: Row) -> tuple[list[str], list[str]]:
     for label in labels:
         check_unicode(row, "choices", label)
     given = row.values["label"]
-    number = labels.index(given) if given in labels else _parse_json(given) if isinstance(given, str) else given
+    written = str(given) if type(given) is int else given
+    number = labels.index(written) if written in labels else _parse_json(given) if isinstance(given, str) else given
     if type(number) is not int or not 0 <= number < len(labels):
         raise UsageError(
             f"{row.where} has {quote(given)} as the right choice, and the choices {quote(labels)}.",

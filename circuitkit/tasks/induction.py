@@ -12,12 +12,12 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from circuitkit.errors import UsageError
-from circuitkit.tasks.base import Split
+from circuitkit.tasks.base import Split, check_choice
 from circuitkit.tasks.drawn import Arrangements, DrawnTask, Frame, Pair, check_words, deal
 from circuitkit.tasks.text import encode
 
@@ -43,11 +43,7 @@ class Induction(DrawnTask):
     """
 
     def __init__(self, corruption: Corruption = "random", length: int = 10) -> None:
-        if corruption not in get_args(Corruption):
-            raise UsageError(
-                f"There is no corruption {corruption!r} of Induction.",
-                f"Choose one of {', '.join(get_args(Corruption))}.",
-            )
+        check_choice(self, "corruption", corruption, Corruption)
         if type(length) is not int or length < 4:
             raise UsageError(f"length={length!r} is not a number from 4.", "Give one such as 10.")
         self.corruption = corruption

@@ -19,13 +19,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations, islice, zip_longest
 from random import Random
-from typing import Literal, get_args
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
-from circuitkit.tasks.base import Split, Task, check_request, check_supply, require_tokenizer
+from circuitkit.tasks.base import Split, Task, check_choice, check_request, check_supply, join_counts, require_tokenizer
 from circuitkit.tasks.text import continuation, encode
 
 Corruption = Literal["abc", "swap"]
@@ -147,9 +147,8 @@ class IOI(Task):
         template: int | None = None,
         held_out: bool = False,
     ) -> None:
-        for name, value, known in (("corruption", corruption, Corruption), ("order", order, Order)):
-            if value not in get_args(known):
-                raise UsageError(f"There is no IOI {name} {value!r}.", f"Choose one of {', '.join(get_args(known))}.")
+        check_choice(self, "corruption", corruption, Corruption)
+        check_choice(self, "order", order, Order)
         if template is not None and template not in range(len(TEMPLATES)):
             raise UsageError(
                 f"There is no IOI template {template!r}.", f"Choose one of 0 to {len(TEMPLATES) - 1}, or None for all."
@@ -217,7 +216,7 @@ class IOI(Task):
         if any(found[kind] < count for kind, count in needed.items()):
             why, instead = (" to hold some out", "held_out=False, ") if self.held_out else ("", "")
             raise UsageError(
-                f"IOI finds {_in_words(found)} that are one token for this tokenizer, and needs {_in_words(needed)}"
+                f"IOI finds {join_counts(found)} that are one token for this tokenizer, and needs {join_counts(needed)}"
                 f"{why}.",
                 f"Use {instead}a model with a larger vocabulary, or prompts of your own: the task prompt_file.",
             )
@@ -283,9 +282,3 @@ def _others(taken: set[str], names: list[str], pairs: list[tuple[str, str]], rng
         start += 1
     first, second = rng.sample(pair, 2)
     return first, second, rng.choice([name for name in names if name not in taken and name not in pair])
-
-
-def _in_words(counts: dict[str, int]) -> str:
-    """Write `{"names": 8, "places": 2}` as "8 names and 2 places"."""
-    *most, last = [f"{count} {kind}" for kind, count in counts.items()]
-    return f"{', '.join(most)} and {last}"

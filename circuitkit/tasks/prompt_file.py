@@ -11,8 +11,8 @@ Columns, or keys (others are ignored):
     2. `correct_idx`, `incorrect_idx` (as in EAP-IG): token ids of the model's tokenizer.
     3. `choices`, `label` (or `answerKey`, as in MIB's multiple choice): the labels of the choices, such as
        `["A", "B", "C"]` or `{"label": ["A", "B", "C"], "text": [...]}`, and which is right: its label, or its number
-       from 0. The right label is the answer, the others are wrong answers, with a leading space unless the clean prompt
-       ends in a space, a new line or an opening bracket.
+       from 0. If the labels are numbers themselves, it is the label. The right label is the answer, the others are
+       wrong answers, with a leading space unless the clean prompt ends in a space, a new line or an opening bracket.
     4. `label` alone (as in EAP-IG's greater-than): a two-digit number. Answers are all larger two-digit numbers, wrong
        answers that number and all smaller ones; each must be one token of two digits without a space.
 - `split` (optional): `train`, `validation` or `test`. The prompts are then in the file's order: every seed has the same

@@ -8,12 +8,11 @@ the answers are sets of verbs (is, was, has against are, were, have), not one ve
 from collections.abc import Sequence
 from functools import partial
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from circuitkit.errors import UsageError
-from circuitkit.tasks.base import Split
+from circuitkit.tasks.base import Split, check_choice
 from circuitkit.tasks.drawn import Arrangements, DrawnTask, Frame, Pair, check_words, deal, find_tokens, known_templates
 from circuitkit.tasks.word_lists import PEOPLE
 
@@ -55,11 +54,7 @@ class SubjectVerbAgreement(DrawnTask):
     """
 
     def __init__(self, structure: Structure = "all") -> None:
-        if structure not in get_args(Structure):
-            raise UsageError(
-                f"There is no structure {structure!r} of SubjectVerbAgreement.",
-                f"Choose one of {', '.join(get_args(Structure))}.",
-            )
+        check_choice(self, "structure", structure, Structure)
         self.structure = structure
 
     def frames(self, tokenizer: PreTrainedTokenizerBase, split: Split, seed: int) -> list[Frame]:

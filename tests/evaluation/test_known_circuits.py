@@ -22,11 +22,15 @@ OWN = {name: (graph, model) for name, (graph, model, _) in PUBLISHED.items()} | 
     for ablation in ("zero", "resample")
 }
 """Each known circuit's graph and model."""
+SOURCES = {"ioi-gpt2": "arXiv 2211.00593", "greater-than-gpt2": "arXiv 2305.00586",
+           "docstring-attn-only-4l": "Heimersheim and Janiak 2023", "tracr-reverse": "arXiv 2301.05062",
+           "tracr-frac-prevs": "arXiv 2301.05062"}  # fmt: skip
 
 
 def test_these_are_known() -> None:
     assert set(list_known()) == set(OWN)
-    assert all("20" in describe_known(name) for name in OWN)
+    for name in OWN:
+        assert SOURCES[name.removesuffix("-zero").removesuffix("-resample")] in describe_known(name)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -77,6 +77,7 @@ def test_parts_in_half_precision_are_scaled_in_single():
 def test_no_norm_is_the_identity():
     x = torch.randn(3, 4, 6, dtype=torch.float64)
     norm = Identity(x[0, 0], None, 0.0, False)
+    assert isinstance(norm, Norm)
     gradient = torch.randn(5, 3, 4, 6, dtype=torch.float64)
     for one in (norm, replace(norm, frozen=True)):
         assert one(x) is x

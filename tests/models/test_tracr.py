@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.fetch import PACKAGED
-from circuitkit.models.norm import Identity, Norm
 from circuitkit.models.tracr import TracrLMHeadModel
 
 VOCABULARY = {"tracr-reverse": range(3), "tracr-frac-prevs": range(2, 6)}
@@ -74,11 +73,3 @@ def test_a_position_sees_all_others() -> None:
     alone = hf(batch.clean[1:, 2:]).logits[0]
     with_padding = hf(batch.clean, attention_mask=batch.mask.long(), position_ids=batch.positions).logits[1, 2:]
     assert torch.allclose(alone, with_padding, atol=1e-12)
-
-
-def test_no_norm_is_the_identity() -> None:
-    norm = Identity(torch.empty(0), None, 0.0, False)
-    x, gradient = torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(5, 2, 3, 4, dtype=torch.float64)
-    assert isinstance(norm, Norm)
-    assert torch.equal(norm(x), x)
-    assert torch.equal(norm.vjp(x, gradient.clone()), gradient)

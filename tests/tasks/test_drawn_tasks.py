@@ -19,7 +19,7 @@ from circuitkit.errors import UsageError
 from circuitkit.tasks.arithmetic import Arithmetic
 from circuitkit.tasks.base import Split
 from circuitkit.tasks.capital import CAPITALS, Capital
-from circuitkit.tasks.colored_objects import ColoredObjects
+from circuitkit.tasks.colored_objects import PLACES, ColoredObjects
 from circuitkit.tasks.copy_mcqa import CopyMCQA
 from circuitkit.tasks.docstring import Docstring
 from circuitkit.tasks.drawn import Arrangements, DrawnTask
@@ -27,6 +27,7 @@ from circuitkit.tasks.gendered_pronoun import FEMALE, MALE, GenderedPronoun
 from circuitkit.tasks.greater_than import GreaterThan
 from circuitkit.tasks.induction import Induction
 from circuitkit.tasks.subject_verb_agreement import ANSWERS, SubjectVerbAgreement
+from circuitkit.tasks.word_lists import THINGS
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 CASES: dict[str, DrawnTask] = {
@@ -242,6 +243,11 @@ HIDING = ("colored, colors", "mcqa, letters", "induction", "docstring", "docstri
 """The corruptions after which none of the clean prompt's answers and wrong answers is right."""
 
 
+def test_no_place_is_an_object() -> None:
+    """Otherwise a prompt could say "On the table, there is a blue table"."""
+    assert not set(PLACES) & set(THINGS)
+
+
 @every_case
 def test_the_answers_are_those_of_who_reads_the_text(case: str) -> None:
     tokenizer, solve = byte_level(), SOLVERS[case.partition(",")[0]]
@@ -294,11 +300,11 @@ def test_arithmetic_asks_for_the_tens_where_digits_are_split() -> None:
         ("greater_than", "GreaterThan finds 0 nouns that are one token .* needs 4 nouns"),
         (
             "agreement",
-            "SubjectVerbAgreement finds 0 nouns, 0 verbs and 0 verbs to answer with .* needs 8 nouns, 1 verbs",
+            "SubjectVerbAgreement finds 0 nouns, 0 verbs and 0 verbs to answer with .* needs 8 nouns, 1 verb and 1 verb",
         ),
-        ("agreement, simple", "needs 8 nouns, 0 verbs and 1 verbs to answer with"),
+        ("agreement, simple", "needs 8 nouns, 0 verbs and 1 verb to answer with"),
         ("pronoun", "GenderedPronoun finds 0 female names, .* needs 4 female names"),
-        ("docstring", "Docstring finds 0 arguments.* needs 40 arguments, 1 functions and 7 words"),
+        ("docstring", "Docstring finds 0 arguments.* needs 40 arguments, 1 function and 7 words"),
         ("colored", "ColoredObjects finds 0 objects and 0 colors .* needs 12 objects and 6 colors"),
         ("mcqa", "CopyMCQA finds 0 objects, 0 colors and 0 letters"),
         ("capital", "Capital finds 0 capitals .* needs 8 capitals"),
@@ -331,6 +337,8 @@ def test_numbers_that_are_split_otherwise_are_refused() -> None:
         (lambda: Arithmetic("multiplication"), "operation 'multiplication' of Arithmetic"),  # type: ignore[arg-type]
         (lambda: Arithmetic(digits=3), "digits=3 is neither 1 nor 2"),
         (lambda: Arithmetic(digits=True), "digits=True"),
+        (lambda: Arithmetic(digits=1.0), r"digits=1\.0 is neither"),  # type: ignore[arg-type]
+        (lambda: Arithmetic(digits=[1]), r"digits=\[1\] is neither"),  # type: ignore[arg-type]
     ],
 )
 def test_unknown_arguments_are_refused(wrong: Callable[[], DrawnTask], said: str) -> None:

@@ -251,7 +251,7 @@ def test_special_tokens_are_added_to_both_prompts() -> None:
     ("missing", "said"),
     [
         (NAMES[5:], r"finds 5 names, 8 places and 8 objects .* needs 8 names, 2 places and 2 objects"),
-        (PLACES[1:], r"finds \d+ names, 1 places"),
+        (PLACES[1:], r"finds \d+ names, 1 place "),
         (OBJECTS, r"and 0 objects"),
     ],
 )

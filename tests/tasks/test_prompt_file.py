@@ -99,6 +99,19 @@ def test_a_choice_has_no_space_where_the_prompt_ends_so(tmp_path: Path, end: str
     assert [tokenizer.decode([token]) for token in batch.answers.flatten()] == ["C"]
 
 
+@pytest.mark.parametrize(
+    ("write", "name", "label"), [(as_csv, "p.csv", 1), (as_jsonl, "p.jsonl", 1), (as_jsonl, "p.jsonl", "1")]
+)
+def test_a_label_that_is_a_number_comes_before_the_number_of_a_choice(
+    tmp_path: Path, write: Any, name: str, label: Any
+) -> None:
+    pair = {"clean": CLEAN, "corrupted": CORRUPTED, "label": label}
+    path = write(tmp_path / name, [{**pair, "choices": json.dumps(["1", "2", "3"])}])
+    tokenizer = byte_level(numbers=[" 1", " 2", " 3"])
+    batch = PromptFile(path).prompts(tokenizer, "train", 1, seed=0)
+    assert [tokenizer.decode([token]) for token in batch.answers.flatten()] == [" 1"]
+
+
 def test_a_choice_whose_label_is_a_number_is_not_counted(tmp_path: Path) -> None:
     pair = {"clean": CLEAN, "corrupted": CORRUPTED, "choices": json.dumps(["1", "2"]), "label": "1"}
     task = PromptFile(as_csv(tmp_path / "p.csv", [pair]))
