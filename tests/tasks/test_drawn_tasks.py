@@ -300,7 +300,7 @@ def test_arithmetic_asks_for_the_tens_where_digits_are_split() -> None:
         ("greater_than", "GreaterThan finds 0 nouns that are one token .* needs 4 nouns"),
         (
             "agreement",
-            "SubjectVerbAgreement finds 0 nouns, 0 verbs and 0 verbs to answer with .* needs 8 nouns, 1 verb and 1 verb",
+            "SubjectVerbAgreement finds 0 nouns, 0 verbs and 0 verbs to answer with .* needs 8 nouns, 1 verb and 1",
         ),
         ("agreement, simple", "needs 8 nouns, 0 verbs and 1 verb to answer with"),
         ("pronoun", "GenderedPronoun finds 0 female names, .* needs 4 female names"),
