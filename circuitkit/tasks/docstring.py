@@ -1,9 +1,10 @@
-'''Docstrings: the argument that is documented next. The answer to this prompt is " size".
+'''Docstrings: the argument that is documented next. The answer to this prompt is " files".
 
     def port(self, load, size, files, last):
         """oil column piece
 
         :param load: crime population
+        :param size: unit army
         :param
 
 Heimersheim and Janiak 2023, "A circuit for Python docstrings in a 4-layer attention-only transformer" (LessWrong). What

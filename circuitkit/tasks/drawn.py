@@ -3,8 +3,8 @@
 How prompts are drawn:
 1. Keep the words that are one token, so that all prompts of a template have the same number of tokens, and the
    templates that have no word unknown to the tokenizer.
-2. Deal the words that the answer depends on among the splits, by the seed: half to train, a quarter to validation, a
-   quarter to test. Prompts of a split, clean and corrupted, use its own words only, so that no two splits share one.
+2. Deal the words of one kind, such as nouns, among the splits, by the seed: half to train, a quarter to validation, a
+   quarter to test. Prompts of a split, clean and corrupted, use only its own of them, so that no two splits share one.
 3. A `Frame` numbers all ways to fill in one template. Take the frames in turn, each without repetition.
 """
 

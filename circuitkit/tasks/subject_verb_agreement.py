@@ -1,8 +1,8 @@
 """Subject-verb agreement: "The boys that the teacher likes" -> " are", not " is".
 
-After Finlayson et al. 2021, "Causal Analysis of Syntactic Agreement Mechanisms" (arXiv 2106.06087); the same structures
-are in Marks et al. 2024, "Sparse Feature Circuits" (arXiv 2403.19647). What differs: nouns and templates are ours, and
-the answers are sets of verbs (is, was, has against are, were, have), not one verb.
+After Finlayson et al. 2021, "Causal Analysis of Syntactic Agreement Mechanisms in Neural Language Models" (arXiv
+2106.06087); the same structures are in Marks et al. 2024, "Sparse Feature Circuits" (arXiv 2403.19647). What differs:
+nouns and templates are ours, and the answers are sets of verbs (is, was, has against are, were, have), not one verb.
 """
 
 from collections.abc import Sequence
