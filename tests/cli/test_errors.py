@@ -77,7 +77,7 @@ CASES = {
         alien_architecture,
         ["discover", "--model", "alien", "--task", "ioi", "--strategy", "eap"],
         2,
-        ["'bert'", "gpt2, gpt_neox, llama"],
+        ["'bert' is an encoder", "gpt2, gpt_neox, gptj, llama"],
     ),
     "no such model": (nothing, [*DISCOVER, "--model", "no/such/folder"], 2, ["'no/such/folder'"]),
     "a model without weights": (without_weights, [*DISCOVER, "--model", "hollow"], 1, ["'hollow'", "cannot be loaded"]),

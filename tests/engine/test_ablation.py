@@ -21,7 +21,11 @@ def outputs(ablation: Mean, batch: PromptBatch) -> torch.Tensor:
 def mean(batch: PromptBatch, positions: str) -> torch.Tensor:
     """Average the captures of all prompts, one prompt after the other, without padding."""
     rows = [batch[number : number + 1].trim() for number in range(len(batch))]
-    found = [capture(MODEL, MODEL.embed(row.corrupted), MODEL.context(row))[:, 0] for row in rows]
+    contexts = [MODEL.context(row) for row in rows]
+    found = [
+        capture(MODEL, MODEL.inputs(row.corrupted, context), context)[:, 0]
+        for row, context in zip(rows, contexts, strict=True)
+    ]
     if positions == "each":
         return torch.stack(found, 1).mean(1, keepdim=True)
     return torch.cat(found, 1).mean(1)[:, None, None]
