@@ -171,7 +171,8 @@ def test_a_benchmark_says_at_once_that_its_model_is_not_fetched(script, tmp_path
 
 
 def test_truth_runs_every_strategy():
-    named = {spec if isinstance(spec, str) else spec["class_path"] for spec in truth.methods().values()}
+    specs = [method.spec for method in truth.methods().values()]
+    named = {spec if isinstance(spec, str) else spec["class_path"] for spec in specs}
     paths = {name: registry.class_path("strategies", name) for name in registry.names("strategies")}
     assert named == {name for name, path in paths.items() if path.startswith("circuitkit.")}
 
@@ -198,4 +199,38 @@ def test_truth_gathers_the_best_under_the_ablation_that_suits():
     assert found["best_auroc"] == {"induction": 0.9}
     assert found["auroc"]["acdc"] == {"induction": {"resample": 0.9, "zero": 1.0}}
     assert "gim" not in found["auroc"]
+    assert found["error"] == {"gim": {"induction": {"zero": "refused"}}}
     assert "| acdc | 1.00 |" in truth.table(cells, "auroc").splitlines()
+
+
+def test_truth_runs_only_what_is_missing_or_was_measured_otherwise(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "cells.jsonl"
+    arguments = ["truth.py", "--smoke", "--methods", "random", "eap", "--save", str(file)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    truth.main()
+    first = capsys.readouterr().out.splitlines()
+    found = json.loads(first[-1])
+    assert len(first) == 5  # a line per cell, and the JSON
+    assert set(found["auroc"]) == {"random", "eap"}
+    assert set(found["auroc"]["eap"]) == {"greater_than", "backup"}
+
+    file.write_text(file.read_text()[:-10])  # killed while it wrote the last cell
+    truth.main()
+    again = capsys.readouterr().out.splitlines()
+    assert [line.split(" {")[0] for line in again[:-1]] == ["eap backup resample"]
+    assert json.loads(again[-1])["auroc"] == found["auroc"]
+
+    monkeypatch.setattr(truth, "run", lambda *_: {"error": "refused"})
+    monkeypatch.setattr(truth, "NOISE", 0.004)
+    monkeypatch.setattr(sys, "argv", [*arguments[:3], "eap", *arguments[5:]])
+    for _ in range(2):  # errors are not kept
+        truth.main()
+        other = capsys.readouterr().out.splitlines()
+        errors = {"greater_than": {"resample": "refused"}, "backup": {"resample": "refused"}}
+        assert len(other) == 3
+        assert json.loads(other[-1]) == {"best_auroc": {}, "error": {"eap": errors}}
+
+    monkeypatch.setattr(truth, "NOISE", 0.003)
+    truth.main()  # all cells that are asked for are in the file
+    (last,) = capsys.readouterr().out.splitlines()
+    assert json.loads(last)["auroc"] == {"eap": found["auroc"]["eap"]}
