@@ -1,13 +1,14 @@
 """How well every method finds circuits that are known by construction (`circuitkit.truth`), by program and ablation.
 
-Run: python benchmarks/truth.py [--programs ...] [--methods ...] [--ablations ...] [--save FILE] [--table] [--smoke]
+Run: python benchmarks/truth.py [--programs ...] [--methods ...] [--ablations ...] [--layers N] [--save FILE]
+         [--table FIGURE] [--smoke]
 
-Each program is compiled to a model of 4 layers of 4 heads, 479 edges, half of the programs as GPT-2 and half as Llama;
-every head and MLP that the program does not use is a distractor, and all matrices have noise. Methods get 32 prompts
-and the logit difference. Trained ones get KL, which most of their docstrings ask for, and 200 steps of 8 prompts: 1,600
-different ones. A method's edges are ranked as `Circuit.ranking` does: the edges that it keeps first, then by |score|.
-They are compared with the edges that matter under the ablation (or, where the program is redundant, with that of its
-circuits that fits best, or with all of them together).
+Each program is compiled to a model of 4 layers (or `--layers`) of 4 heads, 479 edges, half of the programs as GPT-2 and
+half as Llama; every head and MLP that the program does not use is a distractor, and all matrices have noise. Methods
+get 32 prompts and the logit difference. Trained ones get KL, which some of their docstrings ask for, and 200 steps of 8
+prompts: 1,600 different ones. A method's edges are ranked as `Circuit.ranking` does: the edges that it keeps first,
+then by |score|. They are compared with the edges that matter under the ablation (or, where the program is redundant,
+with that of its circuits that fits best, or with all of them together).
 
 With --save, finished cells are kept there; started again, the script runs what is missing, failed, or was measured with
 other settings. --table prints a table in Markdown. The last line is one JSON object: `best_auroc` by program (the best
@@ -98,16 +99,16 @@ def methods(smoke: bool = False) -> dict[str, Method]:
     }
 
 
-def build(program: str, number: int) -> KnownCircuit:
+def build(program: str, number: int, layers: int = LAYERS) -> KnownCircuit:
     """Make a program's model; families take turns."""
     family: FamilyName = "llama" if number % 2 else "gpt2"
-    nodes = LAYERS * (HEADS + 1)
-    return PROGRAMS[program]().build(family, layers=LAYERS, heads=HEADS, distractors=nodes, noise=NOISE)
+    nodes = layers * (HEADS + 1)
+    return PROGRAMS[program]().build(family, layers=layers, heads=HEADS, distractors=nodes, noise=NOISE)
 
 
-def settings_of(method: Method, prompts: int) -> Settings:
+def settings_of(method: Method, prompts: int, layers: int = LAYERS) -> Settings:
     """Return all that a cell depends on besides its names: figures of other settings are not reused."""
-    return {**method._asdict(), "prompts": prompts, "layers": LAYERS, "heads": HEADS, "noise": NOISE}
+    return {**method._asdict(), "prompts": prompts, "layers": layers, "heads": HEADS, "noise": NOISE}
 
 
 def run(cell: Cell, known: KnownCircuit, method: Method, prompts: int) -> dict[str, Any]:
@@ -206,6 +207,7 @@ def main() -> None:
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
     parser.add_argument("--methods", nargs="+", choices=every, default=list(every), metavar="METHOD")
     parser.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=list(ABLATIONS))
+    parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--table", choices=FIGURES)
     parser.add_argument("--smoke", action="store_true", help="two programs, few prompts and steps")
@@ -220,12 +222,12 @@ def main() -> None:
     for program in arguments.programs:
         known = None
         for method, ablation in product(arguments.methods, arguments.ablations):
-            cell, settings = Cell(method, program, ablation), settings_of(every[method], prompts)
+            cell, settings = Cell(method, program, ablation), settings_of(every[method], prompts, arguments.layers)
             key = key_of(cell, settings)
             if key in saved:
                 cells[cell] = saved[key]
                 continue
-            known = known or build(program, list(PROGRAMS).index(program))
+            known = known or build(program, list(PROGRAMS).index(program), arguments.layers)
             cells[cell] = run(cell, known, every[method], prompts)
             print(" ".join(cell), cells[cell], flush=True)
             if arguments.save and "error" not in cells[cell]:

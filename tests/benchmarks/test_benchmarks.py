@@ -234,3 +234,8 @@ def test_truth_runs_only_what_is_missing_or_was_measured_otherwise(tmp_path, mon
     truth.main()  # all cells that are asked for are in the file
     (last,) = capsys.readouterr().out.splitlines()
     assert json.loads(last)["auroc"] == {"eap": found["auroc"]["eap"]}
+
+
+def test_truth_takes_models_of_more_layers():
+    known = truth.build("greater_than", 0, layers=6)
+    assert known.model.graph == EdgeGraph(6, 4, 4)
