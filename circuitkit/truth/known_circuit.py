@@ -70,7 +70,7 @@ class KnownCircuit:
         return confirm(self.model, batch, ablation, self.truth(ablation), self.alternatives(ablation))
 
     def save(self, folder: str | Path, examples: int = 64, seed: int = 0) -> None:
-        """Write what the command line needs, into a folder that is created if missing.
+        """Write what the command line needs, into a folder that is empty or created.
 
         - `model`: an ordinary folder of transformers' with model and tokenizer.
         - `prompts.csv`: prompts of all splits, for the task `prompt_file`.
@@ -82,11 +82,13 @@ class KnownCircuit:
             seed: of the prompts.
 
         Raises:
-            UsageError: the folder cannot be written.
+            UsageError: the folder cannot be written, or has files already.
         """
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise UsageError(f"{str(folder)!r} is not empty.", "Delete it, or choose another folder.")
             with (folder / "prompts.csv").open("w", encoding="utf-8", newline="") as file:
                 rows = self._rows(examples, seed)
                 writer = csv.DictWriter(file, rows[0].keys())

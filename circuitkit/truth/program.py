@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+from circuitkit.config.checks import check_seed
 from circuitkit.errors import UsageError
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.torch_state import usual_torch_state
@@ -80,6 +81,7 @@ class Program(PromptMaker):
             raise UsageError(f"distractors={distractors!r} is not a number of heads and MLPs.", "Give 0 or more.")
         if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise < 1:
             raise UsageError(f"noise={noise!r} is not between 0 and 1.", "Give a small number such as 0.005.")
+        check_seed(seed)
         steps, outputs, words = self.steps(), self.outputs(), vocabulary(self)
         placement = place(steps, layers, heads, seed)
         maker = MAKERS[family]

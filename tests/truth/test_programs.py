@@ -158,6 +158,9 @@ def test_the_callers_torch_state_makes_no_difference_and_stays(family):
         ({"heads": 0}, "does not fit into 0 heads"),
         ({"distractors": -1}, "distractors=-1"),
         ({"noise": 2}, "noise=2"),
+        ({"seed": None}, "seed None"),
+        ({"seed": 1.5}, "seed 1.5"),
+        ({"seed": 2**70}, "seed 1180591620717411303424"),
     ],
 )
 def test_arguments_that_do_not_fit(arguments, said):

@@ -76,6 +76,15 @@ def test_a_folder_has_what_the_command_line_needs(name, family, tmp_path):
     assert len(list(csv.DictReader((folder / "prompts.csv").open()))) == 24
 
 
+def test_a_folder_is_not_overwritten(tmp_path):
+    known = PROGRAMS["induction"]().build()
+    (tmp_path / "prompts.csv").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty") as error:
+        known.save(tmp_path)
+    assert "choose another folder" in str(error.value)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("prompts.csv", "mine")]
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
