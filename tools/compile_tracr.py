@@ -25,7 +25,9 @@ import argparse
 import itertools
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +35,14 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from tracr.compiler import compiling, lib
-from tracr.rasp import rasp
+
+HAS_TRACR = find_spec("tracr") is not None
+if HAS_TRACR:  # --help works without it
+    from tracr.compiler import compiling, lib
+    from tracr.rasp import rasp
 
 BOS, LONGEST = "BOS", 5
-PROGRAMS = {
-    "tracr-reverse": (lib.make_reverse(rasp.tokens), (0, 1, 2)),
-    "tracr-frac-prevs": (lib.make_frac_prevs(rasp.tokens == "x"), ("w", "x", "y", "z")),
-}
+VOCABULARIES: dict[str, tuple[Any, ...]] = {"tracr-reverse": (0, 1, 2), "tracr-frac-prevs": ("w", "x", "y", "z")}
 SOURCE = (
     "compiled by tracr 1.0.0 (Lindner et al. 2023, arXiv 2301.05062) as in Conmy et al. 2023 (arXiv 2304.14997); the "
     "edges are derived in tools/compile_tracr.py"
@@ -182,7 +184,8 @@ def check_selects(selector: Any, vocabulary: Sequence[Any]) -> None:
 
 def write(folder: Path, name: str) -> None:
     """Compile one program, and write model, tokenizer and circuits."""
-    program, vocabulary = PROGRAMS[name]
+    program = lib.make_reverse(rasp.tokens) if name == "tracr-reverse" else lib.make_frac_prevs(rasp.tokens == "x")
+    vocabulary = VOCABULARIES[name]
     compiled = compiling.compile_rasp_to_model(program, set(vocabulary), max_seq_len=LONGEST, compiler_bos=BOS)
     weights = read_weights(compiled, program)
     check(compiled, program, weights, vocabulary)
@@ -234,5 +237,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "circuitkit", help="the package")
     given = parser.parse_args()
-    for one in PROGRAMS:
+    if not HAS_TRACR:
+        sys.exit('tracr is not installed. Run `pip install -e ".[tracr]"` in an environment of its own.')
+    for one in VOCABULARIES:
         write(given.out, one)
