@@ -46,6 +46,7 @@ ROOMS = {
     "run",
     "strategies",
     "tasks",
+    "truth",
 }
 IMPORT_EACH = """
 import os, sys
