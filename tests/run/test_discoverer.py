@@ -430,7 +430,9 @@ def test_wall_time_is_that_of_the_strategy_alone(
     assert (result.metrics["load_s"], result.metrics["wall_s"]) == (7, 3)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="measures the peak from a reset on, which only Linux offers")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="measures the peak from a reset on (/proc/self/clear_refs), which only Linux offers"
+)
 def test_peak_memory_is_that_of_the_strategy_alone(
     model: CircuitModel, batch: PromptBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,7 +454,7 @@ def test_peak_memory_is_that_of_the_strategy_alone(
 
 @pytest.mark.skipif(
     sys.platform not in ("linux", "darwin"),
-    reason="the package reads getrusage here; other systems have none, and it reports None",
+    reason="without /proc the peak is read by getrusage, which only Linux and macOS have; elsewhere it is None",
 )
 def test_peak_memory_where_it_cannot_be_reset(
     model: CircuitModel, batch: PromptBatch, monkeypatch: pytest.MonkeyPatch

@@ -133,7 +133,9 @@ def test_in_a_terminal_it_prints_and_writes_a_page(
 
 
 @pytest.mark.usefixtures("without_display")
-@pytest.mark.skipif(os.name != "posix", reason="the browser of this test is a shell script")
+@pytest.mark.skipif(
+    os.name != "posix", reason="the browser of this test is a shell script, which only POSIX systems run"
+)
 def test_where_there_is_a_display_the_browser_opens_the_page(
     found: Result, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
