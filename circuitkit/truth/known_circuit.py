@@ -103,7 +103,7 @@ class KnownCircuit:
             self.truth(ablation).save(folder / f"truth_{ablation}")
 
     def _rows(self, examples: int, seed: int) -> list[dict[str, Any]]:
-        """Return the rows of `prompts.csv`, with answers as token ids, since CSV has no sets of words."""
+        """Return the rows of `prompts.csv`, with sets of answers as token ids, as in EAP-IG's files."""
         assert self.model.tokenizer is not None
         rows = []
         for split in get_args(Split):
