@@ -1,6 +1,7 @@
 """A model together with the edges that matter in it."""
 
 import csv
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ class KnownCircuit:
         return confirm(self.model, batch, ablation, self.truth(ablation), self.alternatives(ablation))
 
     def save(self, folder: str | Path, examples: int = 64, seed: int = 0) -> None:
-        """Write what the command line needs, into a folder that is empty or created.
+        """Write what the command line needs into an empty or new folder; if that fails, nothing is left in it.
 
         - `model`: an ordinary folder of transformers' with model and tokenizer.
         - `prompts.csv`: prompts of all splits, for the task `prompt_file`.
@@ -89,16 +90,23 @@ class KnownCircuit:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
                 raise UsageError(f"{str(folder)!r} is not empty.", "Delete it, or choose another folder.")
-            with (folder / "prompts.csv").open("w", encoding="utf-8", newline="") as file:
-                rows = self._rows(examples, seed)
-                writer = csv.DictWriter(file, rows[0].keys())
-                writer.writeheader()
-                writer.writerows(rows)
-            for part in (self.model.model, self.model.tokenizer):
-                assert part is not None
-                part.save_pretrained(folder / "model")
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+                self._write(Path(temporary, "new"), examples, seed)
+                folder.rmdir()
+                Path(temporary, "new").rename(folder)
         except OSError as error:
             raise UsageError(f"{folder} cannot be written: {error.strerror}.", "Choose another folder.") from error
+
+    def _write(self, folder: Path, examples: int, seed: int) -> None:
+        folder.mkdir()
+        with (folder / "prompts.csv").open("w", encoding="utf-8", newline="") as file:
+            rows = self._rows(examples, seed)
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+        for part in (self.model.model, self.model.tokenizer):
+            assert part is not None
+            part.save_pretrained(folder / "model")
         for ablation in ABLATIONS:
             self.truth(ablation).save(folder / f"truth_{ablation}")
 

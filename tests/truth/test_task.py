@@ -1,6 +1,9 @@
 """The tasks of programs, and known circuits in a folder."""
 
 import csv
+import errno
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +92,17 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         PROGRAMS["induction"]().build().save(tmp_path / "file" / "known")
+
+
+def test_a_save_that_fails_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(Circuit, "save", raise_full_disk)
+    with pytest.raises(UsageError, match="No space left on device"):
+        PROGRAMS["induction"]().build().save(tmp_path / "known")
+    assert [file.name for file in tmp_path.rglob("*")] == ["known"]
+
+
+def raise_full_disk(circuit: Circuit, folder: Path) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_acdc_finds_the_truth_through_the_public_functions():
