@@ -26,7 +26,7 @@ from circuitkit.circuit.drawing.subject import Subject
 from circuitkit.circuit.graph import EdgeGraph
 
 POSITIVE, NEGATIVE = "#0072b2", "#d55e00"
-"""The colors of edges that help and that hinder; colour-blind people can tell them apart."""
+"""The colors of edges that help and that hurt; colour-blind people can tell them apart."""
 _TEXT, _MUTED, _FAINT = "#1b1f24", "#59636e", "#c3cad2"
 _COLUMN_INCHES, _ROW_INCHES = 0.54, 0.36
 _ROOMY_ROW_INCHES = 0.56  # for models of few layers
@@ -209,7 +209,7 @@ def _write(
 def _add_legend(figure: Figure, width: float) -> None:
     handles = [
         Line2D([], [], color=POSITIVE, linewidth=2, label="helps (score > 0)"),
-        Line2D([], [], color=NEGATIVE, linewidth=2, label="hinders (score < 0)"),
+        Line2D([], [], color=NEGATIVE, linewidth=2, label="hurts (score < 0)"),
         Line2D([], [], color=_MUTED, label="query, MLP, logits"),
         Line2D([], [], color=_MUTED, linestyle=_DASHES["k"], label="key"),
         Line2D([], [], color=_MUTED, linestyle=_DASHES["v"], label="value"),

@@ -228,7 +228,7 @@
       });
       const entries = b
         ? [["ck-both", "in both"], ["ck-first", "only in " + this.first.name], ["ck-second", "only in " + this.second.name]]
-        : [["ck-positive", "helps (positive score)"], ["ck-negative", "hinders (negative score)"]];
+        : [["ck-positive", "helps (positive score)"], ["ck-negative", "hurts (negative score)"]];
       this.legend.replaceChildren(...entries.map(([swatch, label]) =>
         make("span", {}, make("span", { class: "ck-swatch " + swatch }), label)));
     }
