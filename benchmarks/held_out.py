@@ -1,17 +1,17 @@
 """The fewest edges that hold on prompts that nobody searched, by method, and the time that it takes to find them.
 
-Run: python benchmarks/held_out.py [--quick] [--methods ...] [--out FOLDER] [--smoke]
+Run: python benchmarks/held_out.py [--quick] [--methods ...] [--out FOLDER] [--threads 2] [--smoke]
 
-SmolLM2-135M (fetched before), IOI template 0, KL divergence, ablation resample, two threads. A method finds a ranking
-on prompts of the train split; the smallest circuit of its first edges that has a faithfulness of 0.8, and of 0.9, on 64
-prompts of the validation split is chosen. What is reported of it is measured on 64 prompts of the train split and 64 of
-the test split. `--quick` runs the recommended method alone, annealed pruning.
+SmolLM2-135M (fetched before), IOI template 0, KL divergence, ablation resample. A method finds a ranking on prompts of
+the train split; the smallest circuit of its first edges that has a faithfulness of 0.8, and of 0.9, on 64 validation
+prompts is chosen. What is reported of it is measured on 64 prompts of the train split and 64 of the test split.
+`--quick` runs the recommended method alone, annealed pruning.
 
 With --out, the run folders stay there; started again, the script continues. The last line is one JSON object: by the
 faithfulness that was asked for, `edges_for` (null: no size reaches it), and faithfulness in the KL divergence (`train`,
-`test`) and in the logit difference (`train_ld`, `test_ld`); `minutes` of the search; `train_prompts`. With several
-methods, one such object for each; `acdc from annealed_pruning` needs the run of annealed pruning in this folder, and
-its minutes are those of the search alone.
+`test`) and in the logit difference (`train_ld`, `test_ld`); `minutes` of the search, and `thread_minutes`, those of the
+processor summed over threads (null: unknown); `train_prompts`. With several methods, one such object for each; `acdc
+from annealed_pruning` needs the run of annealed pruning in this folder, and its times are those of the search alone.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 
 import fetched
 import torch
+from timing import Seconds
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.data.objectives import KLDivergence, LogitDifference
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the recommended method alone")
     parser.add_argument("--methods", nargs="+", choices=names, default=names)
     parser.add_argument("--out", type=Path, help="keep the run folders here, and continue them")
+    parser.add_argument("--threads", type=int, default=2, help="of one process")
     parser.add_argument("--smoke", action="store_true", help="check that it runs: toy model, 2 steps")
     arguments = parser.parse_args()
     name, prompts, chosen = "smollm2-135m", PROMPTS, [RECOMMENDED] if arguments.quick else arguments.methods
@@ -122,13 +124,14 @@ def main() -> None:
         name, prompts, chosen = "toy", 8, [RECOMMENDED]
     else:
         fetched.require(name)
-        torch.set_num_threads(2)
+        torch.set_num_threads(arguments.threads)
     model, task = CircuitModel.from_pretrained(name), IOI(template=0)
     measure, found = Measure(model, task, prompts), dict[str, dict[str, Any]]()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.out or Path(temporary)
+        seconds = Seconds(folder)
         for method in chosen:
-            result = Discoverer(seed=0, callbacks=[]).run(
+            result = Discoverer(seed=0, callbacks=[seconds]).run(
                 model,
                 task,
                 methods(arguments.smoke, folder)[method],
@@ -138,7 +141,8 @@ def main() -> None:
                 out=folder / method.replace(" ", "_"),
                 resume=True,
             )
-            found[method] = measure.figures(result)
+            spent = seconds.of(method.replace(" ", "_"))
+            found[method] = measure.figures(result) | {"thread_minutes": spent and round(spent / 60, 1)}
             print(f"{method}: {json.dumps(found[method])}", flush=True)
     print(json.dumps(found[chosen[0]] if len(chosen) == 1 else found))
 

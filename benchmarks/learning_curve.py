@@ -18,67 +18,24 @@ difference (`found_ld`, `held_out_ld`).
 import argparse
 import itertools
 import json
-import math
 import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import fetched
 import torch
+from timing import Seconds
 
-from circuitkit.circuit.circuit import Circuit
 from circuitkit.errors import CircuitKitError
 from circuitkit.evaluation.evaluation import Point
 from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.run.callbacks import Callback
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
-from circuitkit.strategies.discovery import Discovery
 
 STEPS, BATCH = 300, 8
 SIZES = [0.003, 0.005, 0.01, 0.02, 0.05]
 TEST = 64
 FROM_PROPOSAL = "acdc from edge_pruning"
-
-
-class Seconds(Callback):
-    """Measures a search in seconds of the processor, over interruptions; keeps them by run folder in a file."""
-
-    KEY = "learning_curve"
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "seconds.json"
-        self._found: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
-        self._started, self._before = 0.0, 0.0
-
-    def on_load_start(self, device: torch.device, model: CircuitModel | None) -> None:
-        self._before = 0.0
-
-    def on_discovery_start(self, run: Discovery) -> None:
-        self._started = time.process_time()
-
-    def on_save_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
-        saved[self.KEY] = self._spent()
-
-    def on_load_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
-        self._before = saved.get(self.KEY, math.nan)
-
-    def on_discovery_end(self, run: Discovery, circuits: Sequence[Circuit]) -> None:
-        assert run.folder is not None, "every point has a run folder"
-        if math.isfinite(spent := self._spent()):
-            self._found[run.folder.name] = round(spent, 1)
-            self._file.write_text(json.dumps(self._found))
-
-    def of(self, *folders: str) -> float | None:
-        """Return the sum of some runs; None if one of them was not measured from its start."""
-        if not self._found.keys() >= set(folders):
-            return None
-        return round(sum(self._found[folder] for folder in folders), 1)
-
-    def _spent(self) -> float:
-        return self._before + time.process_time() - self._started
 
 
 def training(name: str, prompts: int, steps: int, **arguments: Any) -> dict[str, Any]:

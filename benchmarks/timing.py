@@ -2,14 +2,19 @@
 
 import ctypes
 import gc
+import json
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from circuitkit import CircuitModel, PromptBatch
+from circuitkit import Circuit, CircuitModel, PromptBatch
+from circuitkit.run.callbacks import Callback
+from circuitkit.strategies.discovery import Discovery
 
 
 def interleaved(
@@ -67,6 +72,44 @@ class Peak:
     def so_far(self) -> float:
         """Return the peak since entry or restart."""
         return (_status("VmHWM") - self._before) / 1024
+
+
+class Seconds(Callback):
+    """Measures a search in seconds of the processor, over interruptions; keeps them by run folder in a file."""
+
+    KEY = "seconds"
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "seconds.json"
+        self._found: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._started, self._before = 0.0, 0.0
+
+    def on_load_start(self, device: torch.device, model: CircuitModel | None) -> None:
+        self._before = 0.0
+
+    def on_discovery_start(self, run: Discovery) -> None:
+        self._started = time.process_time()
+
+    def on_save_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
+        saved[self.KEY] = self._spent()
+
+    def on_load_checkpoint(self, run: Discovery, saved: dict[str, Any]) -> None:
+        self._before = saved.get(self.KEY, math.nan)
+
+    def on_discovery_end(self, run: Discovery, circuits: Sequence[Circuit]) -> None:
+        assert run.folder is not None, "every point has a run folder"
+        if math.isfinite(spent := self._spent()):
+            self._found[run.folder.name] = round(spent, 1)
+            self._file.write_text(json.dumps(self._found))
+
+    def of(self, *folders: str) -> float | None:
+        """Return the sum of some runs; None if one of them was not measured from its start."""
+        if not self._found.keys() >= set(folders):
+            return None
+        return round(sum(self._found[folder] for folder in folders), 1)
+
+    def _spent(self) -> float:
+        return self._before + time.process_time() - self._started
 
 
 def _status(field: str) -> int:
