@@ -1,15 +1,11 @@
-"""The answers in the rows of a prompt file: their forms, how a cell is read, and their tokens."""
+"""The answers in the rows of a prompt file: their forms, and how a cell is read."""
 
 import json
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any
-
-from transformers import PreTrainedTokenizerBase
 
 from circuitkit.errors import UsageError, quote
 from circuitkit.tasks.file_rows import Row
-from circuitkit.tasks.text import continuation
 
 TEXT = ("answer", "wrong_answer")
 IDS = ("correct_idx", "incorrect_idx")
@@ -21,7 +17,6 @@ NEEDED = "one of: answer with wrong_answer; correct_idx with incorrect_idx; choi
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Form = tuple[str, ...]
-Tokens = list[list[int]]
 
 
 def read_answers(row: Row, form: Form) -> tuple[list[Any], list[Any]]:
@@ -41,7 +36,7 @@ def read_answers(row: Row, form: Form) -> tuple[list[Any], list[Any]]:
     else:
         right, wrong = (_read_texts(row, name) for name in form)
     if both := [value for value in right if value in wrong]:
-        raise _in_both(row, quote(both[0]), form)
+        raise in_both(row, quote(both[0]), form)
     return right, wrong
 
 
@@ -58,74 +53,11 @@ def check_unicode(row: Row, name: str, text: str) -> None:
         )
 
 
-def find_answer_tokens(
-    rows: Sequence[Row], all_rows: Sequence[Row], form: Form, tokenizer: PreTrainedTokenizerBase
-) -> tuple[Tokens, Tokens]:
-    """Return token ids of answers and wrong answers, one list per row.
-
-    Args:
-        rows: those to find tokens for.
-        all_rows: of the whole file: an answer has the same token in every split.
-        form: of the answers.
-        tokenizer: of the model.
-
-    Raises:
-        UsageError: an answer is not one token, or both right and wrong as a token.
-    """
-    found = [read_answers(row, form) for row in rows]
-    if form == YEAR:
-        years = _year_tokens(tokenizer)
-        return [years[label + 1 :] for (label,), _ in found], [years[: label + 1] for (label,), _ in found]
-    right, wrong = [right for right, _ in found], [wrong for _, wrong in found]
-    if form == IDS:
-        for row, tokens in zip([*rows, *rows], [*right, *wrong], strict=True):
-            _check_ids(row, tokens, tokenizer)
-        return right, wrong
-    token_of = _tokens_of_texts(all_rows, form, tokenizer)
-    for row, texts, others in zip(rows, right, wrong, strict=True):
-        wrong_tokens = {token_of[text] for text in others}
-        if both := [text for text in texts if token_of[text] in wrong_tokens]:
-            raise _in_both(row, f"the token of {quote(both[0])}", form)
-    return _to_tokens(right, token_of), _to_tokens(wrong, token_of)
-
-
-def _to_tokens(cells: list[list[str]], token_of: Mapping[str, int]) -> Tokens:
-    return [[token_of[text] for text in texts] for texts in cells]
-
-
-def _tokens_of_texts(rows: Sequence[Row], form: Form, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Find the token of every answer in the whole file."""
-    first_row: dict[str, Row] = {}
-    for row in rows:
-        for texts in read_answers(row, form):
-            for text in texts:
-                first_row.setdefault(text, row)
-    tokens = {text: continuation(tokenizer, text, prompt="\n") for text in first_row}
-    if None in tokens.values():
-        tokens = {text: continuation(tokenizer, f" {text.removeprefix(' ')}", prompt="\n") for text in first_row}
-    for text, row in first_row.items():
-        if tokens[text] is None:
-            raise UsageError(
-                f"{row.where} has the answer {quote(text)}, which is not one token that this tokenizer knows, "
-                "with a leading space or without.",
-                "Choose another answer, or remove the row.",
-            )
-    return {text: token for text, token in tokens.items() if token is not None}
-
-
-def _in_both(row: Row, what: str, form: Form) -> UsageError:
+def in_both(row: Row, what: str, form: Form) -> UsageError:
+    """Make the error for something that is both an answer and a wrong answer."""
     if form == CHOICES:
         return UsageError(f"{row.where} has {what} both as the right choice and as another.", "Name each choice once.")
     return UsageError(f"{row.where} has {what} both as {form[0]} and as {form[1]}.", "Remove it from one of the two.")
-
-
-def _check_ids(row: Row, tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> None:
-    for token in tokens:
-        if not 0 <= token < len(tokenizer):
-            raise UsageError(
-                f"{row.where} has the token id {token}, and this tokenizer has {len(tokenizer)} tokens.",
-                "Use the tokenizer that the ids were made with, or give answers as text.",
-            )
 
 
 def _read_texts(row: Row, name: str) -> list[str]:
@@ -191,16 +123,3 @@ def _parse_json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _year_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    tokens: list[int] = []
-    for year in range(100):
-        token = continuation(tokenizer, f"{year:02d}", prompt="\n")
-        if token is None:
-            raise UsageError(
-                f"The digits '{year:02d}' are not one token for this tokenizer, and labels need such tokens.",
-                "Use a tokenizer that has them (GPT-2's), or give answer and wrong_answer as text.",
-            )
-        tokens.append(token)
-    return tokens

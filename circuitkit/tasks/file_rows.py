@@ -32,10 +32,14 @@ class Row:
     Attributes:
         where: its row and file, for error messages.
         given: its cells by column, as the file names it.
+        line: the number of its line in the file, from 1; None where the format has no lines.
+        problem: why it cannot be read; None if it can.
     """
 
     where: str
     given: Mapping[str, Any]
+    line: int | None = None
+    problem: UsageError | None = None
 
     @cached_property
     def values(self) -> Mapping[str, Any]:
@@ -43,11 +47,11 @@ class Row:
         return {_OTHER_NAMES.get(name, name): value for name, value in self.given.items()} | dict(self.given)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read the rows of a file.
+def scan_rows(path: Path) -> list[Row]:
+    """Read the rows of a file; one that cannot be read has a `problem`.
 
     Raises:
-        UsageError: it is missing, has another suffix, or cannot be parsed.
+        UsageError: it is missing, has another suffix, or nothing of it can be parsed.
     """
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json}
     reader = readers.get(path.suffix.lower())
@@ -78,17 +82,19 @@ def _read_csv(path: Path) -> Iterator[Row]:
                 if (reader.fieldnames or []).count(name) > 1:
                     raise UsageError(f"{quote(str(path))} has the column {name!r} twice.", "Remove one of the two.")
             for number, values in enumerate(reader, 1):
-                where = f"Row {number} (line {reader.line_num}) of {quote(str(path))}"
-                if None in values:
-                    raise UsageError(
+                where, problem = f"Row {number} (line {reader.line_num}) of {quote(str(path))}", None
+                if values.pop(None, None) is not None:  # type: ignore[call-overload]  what is beyond the header
+                    problem = UsageError(
                         f"{where} has more cells than the header.", "Quote cells that contain a comma, as in CSV."
                     )
-                yield Row(where, values)
-        except csv.Error as error:
-            raise UsageError(
-                f"{quote(str(path))} is not CSV at line {reader.reader.line_num}: {error}.",
+                yield Row(where, values, reader.line_num, problem)
+        except csv.Error as error:  # the rest of the file cannot be read
+            line = reader.reader.line_num
+            problem = UsageError(
+                f"{quote(str(path))} is not CSV at line {line}: {error}.",
                 'Repair that line; close every quote, and write a quote inside a quoted cell twice (").',
-            ) from error
+            )
+            yield Row(quote(str(path)), {}, line, problem)
 
 
 def _check_header(path: Path, line: str) -> None:
@@ -114,14 +120,15 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             number += 1
-            where = f"Line {line_number} of {quote(str(path))}"
-            values = _parse_json(line, where, "Write one object per line.")
+            where, problem = f"Line {line_number} of {quote(str(path))}", None
+            try:
+                values = _parse_json(line, where, "Write one object per line.")
+            except UsageError as error:
+                values, problem = {}, error
             if not isinstance(values, dict):
-                raise UsageError(
-                    f"{where} is not a JSON object: {quote(values)}.",
-                    "Write one object per line, or call the file .json if it is one list.",
-                )
-            yield Row(f"Row {number} (line {line_number}) of {quote(str(path))}", values)
+                remedy = "Write one object per line, or call the file .json if it is one list."
+                values, problem = {}, UsageError(f"{where} is not a JSON object: {quote(values)}.", remedy)
+            yield Row(f"Row {number} (line {line_number}) of {quote(str(path))}", values, line_number, problem)
 
 
 def _read_json(path: Path) -> Iterator[Row]:
@@ -133,9 +140,10 @@ def _read_json(path: Path) -> Iterator[Row]:
         raise UsageError(f"{quote(str(path))} has no list of prompts.", remedy)
     for number, values in enumerate(prompts, 1):
         where = f"Prompt {number} of {quote(str(path))}"
-        if not isinstance(values, dict):
-            raise UsageError(f"{where} is not an object: {quote(values)}.", f"Write {shape}.")
-        yield Row(where, values)
+        if isinstance(values, dict):
+            yield Row(where, values)
+        else:
+            yield Row(where, {}, problem=UsageError(f"{where} is not an object: {quote(values)}.", f"Write {shape}."))
 
 
 def _parse_json(text: str, where: str, remedy: str) -> Any:

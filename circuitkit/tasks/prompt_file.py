@@ -19,6 +19,9 @@ Columns, or keys (others are ignored):
   ones, unless fewer are asked for than there are.
 - `template` (optional): a label of what the prompt was made from, by which figures are grouped.
 
+An answer is one token. Of longer ones, an option takes the first token at which right and wrong answers of the row
+differ; the tokens before it, which they share, continue both prompts.
+
 In forms 1 and 2 an answer may be a set: a list in JSON, also in a cell of CSV (`"[262, 257]"`,
 `"["" is"", "" was""]"`).
 
@@ -26,22 +29,19 @@ Without `split`, the rows are shuffled by the seed: half are train, a quarter va
 same clean prompt stay in one split, so that no two splits share a prompt. Duplicate rows count once.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError, quote
-from circuitkit.tasks.base import Split, Task, check_request, check_supply, require_tokenizer
-from circuitkit.tasks.file_answers import FORMS, NEEDED, Form, check_unicode, find_answer_tokens, read_answers
-from circuitkit.tasks.file_rows import COLUMNS, Row, read_rows
-from circuitkit.tasks.text import describe, encode
-
-_PROMPTS = ("clean", "corrupted")
-_NEEDED = f"clean, corrupted and {NEEDED}"
-_SHOWN = 8
+from circuitkit.tasks.answer_tokens import AnswerTokens, LongAnswers, make_batch
+from circuitkit.tasks.base import Split, Task, check_choice, check_request, check_supply, require_tokenizer
+from circuitkit.tasks.file_answers import Form, read_answers
+from circuitkit.tasks.file_rows import Row, scan_rows
+from circuitkit.tasks.row_checks import PROMPTS, find_form, row_problems, split_problems, used_columns
 
 
 class PromptFile(Task):
@@ -53,50 +53,44 @@ class PromptFile(Task):
             (token ids), or `choices` with `label` (multiple choice), or `label` alone (a two-digit number that the
             answer exceeds); optionally `split` (train, validation or test) and `template` (a label to group figures
             by). See `circuitkit.tasks.prompt_file`.
+        long_answers: what becomes of answers of several tokens: `"refuse"`, or `"first_differing"`: the first token
+            counts at which the row's answers and wrong answers differ, and what they share before it continues both
+            prompts.
 
     Raises:
-        UsageError: the file cannot be read, is empty or malformed, lacks a column, or has a cell that cannot be used.
-            `prompts` raises errors that depend on the tokenizer (an answer that is not one token, pairs of unequal
-            length).
+        UsageError: the file cannot be read, is empty or malformed, lacks a column, or has a cell that cannot be used
+            (`circuitkit check FILE` shows all problems at once). `prompts` raises errors that depend on the tokenizer
+            (an answer that is not one token, pairs of unequal length).
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, long_answers: LongAnswers = "refuse") -> None:
         try:
             self.path = Path(path).expanduser()
         except RuntimeError as error:
             raise UsageError(
                 f"{quote(str(path))} cannot be read: {str(error)[:-1]}.", "Write the whole path."
             ) from error
-        rows = read_rows(self.path)
-        if not rows:
-            raise UsageError(f"The prompt file {self._name} has no rows.", f"Write some, with the columns {_NEEDED}.")
-        columns = {name for row in rows for name in row.values}
-        forms: list[Form] = [form for form in FORMS if columns.issuperset(form)]
-        if not forms or not columns.issuperset(_PROMPTS):
-            raise self._wrong_columns(list(dict.fromkeys(name for row in rows for name in row.given)))
-        self._form = forms[0]
-        self._has_splits = "split" in columns
-        self._has_templates = "template" in columns
+        check_choice(self, "long_answers", long_answers, LongAnswers)
+        self.long_answers: LongAnswers = long_answers
+        rows = scan_rows(self.path)
         for row in rows:
-            self._check(row)
-        different: dict[str, Row] = {}
+            if row.problem is not None:
+                raise row.problem
+        self._form = find_form(self._name, rows)
+        used = used_columns(rows, self._form)
+        self._has_splits = "split" in used
         for row in rows:
-            answers = read_answers(row, self._form)
-            different.setdefault(repr([*(row.values.get(name) for name in (*_PROMPTS, "split")), *answers]), row)
-        self._rows = list(different.values())
+            for problem in row_problems(row, self._form, used):
+                raise problem
+        self._rows = [first for first, *_ in group_copies(rows, self._form)]
         self._copies = len(rows) - len(self._rows)
         if self._has_splits:
-            self._check_splits()
+            for _, problem in split_problems(self._rows):
+                raise problem
 
     @property
     def _name(self) -> str:
         return quote(str(self.path))
-
-    @property
-    def _used(self) -> list[str]:
-        """Return the columns that are read."""
-        optional = (("split", self._has_splits), ("template", self._has_templates))
-        return [*_PROMPTS, *self._form, *(name for name, given in optional if given)]
 
     def available(self, tokenizer: PreTrainedTokenizerBase | None, split: Split, seed: int) -> int:
         """Count the different rows of a split; the tokenizer makes no difference."""
@@ -121,69 +115,13 @@ class PromptFile(Task):
         if self._has_splits:  # all seeds that take the same prompts take them in the same order
             chosen = {id(row) for row in rows}
             rows = [row for row in self._rows if id(row) in chosen]
-        texts: list[list[str]] = [[row.values[name] for row in rows] for name in _PROMPTS]
-        clean, corrupted = (encode(tokenizer, prompts) for prompts in texts)
-        for row, one, other in zip(rows, clean, corrupted, strict=True):
-            if len(one) != len(other) or not one:
-                raise UsageError(
-                    f"{row.where} has {len(one)} clean and {len(other)} corrupted tokens: "
-                    f"{quote(row.values['clean'])} and {quote(row.values['corrupted'])}.",
-                    "Reword one prompt so that both have the same number.",
-                )
-        answers, wrong_answers = find_answer_tokens(rows, self._rows, self._form, tokenizer)
+        answers = AnswerTokens(self._rows, self._form, tokenizer, self.long_answers)
         if self._copies:
             notes.append(f"Duplicate rows in {self._name}: {self._copies}; each counts once.")
-        notes += describe(tokenizer, [*texts[0], *texts[1]])
-        return PromptBatch.from_ids(
-            clean,
-            corrupted,
-            answers,
-            wrong_answers,
-            pad_id=tokenizer.pad_token_id,
-            notes=notes,
-            templates=[str(row.values["template"]) for row in rows if self._has_templates],
-        )
-
-    def _wrong_columns(self, columns: list[str]) -> UsageError:
-        shown = ", ".join(map(quote, columns[:_SHOWN])) or "none"
-        more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
-        hint = ""
-        if "correct_idx" in columns and "incorrect_idx" not in columns:
-            hint = " If correct_idx holds two-digit years, call that column label."
-        elif "prompts" in columns:
-            hint = " A file that is one JSON object ends in .json."
-        elif any(name not in COLUMNS and name.strip().lower() in COLUMNS for name in columns):
-            hint = " Write their names in small letters, without spaces."
-        return UsageError(f"{self._name} has the columns {shown}{more}.", f"It needs {_NEEDED}.{hint}")
-
-    def _check(self, row: Row) -> None:
-        """Refuse a row that is wrong for every tokenizer."""
-        for name in self._used:
-            value = row.values.get(name)
-            if value in (None, "", [], {}):
-                raise UsageError(f"{row.where} has no {name!r}.", "Fill it in, or remove the row.")
-            if name in _PROMPTS and not isinstance(value, str):
-                raise UsageError(f"{row.where} has {quote(value)} as {name!r}.", "Write the prompt as text.")
-            if name == "template" and type(value) not in (str, int):
-                raise UsageError(f"{row.where} has {quote(value)} as 'template'.", "Write a text or a number.")
-            for text in value if isinstance(value, list) else [value]:
-                if isinstance(text, str):
-                    check_unicode(row, name, text)
-        read_answers(row, self._form)
-        if self._has_splits and row.values["split"] not in get_args(Split):
-            known = ", ".join(get_args(Split))
-            raise UsageError(f"{row.where} has the split {quote(row.values['split'])}.", f"Write one of {known}.")
-
-    def _check_splits(self) -> None:
-        seen: dict[str, tuple[str, Row]] = {}
-        for row in self._rows:
-            split = row.values["split"]
-            other, first = seen.setdefault(row.values["clean"], (split, row))
-            if other != split:
-                raise UsageError(
-                    f"{row.where} is in the split {split!r}, and in {other!r} {first.where} has the same clean prompt.",
-                    "Put both into one split.",
-                )
+        batch = make_batch(rows, answers, tokenizer, notes)
+        for row in self._rows:  # those of the other splits too
+            answers.of(row)
+        return batch
 
     def _no_rows(self, split: Split) -> UsageError:
         """Make the error for a split without rows: too few rows, duplicates, or one clean prompt in all of them."""
@@ -215,3 +153,12 @@ class PromptFile(Task):
         test = (len(shuffled) - train + 1) // 2
         parts = {"train": slice(train), "test": slice(train, train + test), "validation": slice(train + test, None)}
         return [row for group in shuffled[parts[split]] for row in group]
+
+
+def group_copies(rows: Sequence[Row], form: Form) -> list[list[Row]]:
+    """Put rows with the same prompts, answers and split together, in the order of the file."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        cells = [row.values.get(name) for name in (*PROMPTS, "split")]
+        groups.setdefault(repr([*cells, *read_answers(row, form)]), []).append(row)
+    return list(groups.values())

@@ -35,11 +35,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[l
 
 def continuation(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str = "to") -> int | None:
     """Return the token with which `text` continues `prompt`; None if it is not exactly one known token."""
+    tokens = continuation_tokens(tokenizer, text, prompt)
+    return tokens[0] if len(tokens) == 1 else None
+
+
+def continuation_tokens(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str = "to") -> list[int]:
+    """Return the tokens with which `text` continues `prompt`; empty if one is unknown, or the prompt's own change."""
     before = tokenizer.encode(prompt, add_special_tokens=False)
     both = tokenizer.encode(prompt + text, add_special_tokens=False)
-    if both[:-1] != before or both[-1] == tokenizer.unk_token_id:
-        return None
-    return int(both[-1])
+    added = both[len(before) :]
+    if both[: len(before)] != before or tokenizer.unk_token_id in added:
+        return []
+    return list(map(int, added))
 
 
 def describe(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[str]:
