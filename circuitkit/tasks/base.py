@@ -82,7 +82,7 @@ class Task(ABC):
         batch = self.prompts(model.tokenizer, "train", max(examples, _MEASURED), seed).to(model.device)
         with torch.no_grad():
             logits = model.logits(model.final_stream(batch))
-        shown = [_pair(batch, row, model.tokenizer) for row in range(min(examples, len(batch)))]
+        shown = [show_pair(batch, row, model.tokenizer) for row in range(min(examples, len(batch)))]
         supply = {split: self.available(model.tokenizer, split, seed) for split in get_args(Split)}
         if counts := ", ".join(
             f"{format_count(count)} in {split}" for split, count in supply.items() if count is not None
@@ -167,7 +167,7 @@ def format_count(count: int) -> str:
     return f"{count:,}" if count < _HUGE else f"over 10^{len(str(count)) - 1}"
 
 
-def _pair(batch: PromptBatch, row: int, tokenizer: PreTrainedTokenizerBase | None) -> str:
+def show_pair(batch: PromptBatch, row: int, tokenizer: PreTrainedTokenizerBase | None) -> str:
     """Show one pair in aligned columns, wrapped, with `^` under tokens that differ."""
     real = batch.mask[row]
     clean, corrupted = batch.clean[row][real].tolist(), batch.corrupted[row][real].tolist()

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError, quote
-from circuitkit.tasks.answer_tokens import AnswerTokens, LongAnswers, check_lengths, make_batch
+from circuitkit.tasks.answer_tokens import AnswerTokens, LongAnswers, check_lengths, check_long_answers, make_batch
 from circuitkit.tasks.base import Split
 from circuitkit.tasks.file_answers import Form
 from circuitkit.tasks.file_rows import Row, scan_rows
@@ -69,6 +69,7 @@ def check_file(
     Raises:
         UsageError: there is no such file, or nothing of it can be parsed.
     """
+    check_long_answers(long_answers)
     file = Path(path).expanduser()
     rows = scan_rows(file)
     try:

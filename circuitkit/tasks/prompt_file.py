@@ -37,8 +37,8 @@ from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError, quote
-from circuitkit.tasks.answer_tokens import AnswerTokens, LongAnswers, make_batch
-from circuitkit.tasks.base import Split, Task, check_choice, check_request, check_supply, require_tokenizer
+from circuitkit.tasks.answer_tokens import AnswerTokens, LongAnswers, check_long_answers, make_batch
+from circuitkit.tasks.base import Split, Task, check_request, check_supply, require_tokenizer
 from circuitkit.tasks.file_answers import Form, read_answers
 from circuitkit.tasks.file_rows import Row, scan_rows
 from circuitkit.tasks.row_checks import PROMPTS, find_form, row_problems, split_problems, used_columns
@@ -70,8 +70,7 @@ class PromptFile(Task):
             raise UsageError(
                 f"{quote(str(path))} cannot be read: {str(error)[:-1]}.", "Write the whole path."
             ) from error
-        check_choice(self, "long_answers", long_answers, LongAnswers)
-        self.long_answers: LongAnswers = long_answers
+        self.long_answers = check_long_answers(long_answers)
         rows = scan_rows(self.path)
         for row in rows:
             if row.problem is not None:

@@ -202,5 +202,5 @@ def test_long_answers_without_a_differing_token_are_refused(
 
 
 def test_an_unknown_choice_for_long_answers_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no long_answers 'first' of PromptFile"):
+    with pytest.raises(UsageError, match="no long_answers 'first'"):
         PromptFile(several(tmp_path, (" red", " pink")), long_answers="first")  # type: ignore[arg-type]

@@ -1,0 +1,65 @@
+"""`circuitkit check`: whether a prompt file can be used, or a class of one's own keeps its contract."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from circuitkit.cli.arguments import current_folder_on_path, parse, say, silence_libraries
+from circuitkit.errors import CircuitKitError, UsageError
+
+_PROMPTS = 64
+"""How many prompts of a file the model is tried on."""
+_FILES = (".csv", ".jsonl", ".json")
+
+
+def run(parser: ArgumentParser, arguments: list[str]) -> int:
+    """Check, print one screen, and return 1 if something is wrong."""
+    parser.add_argument(
+        "what", type=str, help="a prompt file (.csv, .jsonl, .json), or a class path or registered name of a class"
+    )
+    parser.add_argument(
+        "--model", type=str | None, default=None, help="with a prompt file: the model that the prompts are for"
+    )
+    parser.add_argument(
+        "--long_answers",
+        type=str,
+        default="refuse",
+        help="with a prompt file: refuse answers of several tokens, or first_differing: their first token counts at "
+        "which right and wrong answers differ",
+    )
+    values = parse(parser, arguments)
+    silence_libraries()
+    with current_folder_on_path():
+        if Path(values["what"]).suffix.lower() in _FILES:
+            return _check_file(**values)
+        raise UsageError("not yet", "wait")
+
+
+def _check_file(what: str, model: str | None, long_answers: str) -> int:
+    if model is None:
+        raise UsageError(
+            "The model is missing: prompts are checked for one model.",
+            f"Name it: `circuitkit check {what} --model NAME`.",
+        )
+    if not Path(what).expanduser().exists():
+        raise UsageError(f"There is no file {what!r}.", "Give the path of a prompt file.")
+    say(f"circuitkit: loading {model} ...")
+    from circuitkit.evaluation.suitability import measure_suitability
+    from circuitkit.report.prompt_check import prompt_check_text
+    from circuitkit.run.run_config import load_model
+    from circuitkit.tasks.answer_tokens import check_long_answers
+    from circuitkit.tasks.file_check import Finding, check_file
+
+    loaded = load_model(model)
+    if loaded.tokenizer is None:
+        raise UsageError(f"The model {model!r} has no tokenizer.", "Prompts of text need one.")
+    check = check_file(what, loaded.tokenizer, check_long_answers(long_answers))
+    found = None
+    if check.batch is not None:
+        try:
+            found = measure_suitability(loaded, check.batch[:_PROMPTS])
+        except UsageError as error:  # such as prompts that are too long for the model
+            check = replace(check, problems=[*check.problems, Finding("", error.problem, error.remedy)])
+    print(prompt_check_text(what, loaded, check, found))
+    return CircuitKitError.exit_code if check.problems else 0

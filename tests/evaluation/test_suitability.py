@@ -1,0 +1,72 @@
+"""What prompts are good for: objectives and strategies that suit, and how many prompts an interval takes."""
+
+import numpy as np
+import pytest
+import torch
+from support.tiny import random_batch, tiny
+
+from circuitkit import PromptBatch
+from circuitkit.errors import UsageError
+from circuitkit.evaluation.intervals import Figure, mean_figures
+from circuitkit.evaluation.suitability import count_needed, measure_suitability
+
+
+def without_wrong_answers(batch: PromptBatch) -> PromptBatch:
+    return PromptBatch.from_ids(batch.clean.tolist(), batch.corrupted.tolist(), batch.answers.tolist())
+
+
+def test_all_suits_prompts_with_both_kinds_of_answers() -> None:
+    found = measure_suitability(tiny("gpt2", dtype=torch.float32), random_batch(lengths=(6, 7, 5, 7, 6, 6)))
+    assert not any(found.objectives.values())
+    assert {name for name, refusing in found.strategies.items() if refusing} == {"kl", "squared_error"}
+    assert {"eap", "relp"} <= set(found.strategies["kl"])
+    assert not {"acdc", "eap_ig", "edge_pruning"} & set(found.strategies["kl"])
+    assert found.objective == "logit_difference"
+    assert found.near_chance  # random weights
+    assert found.ability.chance == 0.5
+    assert found.faithfulness.value is not None
+
+
+def test_what_needs_wrong_answers_does_not_suit_prompts_without() -> None:
+    found = measure_suitability(
+        tiny("gpt2", dtype=torch.float32), without_wrong_answers(random_batch(lengths=(6,) * 6))
+    )
+    refused = {name for name, why in found.objectives.items() if "needs wrong answers" in why}
+    assert refused == {"logit_difference", "probability_difference"}
+    assert set(found.strategies) == set(found.objectives) - refused
+    assert found.objective == "answer_log_probability"
+    assert found.ability.logit_difference is None
+
+
+def test_prompts_in_which_no_edge_matters_are_refused() -> None:
+    batch = random_batch(lengths=(6,) * 6)
+    same = PromptBatch.from_ids(*[batch.clean.tolist()] * 2, batch.answers.tolist(), batch.wrong_answers.tolist())  # type: ignore[misc]
+    with pytest.raises(UsageError, match="no edge matters"):
+        measure_suitability(tiny("gpt2", dtype=torch.float32), same)
+
+
+@pytest.mark.parametrize(
+    ("figure", "needed"),
+    [
+        (Figure(0.5, 0.3, 0.7), 200),
+        (Figure(0.5, 0.45, 0.6), 50),
+        (Figure(0.5, 0.45, 0.54), 13),
+        (Figure(0.5, 0.5, 0.5), None),
+        (Figure(0.5, None, None), None),
+        (Figure(None, None, None), None),
+    ],
+)
+def test_the_number_of_prompts_follows_from_the_width(figure: Figure, needed: int | None) -> None:
+    assert count_needed(figure, 50) == needed
+
+
+def test_as_many_prompts_have_such_an_interval() -> None:
+    """Drawn anew, from the same distribution."""
+    draw = np.random.default_rng(0)
+    needed = count_needed(mean_figures(draw.normal(0.7, 0.6, 40)).figure(), 40)
+    assert needed is not None
+    value, low, high = mean_figures(draw.normal(0.7, 0.6, needed)).figure()
+    assert value is not None
+    assert low is not None
+    assert high is not None
+    assert 0.07 < max(high - value, value - low) < 0.13
