@@ -1,5 +1,6 @@
 from . import circuit as circuit
 from . import comparison as comparison
+from . import contracts as contracts
 from . import data as data
 from . import engine as engine
 from . import evaluation as evaluation

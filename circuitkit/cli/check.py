@@ -1,12 +1,14 @@
 """`circuitkit check`: whether a prompt file can be used, or a class of one's own keeps its contract."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from circuitkit.cli.arguments import current_folder_on_path, parse, say, silence_libraries
+from circuitkit.cli.arguments import current_folder_on_path, parse, silence_libraries
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.storage.text import parse_yaml
 
 _PROMPTS = 64
 """How many prompts of a file the model is tried on."""
@@ -16,10 +18,16 @@ _FILES = (".csv", ".jsonl", ".json")
 def run(parser: ArgumentParser, arguments: list[str]) -> int:
     """Check, print one screen, and return 1 if something is wrong."""
     parser.add_argument(
-        "what", type=str, help="a prompt file (.csv, .jsonl, .json), or a class path or registered name of a class"
+        "what",
+        type=str,
+        help="a prompt file (.csv, .jsonl, .json); or a strategy, task, policy, objective, ablation or family: a class "
+        "path, a registered name, or '{class_path: ..., init_args: ...}'",
     )
     parser.add_argument(
-        "--model", type=str | None, default=None, help="with a prompt file: the model that the prompts are for"
+        "--model",
+        type=str | None,
+        default=None,
+        help="of the prompts; or for a class to work on, by default toy",
     )
     parser.add_argument(
         "--long_answers",
@@ -33,7 +41,7 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     with current_folder_on_path():
         if Path(values["what"]).suffix.lower() in _FILES:
             return _check_file(**values)
-        raise UsageError("not yet", "wait")
+        return _check_class(values["what"], values["model"] or "toy")
 
 
 def _check_file(what: str, model: str | None, long_answers: str) -> int:
@@ -44,7 +52,6 @@ def _check_file(what: str, model: str | None, long_answers: str) -> int:
         )
     if not Path(what).expanduser().exists():
         raise UsageError(f"There is no file {what!r}.", "Give the path of a prompt file.")
-    say(f"circuitkit: loading {model} ...")
     from circuitkit.evaluation.suitability import measure_suitability
     from circuitkit.report.prompt_check import prompt_check_text
     from circuitkit.run.run_config import load_model
@@ -63,3 +70,15 @@ def _check_file(what: str, model: str | None, long_answers: str) -> int:
             check = replace(check, problems=[*check.problems, Finding("", error.problem, error.remedy)])
     print(prompt_check_text(what, loaded, check, found))
     return CircuitKitError.exit_code if check.problems else 0
+
+
+def _check_class(what: str, model: str) -> int:
+    spec = parse_yaml(what, "The class") if what.lstrip().startswith("{") else what
+    from circuitkit.contracts.check_class import check_class
+
+    states = Counter[str]()
+    for outcome in check_class(spec, model):
+        states[outcome.state] += 1
+        print(f"{outcome.state:<16}{outcome.what}{f': {outcome.text}' if outcome.text else ''}", flush=True)
+    print(", ".join(f"{count} {state}" for state, count in states.items()))
+    return CircuitKitError.exit_code if states["failed"] or not states["passed"] else 0

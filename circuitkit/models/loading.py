@@ -19,7 +19,7 @@ from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.models.brought import DTYPES, describe_dtypes, first_line, quiet
 from circuitkit.models.families.base import Family
-from circuitkit.models.fetch import locate
+from circuitkit.models.fetch import how_to_get, locate
 from circuitkit.models.gguf_file import GGUFFile, describe_place, is_gguf
 from circuitkit.models.tracr import TracrConfig as TracrConfig  # registers the class with transformers
 
@@ -52,7 +52,7 @@ def load_pretrained(
                 raise _unreadable(name, error, "Load the model from its Hugging Face folder or name.") from error
             raise UsageError(
                 f"There is no model {str(name)!r}: {first_line(error)}",
-                "Give 'toy', a folder, or a name on the hub; `circuitkit list models` shows the choices.",
+                how_to_get(str(name)),
             ) from error
         find_family(config)
         if file is not None:

@@ -94,9 +94,9 @@ def _strategies(strategies: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     if whole:
         yield from _row(head, f"all with {', '.join(whole)}")
         head = ""
-    for refusing, objectives in same.items():
-        why = strategies[objectives[0]][refusing[0]].rstrip(".")
-        yield from _row(head, f"with {', '.join(objectives)} all but {', '.join(refusing)} ({why})")
+    for names, objectives in same.items():
+        why = strategies[objectives[0]][names[0]].rstrip(".")
+        yield from _row(head, f"with {', '.join(objectives)} all but {', '.join(names)} ({why})")
         head = ""
 
 

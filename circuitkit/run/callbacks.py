@@ -19,6 +19,9 @@ class Callback:
     def on_load_start(self, device: torch.device, model: CircuitModel | None) -> None:
         """Called before prompts are made and the policy is prepared; `model` is None if the run will load it."""
 
+    def on_load_exception(self, exception: BaseException) -> None:
+        """Called when loading fails or is interrupted; the exception is raised again afterwards."""
+
     def on_load_end(self, run: Discovery) -> None:
         """Called when model, prompts and ablation are ready, before any search; `run.notes` has what to know before."""
 
@@ -60,8 +63,24 @@ class RichProgress(Callback):
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
+    def on_load_start(self, device: torch.device, model: CircuitModel | None) -> None:
+        """Start drawing, since loading takes a while."""
+        self._start("making prompts" if model is not None else "loading the model, making prompts")
+
+    def on_load_exception(self, exception: BaseException) -> None:
+        """Remove the bar."""
+        self._stop()
+
+    def on_load_end(self, run: Discovery) -> None:
+        """Remove the bar: what comes next may write lines."""
+        self._stop()
+
     def on_discovery_start(self, run: Discovery) -> None:
-        """Start drawing."""
+        """Start drawing the search."""
+        self._stop()
+        self._start("discovering")
+
+    def _start(self, what: str) -> None:
         if not self._console.is_terminal:
             return
         self._bar = Progress(
@@ -73,7 +92,7 @@ class RichProgress(Callback):
             console=self._console,
             transient=True,
         )
-        self._task = self._bar.add_task("discovering", total=None, figures="")
+        self._task = self._bar.add_task(what, total=None, figures="")
         self._bar.start()
 
     def on_progress(self, run: Discovery, done: int, total: int, unit: str, shown: dict[str, Any]) -> None:

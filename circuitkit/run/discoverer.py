@@ -268,8 +268,12 @@ class Discoverer:
         processes: Processes,
     ) -> Result:
         fabric.call("on_load_start", self.device, model if isinstance(model, CircuitModel) else None)
-        loaded = move_to(self.device, model if isinstance(model, CircuitModel) else load_model(model))
-        run, prompts = prepare(run_config, loaded, fabric, processes, self.memory_budget)
+        try:
+            loaded = move_to(self.device, model if isinstance(model, CircuitModel) else load_model(model))
+            run, prompts = prepare(run_config, loaded, fabric, processes, self.memory_budget)
+        except BaseException as error:
+            fabric.call("on_load_exception", error)
+            raise
         fabric.call("on_load_end", run)
         if folder is not None:
             run.folder = folder.path

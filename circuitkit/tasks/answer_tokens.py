@@ -103,7 +103,8 @@ class AnswerTokens:
             if token in of_wrong:
                 raise in_both(row, f"the token of {quote(text)}", self._form)
         is_long = any(len(tokens) > 1 for tokens in spelled.values())
-        return RowTokens(*(list(dict.fromkeys(side)) for side in (of_right, of_wrong)), spelled[right[0]][:at], is_long)
+        before = spelled[right[0]][:at]
+        return RowTokens(list(dict.fromkeys(of_right)), list(dict.fromkeys(of_wrong)), before, is_long)
 
     def _check_ids(self, row: Row, tokens: list[int]) -> None:
         known = len(self._tokenizer)
@@ -128,8 +129,12 @@ def make_batch(
     for row, one, other in zip(rows, clean, corrupted, strict=True):
         check_lengths(row, one, other)
     found = [answers.of(row) for row in rows]
+    clean, corrupted = (
+        [ids + tokens.before for ids, tokens in zip(side, found, strict=True)] for side in (clean, corrupted)
+    )
     return PromptBatch.from_ids(
-        *([ids + tokens.before for ids, tokens in zip(side, found, strict=True)] for side in (clean, corrupted)),
+        clean,
+        corrupted,
         [tokens.right for tokens in found],
         [tokens.wrong for tokens in found],
         pad_id=tokenizer.pad_token_id,

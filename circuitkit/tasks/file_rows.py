@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from circuitkit.errors import UsageError, quote
 
@@ -83,7 +83,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
                     raise UsageError(f"{quote(str(path))} has the column {name!r} twice.", "Remove one of the two.")
             for number, values in enumerate(reader, 1):
                 where, problem = f"Row {number} (line {reader.line_num}) of {quote(str(path))}", None
-                if values.pop(None, None) is not None:  # type: ignore[call-overload]  what is beyond the header
+                if values.pop(cast("str", None), None) is not None:  # what is beyond the header
                     problem = UsageError(
                         f"{where} has more cells than the header.", "Quote cells that contain a comma, as in CSV."
                     )

@@ -8,15 +8,12 @@ import pytest
 import torch
 from support.outside import outside
 from support.tiny import VARIANTS, random_batch, tiny
-from support.weights import all_weights, by_bitsandbytes, expected, prepared, same
+from support.weights import by_bitsandbytes
 from transformers.pytorch_utils import Conv1D
 
 from circuitkit.config import registry
-from circuitkit.data.objectives import LogitDifference
-from circuitkit.engine.ablation import Resample
-from circuitkit.engine.attribution.edge_scores import attribute
-from circuitkit.engine.prepared_batch import PreparedBatch
-from circuitkit.precision.base import FullPrecision
+from circuitkit.contracts import policies
+from circuitkit.contracts.weights import all_weights, expected, prepared
 from circuitkit.precision.pahq import PAHQ, AllLowPrecision
 
 MODES = ("int8", "nf4", "fp4", "bf16")
@@ -43,9 +40,9 @@ def test_the_policies_of_the_package_are_among_those_tested():
 EVERY = 3
 
 
-def in_turn(policies):
+def in_turn(found):
     """Pair policies with families: every third of all pairs, so that each meets many; all of them take minutes."""
-    for (row, policy), (column, variant) in itertools.product(enumerate(policies), enumerate(sorted(VARIANTS))):
+    for (row, policy), (column, variant) in itertools.product(enumerate(found), enumerate(sorted(VARIANTS))):
         if (row + column) % EVERY == 0:
             yield pytest.param(*policy.values, variant, id=f"{policy.id}-{variant}")
 
@@ -66,110 +63,33 @@ quantizing = pytest.mark.parametrize(
 @all_policies
 def test_weights_agree_with_low_precision_writers(make, variant):
     for kv in ("group", "head"):
-        model = tiny(variant, kv=kv)
-        graph, full = model.graph, all_weights(model)
-        with prepared(make(), model) as policy:
-            low = all_weights(model)
-            assert all(weight.isfinite().all() for weight in low.values())
-            at_rest = policy.low_precision_writers()
-            assert same(low, full) or at_rest is not None
-            assert all(low[key].shape == full[key].shape and low[key].dtype == full[key].dtype for key in full)
-            with policy.full():
-                assert same(all_weights(model), full)
-                assert at_rest is None or not policy.low_precision_writers().any()
-            for reader in range(graph.n_readers):
-                with policy.investigate([reader]):
-                    lowered = policy.low_precision_writers()
-                    if lowered is None:
-                        assert at_rest is None
-                        assert same(all_weights(model), full)
-                        continue
-                    assert lowered.dtype == torch.bool
-                    assert lowered.shape == (graph.n_writers,)
-                    assert not lowered[0]
-                    assert same(all_weights(model), expected(model, lowered, full, low))
-                    if policy.depends_on_reader:
-                        assert not lowered[list(graph.writers_fed_by(reader))].any()
-                    else:
-                        assert torch.equal(lowered, at_rest)
-            assert same(all_weights(model), low)
+        policies.check_low_precision_writers(make, tiny(variant, kv=kv))
 
 
 @all_policies
 def test_contexts_nest_and_survive_exceptions(make, variant):
-    model = tiny(variant)
-    graph, full = model.graph, all_weights(model)
-    one, other = graph.parse_reader("a0.h0<q>"), graph.reader_index("v", 1, graph.kv_readers - 1)
-    with prepared(make(), model) as policy:
-        low = all_weights(model)
-        with policy.investigate([other]):
-            alone = all_weights(model)
-        with policy.investigate([one]):
-            outer = all_weights(model)
-            with policy.investigate([other]):
-                assert same(all_weights(model), alone)
-            assert same(all_weights(model), outer)
-            with pytest.raises(KeyError), policy.investigate([other]):
-                raise KeyError
-            assert same(all_weights(model), outer)
-            with policy.full():
-                with policy.full():
-                    pass
-                with policy.investigate([other]):  # whatever is investigated
-                    assert same(all_weights(model), full)
-                assert same(all_weights(model), full)
-            assert same(all_weights(model), outer)
-        with pytest.raises(KeyError), policy.full():
-            raise KeyError
-        assert same(all_weights(model), low)
+    policies.check_contexts(make, tiny(variant))
 
 
 @all_policies
 def test_every_reader_is_in_one_group(make, variant):
     for kv in ("group", "head"):
-        graph = tiny(variant, kv=kv).graph
-        groups = [list(group) for group in make().groups(graph)]
-        assert sorted(itertools.chain(*groups)) == list(range(graph.n_readers))
-        assert all(groups)
+        policies.check_groups(make, tiny(variant, kv=kv))
 
 
 @all_policies
 def test_closing_restores_everything(make, variant):
     model = tiny(variant)
-    first = next(model.model.parameters())
-    first.requires_grad_(False)
-    batch, full = random_batch(), all_weights(model)
-    before = {name: (p, p.detach().clone(), p.stride(), p.requires_grad) for name, p in model.model.named_parameters()}
+    next(model.model.parameters()).requires_grad_(False)
+    batch = random_batch()
     logits = model.model(batch.clean).logits
-    policy = make()
-    for _ in range(2):  # a closed policy can be used again
-        with prepared(policy, model):
-            pass
-        policy.close()  # and closing twice does nothing
-        for name, parameter in model.model.named_parameters():
-            same_object, values, stride, requires_grad = before[name]
-            assert parameter is same_object
-            assert torch.equal(parameter, values)
-            assert parameter.dtype == values.dtype
-            assert (parameter.stride(), parameter.requires_grad) == (stride, requires_grad)
-        assert torch.equal(model.model(batch.clean).logits, logits)
-        assert same(all_weights(model), full)
+    policies.check_closing(make, model)
+    assert torch.equal(model.model(batch.clean).logits, logits)
 
 
 @all_policies
 def test_effects_are_finite_and_full_precision_changes_no_bit(make, variant):
-    model, batch = tiny(variant), random_batch()
-    plain = attribute(PreparedBatch(model, batch, LogitDifference(), Resample()))
-    with prepared(make(), model) as policy:
-        effects = attribute(PreparedBatch(model, batch, LogitDifference(), Resample(), policy))
-        with policy.full():
-            context = model.context(batch)
-            streams = [stream for *_, stream in model.run(model.inputs(batch.clean, context), context)]
-    assert effects.isfinite().all()
-    if isinstance(policy, FullPrecision):
-        assert torch.equal(effects, plain)
-    expected_streams = [stream for *_, stream in model.run(model.inputs(batch.clean, context), context)]
-    assert torch.allclose(torch.stack(streams), torch.stack(expected_streams), atol=1e-12)
+    policies.check_effects(make, tiny(variant), random_batch())
 
 
 # What quantizing policies must do further

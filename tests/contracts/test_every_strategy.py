@@ -1,23 +1,38 @@
 """What every strategy must do under every policy: the registered ones, and one from outside the package."""
 
+import inspect
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
 from support.outside import outside
 from support.tiny import random_batch, tiny
-from support.weights import all_weights, prepared, same
 
 import circuitkit
 from circuitkit import CircuitModel
-from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.config import registry
+from circuitkit.contracts.model_state import ModelState
+from circuitkit.contracts.outcome import NotApplicableError
+from circuitkit.contracts.strategies import (
+    StrategyCase,
+    check_arguments,
+    check_cost,
+    check_files,
+    check_forgetting,
+    check_operating_point,
+    check_resuming,
+    check_rounding_of_nothing,
+    check_same_seed,
+    check_scores,
+    rounded,
+)
+from circuitkit.contracts.weights import all_weights, prepared, same
 from circuitkit.evaluation.evaluator import Evaluator
 from circuitkit.precision.base import FullPrecision
 from circuitkit.precision.pahq import PAHQ
 from circuitkit.run.discoverer import Discoverer
-from circuitkit.run.result import Result
 
 pytestmark = pytest.mark.filterwarnings("ignore:This precision cannot decide")
 
@@ -76,6 +91,8 @@ RESUMES = {
     "ugs",
 }
 """The strategies that continue an interrupted run from its saved state; the others start again."""
+NO_ESTIMATE = {"late_layers"}
+"""The strategies that say nothing about their cost before a run."""
 FAMILIES = ("gemma2", "gpt2", "gpt_neox", "gptj", "llama_biased", "olmo2", "opt", "phi3", "qwen3")
 
 
@@ -100,21 +117,14 @@ def in_turn(names, others):
         yield name, FAMILIES[(row + column) % len(FAMILIES)], other
 
 
-def run(name, model, policy=None, callbacks=(), **more):
-    discoverer = Discoverer("cpu", callbacks=list(callbacks), seed=more.pop("seed", 3))
-    task = more.pop("task", None) or random_batch(lengths=(6, 7, 5, 7))
-    return discoverer.run(model, task, make(name), precision=policy, sizes=(), examples=4, **more)
+def case(name, model, prompts=None):
+    """The checks that `circuitkit check` runs on a class of one's own, for a strategy of the table."""
+    own = random_batch(lengths=(6, 7, 5, 7)) if prompts is None else prompts
+    return StrategyCase(lambda: make(name), model, own, random_batch(7, lengths=(6, 5, 6)))
 
 
-def state_of(model):
-    return {name: (id(p), p.clone(), p.requires_grad, p.stride()) for name, p in model.model.named_parameters()}
-
-
-def same_state(one, other):
-    return one.keys() == other.keys() and all(
-        (a[0], a[2], a[3]) == (b[0], b[2], b[3]) and torch.equal(a[1], b[1])
-        for a, b in ((one[name], other[name]) for name in one)
-    )
+def run(name, model, policy=None, **more):
+    return case(name, model).run(policy=policy, **more)
 
 
 def test_the_strategies_and_policies_of_the_package_are_among_those_tested():
@@ -135,34 +145,41 @@ def test_it_scores_the_edges_out_of_positions_where_these_are_a_writer(name):
 
 @pytest.mark.parametrize(("name", "family", "policy"), in_turn(NAMES, policies()))
 def test_it_scores_every_edge_under_every_policy(name, family, policy):
-    model = tiny(family, dtype=torch.float32)
-    before, hooks = state_of(model), sum(len(m._forward_hooks) for m in model.model.modules())
-    circuit = run(name, model, policies()[policy]()).circuit
-    assert circuit.scores.shape == (len(model.graph),)
-    assert bool(torch.isfinite(circuit.scores).all())
+    circuit = check_scores(case(name, tiny(family, dtype=torch.float32)), policies()[policy]())
     assert bool((~circuit.kept).any()) == (name in DECIDES)
-    assert same_state(before, state_of(model))
-    assert type(model.weights).__name__ == "ModuleWeights"
-    assert sum(len(m._forward_hooks) for m in model.model.modules()) == hooks
 
 
 @pytest.mark.parametrize("policy", policies())
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_on_the_toy_model_under_every_policy(name, policy):
-    model = CircuitModel.from_pretrained("toy")
-    circuit = run(name, model, policies()[policy](), task="ioi").circuit
-    assert bool(torch.isfinite(circuit.scores).all())
+    check_scores(case(name, CircuitModel.from_pretrained("toy"), "ioi"), policies()[policy]())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_result_and_nothing_global_changes(name):
-    model, random = tiny("llama", dtype=torch.float32), torch.get_rng_state()
-    one, other = (run(name, model).circuit for _ in range(2))
-    assert torch.equal(one.scores, other.scores)
-    assert torch.equal(one.kept, other.kept)
-    assert torch.equal(torch.get_rng_state(), random)
-    assert torch.is_grad_enabled()
-    assert torch.get_default_dtype() == torch.float32
+    model = tiny("llama", dtype=torch.float32)
+    before = ModelState(model)
+    check_same_seed(case(name, model))
+    before.check()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_arguments_are_its_configuration(name):
+    has_none = not inspect.signature(type(make(name))).parameters
+    with pytest.raises(NotApplicableError) if has_none else nullcontext():
+        check_arguments(case(name, None))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dry_run_predicts_what_it_costs(name):
+    with pytest.raises(NotApplicableError) if name in NO_ESTIMATE else nullcontext():
+        check_cost(case(name, tiny("llama", dtype=torch.float32)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_larger_operating_point_gives_no_larger_circuit(name):
+    with pytest.raises(NotApplicableError) if make(name).operating_point is None else nullcontext():
+        check_operating_point(case(name, tiny("llama", dtype=torch.float32)))
 
 
 class Recorder(FullPrecision):
@@ -204,26 +221,15 @@ def test_full_precision_by_name_and_by_object_are_bit_identical(name):
         assert torch.equal(named.kept, own.kept)
 
 
-def rounded_to_bfloat16(model):
-    """Round every parameter, in place, to values that bfloat16 can hold."""
-    with torch.no_grad():
-        for parameter in model.model.parameters():
-            parameter.copy_(parameter.to(torch.bfloat16).to(parameter.dtype))
-    return model
-
-
 @pytest.mark.parametrize("family", ["gpt_neox", "llama_biased"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_policy_that_rounds_nothing_makes_no_difference(name, family):
     """All that a policy adds (readers investigated in turn, anchors, rechecks) cancels out."""
-    model, policy = rounded_to_bfloat16(tiny(family)), PAHQ("bf16", "attention+mlp")
+    model, policy = rounded(tiny(family)), PAHQ("bf16", "attention+mlp")
     full = all_weights(model)
     with prepared(policy, model):
         assert same(all_weights(model), full)
-    expected, found = (run(name, model, precision).circuit for precision in ("full", policy))
-    assert torch.allclose(found.scores, expected.scores, rtol=0, atol=1e-12)
-    assert torch.equal(found.kept, expected.kept)
-    assert torch.equal(found.score_sources, expected.score_sources)
+    check_rounding_of_nothing(case(name, model))
 
 
 # Without one that computes nothing, one with so few decisions that all are repeated in full precision, and votes, which
@@ -239,74 +245,23 @@ def test_a_policy_that_rounds_makes_a_difference(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_saved_is_loaded(name, tmp_path):
-    model = tiny("llama", dtype=torch.float32)
-    found = run(name, model, out=tmp_path / "run")
-    loaded = Result.load(tmp_path / "run").circuit
-    assert loaded == found.circuit
-    assert isinstance(loaded, Circuit)
-
-
-class Interrupting:
-    """Counts reports of progress, and interrupts at one of them, as Ctrl-C would."""
-
-    def __init__(self, at=None):
-        self.seen, self.at = 0, at
-
-    def on_discovery_start(self, run):
-        if self.at == 0:
-            raise KeyboardInterrupt
-
-    def on_progress(self, run, done, total, unit, shown):
-        self.seen += 1
-        if self.seen == self.at:
-            raise KeyboardInterrupt
+def test_what_is_saved_is_loaded(name):
+    check_files(case(name, tiny("llama", dtype=torch.float32)))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_interrupted_run_resumes_to_the_same_result(name, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_to_the_same_result(name):
     """Interrupted at the start, and at the first, a middle and the last report."""
-    monkeypatch.setattr("circuitkit.strategies.discovery.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    model, undisturbed = tiny("llama", dtype=torch.float32), Interrupting()
-    before, whole = state_of(model), run(name, model, callbacks=[undisturbed])
-    reports = undisturbed.seen
-    assert (reports == 0) == (name == "random_edges")
-    for at in sorted({0, min(1, reports), (reports + 1) // 2, reports}):
-        folder = tmp_path / str(at)
-        with pytest.raises(KeyboardInterrupt):
-            run(name, model, out=folder, callbacks=[Interrupting(at)])
-        assert not (folder / "result.json").exists()
-        assert same_state(before, state_of(model))
-        counter = Interrupting()
-        resumed = run(name, model, out=folder, resume=True, callbacks=[counter])
-        assert torch.equal(resumed.circuit.scores, whole.circuit.scores)
-        assert torch.equal(resumed.circuit.kept, whole.circuit.kept)
+    for at, (reports, resumed) in check_resuming(case(name, tiny("llama", dtype=torch.float32))).items():
+        assert (reports == 0) == (name == "random_edges")
         saved = max(at - 1, 0) if name in RESUMES else 0  # a report comes before its state is saved
-        assert counter.seen == reports - saved
-    assert same_state(before, state_of(model))
+        assert resumed == reports - saved
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_strategy_keeps_nothing_of_a_run_for_the_next(name, tmp_path, monkeypatch):
+def test_a_strategy_keeps_nothing_of_a_run_for_the_next(name):
     """Neither of a resumed one nor of one that was interrupted."""
-    monkeypatch.setattr("circuitkit.strategies.discovery.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    model, strategy, undisturbed = tiny("llama", dtype=torch.float32), make(name), Interrupting()
-    before = repr(vars(strategy))
-    other = random_batch(7, lengths=(6, 5, 6))
-    first, second = run(name, model, callbacks=[undisturbed]), run(name, model, task=other)
-
-    def again(task=None, **more):
-        monkeypatch.setitem(globals(), "make", lambda _: strategy)
-        found = run(name, model, task=task, **more)
-        assert repr(vars(strategy)) == before
-        return found.circuit
-
-    with pytest.raises(KeyboardInterrupt):
-        again(out=tmp_path / "run", callbacks=[Interrupting((undisturbed.seen + 1) // 2)])
-    assert torch.equal(again(task=other).scores, second.circuit.scores)
-    assert torch.equal(again(out=tmp_path / "run", resume=True).scores, first.circuit.scores)
-    assert torch.equal(again(task=other).scores, second.circuit.scores)
-    assert torch.equal(again(out=tmp_path / "other").scores, first.circuit.scores)
+    check_forgetting(case(name, tiny("llama", dtype=torch.float32)))
 
 
 def test_a_strategy_from_outside_runs_under_a_policy_that_investigates():

@@ -4,9 +4,9 @@ import pytest
 import torch
 from support.prepared import ABLATIONS, prepare, slow_final
 from support.tiny import random_batch, tiny, tiny_hf
-from support.weights import prepared as prepared_policy
 
 from circuitkit.circuit.circuit import Circuit
+from circuitkit.contracts.weights import prepared as prepared_policy
 from circuitkit.data.objectives import LogitDifference
 from circuitkit.engine.ablation import Mean, Resample, Zero
 from circuitkit.engine.attribution.edge_scores import attribute, attribute_writers

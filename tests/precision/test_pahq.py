@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 from support.tiny import tiny
-from support.weights import all_weights, prepared, same
 
+from circuitkit.contracts.weights import all_weights, prepared, same
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.precision.base import FullPrecision
 from circuitkit.precision.free_memory import MappedPages

@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 from support.tiny import tiny
-from support.weights import all_weights, prepared, same
 
+from circuitkit.contracts.weights import all_weights, prepared, same
 from circuitkit.errors import CircuitKitError
 from circuitkit.precision.pahq import PAHQ
 from circuitkit.precision.units import Unit, unit_of

@@ -9,10 +9,10 @@ import torch
 from support.rules import gated_mlp, gradients_at_outputs, is_gated, norm_weight
 from support.slow import SlowModel, first
 from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
-from support.weights import prepared
 from torch import nn
 
 import circuitkit
+from circuitkit.contracts.weights import prepared
 from circuitkit.data.objectives import LogitDifference
 from circuitkit.engine.ablation import Resample, Zero
 from circuitkit.engine.attribution.edge_scores import attribute, attribute_writers

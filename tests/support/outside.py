@@ -1,6 +1,7 @@
 """Classes of the packages in `examples/`, loaded without installing them."""
 
 import importlib.util
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,6 @@ def outside(package: str) -> Any:
     spec = importlib.util.spec_from_file_location(package, EXAMPLES / package / f"{package}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[package] = importlib.util.module_from_spec(spec)  # a class path can name what is in it
     spec.loader.exec_module(module)
     return module

@@ -1,0 +1,204 @@
+"""Runs all checks of the kind of a class: what `circuitkit check my_package.MyStrategy` shows."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from circuitkit.config import registry, specs
+from circuitkit.config.specs import Spec
+from circuitkit.contracts import models, policies, strategies, tasks
+from circuitkit.contracts.outcome import NotApplicableError, Outcome, refuse, run_check
+from circuitkit.contracts.strategies import StrategyCase
+from circuitkit.errors import UsageError
+from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.models.families.base import Family
+from circuitkit.torch_state import usual_torch_state
+
+Checks = Iterator[tuple[str, Callable[[], Any]]]
+POLICIES = ("full", "pahq", "all_low")
+"""The precision policies that a strategy is checked under."""
+
+
+def find_kind(spec: Spec | type) -> str:
+    """Find the kind of a class, such as `strategies`, from its base class or the name it is registered under.
+
+    Raises:
+        UsageError: there is no such name or class, or it is of no kind.
+    """
+    path = spec if isinstance(spec, str) else spec.__name__ if isinstance(spec, type) else str(spec.get("class_path"))
+    if not isinstance(spec, type) and "." not in path:
+        for kind in registry.KINDS:
+            if path in registry.names(kind) or registry.current_name(kind, path) != path:
+                return kind
+        known = [name for kind in registry.KINDS for name in registry.names(kind)]
+        raise registry.unknown_name("strategy, task, precision policy, ... called", path, known)
+    found = spec if isinstance(spec, type) else _import(path)
+    for kind in registry.KINDS:
+        base = Family if kind == "families" else specs.base(kind)
+        if isinstance(found, type) and issubclass(found, base):
+            return kind
+    raise UsageError(
+        f"{path!r} is no strategy, task, precision policy, objective, ablation or family.",
+        "Name a class that inherits from circuitkit's DiscoveryStrategy, Task, PrecisionPolicy, Objective, Ablation or "
+        "Family.",
+    )
+
+
+def _import(path: str) -> Any:
+    try:
+        return registry.import_object(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"{path!r} cannot be imported: {error}.", "Run from the folder of its file, or install its package."
+        ) from error
+
+
+def check_class(spec: Spec | type, model: str | CircuitModel = "toy") -> Iterator[Outcome]:
+    """Check a class against the contract of its kind, one check after the other.
+
+    Args:
+        spec: a registered name, a class path, a mapping with `class_path` and `init_args`, or a class.
+        model: what it works on, small. Without one, a family has tiny random models of its own types.
+
+    Yields:
+        How each check ended.
+
+    Raises:
+        UsageError: there is no such class, its arguments do not fit, or it is of no kind.
+    """
+    kind = find_kind(spec)
+    if kind == "families":
+        named: Any = registry.load(kind, spec) if isinstance(spec, str) and "." not in spec else None
+        checks = _of_family(spec if isinstance(spec, type) else named or _import(str(spec)), model)
+    else:
+        make = spec if isinstance(spec, type) else partial(specs.make, kind, spec)
+        make()  # says what is wrong with the arguments
+        checks = _OF_KIND[kind](make, _load(model))
+    for what, check in checks:
+        with usual_torch_state():
+            outcome = run_check(what, check)
+        yield outcome
+
+
+def _of_strategy(make: Callable[[], Any], model: CircuitModel) -> Checks:
+    prompts = models.random_prompts(model, lengths=(6, 7, 5, 7))
+    case = StrategyCase(make, model, prompts, models.random_prompts(model, 7, lengths=(6, 5, 6)))
+    yield "has typed, documented arguments, which it keeps and checks", partial(strategies.check_arguments, case)
+    for policy in POLICIES:
+        what = f"scores every edge, and leaves the model and global state as they were (precision {policy})"
+        yield what, partial(_forget, strategies.check_scores, case, policy)
+    yield "finds the same circuit with the same seed", partial(_forget, strategies.check_same_seed, case)
+    yield "uses weights only through the run", partial(_check_rounding, case)
+    yield "keeps nothing of a run in the object", partial(strategies.check_forgetting, case)
+    yield "finds circuits that are the same when read from the run's folder", partial(strategies.check_files, case)
+    yield "ends with the same circuit if it is interrupted and resumed", partial(_check_resuming, case)
+    yield "predicts its cost in a dry run", partial(strategies.check_cost, case)
+    yield "finds sparser circuits at larger operating points", partial(strategies.check_operating_point, case)
+
+
+def _skip(reason: str) -> None:
+    raise NotApplicableError(reason)
+
+
+def _forget(check: Callable[..., Any], *arguments: Any) -> None:
+    check(*arguments)
+
+
+def _check_rounding(case: StrategyCase) -> None:
+    """Check with a copy of the model, whose weights are rounded."""
+    name = case.model.name
+    if name != "toy":
+        raise NotApplicableError("the model's weights would have to be rounded: it is checked on toy")
+    copied = strategies.rounded(CircuitModel.from_pretrained(name, dtype="float64"))
+    strategies.check_rounding_of_nothing(strategies.with_model(case, copied))
+
+
+def _check_resuming(case: StrategyCase) -> str:
+    reports = strategies.check_resuming(case)
+    whole = max(count for count, _ in reports.values())
+    if not whole:
+        return "it reports no progress (`run.report`), and starts again"
+    last, (count, resumed) = max(reports.items())
+    return "" if resumed < count or last < 2 else "it saves no state (`run.checkpoint`), and starts again"
+
+
+def _of_policy(make: Callable[[], Any], model: CircuitModel) -> Checks:
+    batch = models.random_prompts(model)
+    yield "names the writers whose weights are low", partial(policies.check_low_precision_writers, make, model)
+    yield "changes weights, if it says so", partial(policies.check_has_effect, make, model)
+    yield "nests `investigate` and `full`, also after exceptions", partial(policies.check_contexts, make, model)
+    yield "puts every reader into one group", partial(policies.check_groups, make, model)
+    yield "restores every weight, bit for bit, and can be used again", partial(policies.check_closing, make, model)
+    yield "gives finite effects, and the full model inside `full`", partial(policies.check_effects, make, model, batch)
+
+
+def _of_task(make: Callable[[], Any], model: CircuitModel) -> Checks:
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise UsageError(f"The model {model.name!r} has no tokenizer.", "Choose one that has.")
+    yield "refuses a model without a tokenizer in words", partial(tasks.check_no_tokenizer, make)
+    try:
+        make().prompts(tokenizer, "train", 2, 0)
+    except UsageError as error:
+        reason = f"{error.problem} Name a model that knows its words, with --model"
+        yield "makes prompts, and can be run", partial(_skip, reason)
+        return
+    yield "makes disjoint splits that the seed decides", partial(_forget, tasks.check_prompts, make, tokenizer)
+    yield "counts the prompts of a split", partial(tasks.check_available, make, tokenizer)
+    yield "can be previewed and run", partial(tasks.check_task_runs, make, model)
+
+
+def _of_objective(make: Callable[[], Any], model: CircuitModel) -> Checks:
+    one, several = models.random_prompts(model), models.random_prompts(model, positions=2, answers=3)
+    yield "gives one value per prompt, with a gradient", partial(tasks.check_objective_values, make, model, several)
+    yield "is lower for better answers", partial(tasks.check_objective_order, make, model, one)
+    yield "can be searched by", partial(tasks.check_objective_runs, make, model, one)
+
+
+def _of_ablation(make: Callable[[], Any], model: CircuitModel) -> Checks:
+    batch = models.random_prompts(model, lengths=(6, 6, 6, 6))
+    yield "gives every writer an output", partial(models.check_ablated_outputs, make, model, batch)
+    yield "can be used in a run", partial(models.check_ablation_runs, make, model, batch)
+
+
+def _of_family(kind: type[Family], model: str | CircuitModel) -> Checks:
+    if model != "toy":
+        yield from _of_model(str(model), lambda: _load(model))
+        return
+    types = [name for name in registry.names("families") if registry.load("families", name) is kind]
+    if not types:
+        yield "is registered for a model_type", _refuse_unregistered
+    for name in types:
+        yield from _of_model(name, partial(models.wrap_tiny_model, name))
+
+
+def _refuse_unregistered() -> None:
+    refuse(
+        "No entry point in the group circuitkit.families registers it.",
+        "Register it for each model_type in pyproject.toml, and install the package.",
+    )
+
+
+def _of_model(name: str, wrap: Callable[[], CircuitModel]) -> Checks:
+    """Check a family on one model, if that can be wrapped."""
+    made: list[CircuitModel] = []
+    yield f"computes the logits of the transformers model ({name})", lambda: made.append(wrap())
+    for model in made:  # none, if the check above has failed
+        batch = models.random_prompts(model)
+        yield "gives out detached views of the parameters, by head", partial(models.check_views, model)
+        yield "has all of the model in its writers and constants", partial(models.check_ends, model, batch)
+        yield "has first-order effects as autograd has them", partial(models.check_gradients, model, batch)
+        yield "has the same exact effects by both editors", partial(models.check_editors, model, batch)
+
+
+def _load(model: str | CircuitModel) -> CircuitModel:
+    return model if isinstance(model, CircuitModel) else CircuitModel.from_pretrained(model)
+
+
+_OF_KIND: dict[str, Callable[[Callable[[], Any], CircuitModel], Checks]] = {
+    "strategies": _of_strategy,
+    "precision": _of_policy,
+    "tasks": _of_task,
+    "objectives": _of_objective,
+    "ablations": _of_ablation,
+}

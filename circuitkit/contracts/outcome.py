@@ -1,0 +1,70 @@
+"""How a check of a class ends: passed, failed with what to do, or not applicable with the reason."""
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
+
+from circuitkit.errors import CircuitKitError
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+class ContractError(CircuitKitError):
+    """A class does not do what all of its kind must do."""
+
+
+class NotApplicableError(Exception):
+    """A check says nothing about a class; the message says why."""
+
+
+class Outcome(NamedTuple):
+    """How a check ended.
+
+    Attributes:
+        what: what the class must do, as a sentence about it, such as `gives the same circuit for the same seed`.
+        state: how it ended.
+        text: what to do, if it failed; why it says nothing, if it is not applicable; empty or a remark, if it passed.
+    """
+
+    what: str
+    state: Literal["passed", "failed", "not applicable"]
+    text: str = ""
+
+
+def refuse(problem: str, remedy: str) -> NoReturn:
+    """End a check: the class does not keep the contract.
+
+    Raises:
+        ContractError: always.
+    """
+    raise ContractError(problem, remedy)
+
+
+def run_check(what: str, check: Callable[[], Any]) -> Outcome:
+    """Run a check, and say how it ended; an exception out of the class is a failure too.
+
+    Args:
+        what: what the class must do.
+        check: raises `ContractError` or `NotApplicableError`; a text that it returns is a remark.
+    """
+    try:
+        remark = check()
+    except NotApplicableError as reason:
+        return Outcome(what, "not applicable", str(reason))
+    except CircuitKitError as error:
+        return Outcome(what, "failed", " ".join(str(error).split()))
+    except Exception as error:  # whatever a class of somebody else's raises
+        return Outcome(what, "failed", f"{_describe(error)} Mend that; errors of a user are a UsageError.")
+    return Outcome(what, "passed", remark if isinstance(remark, str) else "")
+
+
+def _describe(error: Exception) -> str:
+    """Say what was raised, and where in the code outside of this package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if _PACKAGE not in Path(frame.filename).parents]
+    at = (outside or frames)[-1]
+    said = " ".join(str(error).split())
+    return (
+        f"It raised {type(error).__name__}{f': {said}' if said else ''} ({Path(at.filename).name}, line {at.lineno})."
+    )

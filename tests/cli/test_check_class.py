@@ -1,0 +1,308 @@
+"""`circuitkit check CLASS`: the checks of a class of one's own, and that each finds what it is for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.outside import EXAMPLES
+
+from circuitkit import Circuit, CircuitModel, DiscoveryStrategy, Objective, PrecisionPolicy, UsageError
+from circuitkit.cli.main import main
+from circuitkit.contracts import Outcome, check_class
+from circuitkit.contracts.models import random_prompts
+from circuitkit.contracts.outcome import ContractError, NotApplicableError
+from circuitkit.contracts.policies import check_closing, check_low_precision_writers
+from circuitkit.contracts.strategies import (
+    StrategyCase,
+    check_arguments,
+    check_cost,
+    check_forgetting,
+    check_operating_point,
+    check_resuming,
+    check_same_seed,
+    check_scores,
+)
+from circuitkit.contracts.tasks import check_objective_order, check_objective_values
+from circuitkit.engine.search.cost_estimate import CostEstimate
+from circuitkit.models.weights import ModuleWeights
+from circuitkit.strategies.base import OperatingPoint
+
+
+@pytest.fixture(scope="module")
+def toy() -> CircuitModel:
+    return CircuitModel.from_pretrained("toy")
+
+
+def test_the_command_shows_a_line_per_check(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(EXAMPLES / "my_objective")
+    assert main(["check", "my_objective.Margin"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "passed          gives one value per prompt, with a gradient"
+    assert lines[-1] == "3 passed"
+
+
+def test_the_command_fails_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine_to_check.py").write_text(
+        "from circuitkit import Objective\n\n\n"
+        "class Upside(Objective):\n"
+        '    """Higher is better."""\n\n'
+        "    def values(self, logits, batch, reference):\n"
+        "        return logits.of(batch.answers).sum((-2, -1))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "mine_to_check.Upside"]) == 1
+    text = capsys.readouterr().out
+    assert "failed          is lower for better answers: It is not lower for better answers. Negate it" in text
+
+
+def test_arguments_come_with_the_class(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = "{class_path: answer_log_probability, init_args: {}}"
+    assert main(["check", spec]) == 0
+    assert "3 passed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("eapp", "no strategy, task, precision policy, ... called 'eapp'. Did you mean 'eap'"),
+        ("nowhere.Strategy", "'nowhere.Strategy' cannot be imported"),
+        ("circuitkit.tasks.Nothing", "cannot be imported"),
+        ("circuitkit.Circuit", "is no strategy, task, precision policy, objective, ablation or family"),
+        ("{class_path: my.S", "is not YAML"),
+        ("{class_path: eap_ig, init_args: {stepz: 3}}", "stepz"),
+    ],
+)
+def test_what_is_no_class_of_ours_is_refused(what: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", what]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["gptj", "tracr", "circuitkit.models.families.Llama", "mean"])
+def test_families_and_ablations_are_checked(name: str) -> None:
+    outcomes = list(check_class(name))
+    assert len(outcomes) >= 2
+    assert {outcome.state for outcome in outcomes} == {"passed"}
+
+
+def test_a_task_whose_words_the_model_does_not_know_is_not_judged() -> None:
+    states: dict[str, Outcome] = {outcome.state: outcome for outcome in check_class("capital")}
+    assert "Name a model that knows its words" in states["not applicable"].text
+    assert "failed" not in states
+
+
+# Each check finds what it is for
+
+
+class Faulty(DiscoveryStrategy):
+    """EAP with a fault.
+
+    Args:
+        size: of the circuit.
+    """
+
+    def __init__(self, size: float = 0.5) -> None:
+        self.size = size
+        self._memory: list[float] = []
+
+    def discover(self, run: Any) -> Circuit:
+        return Circuit.from_scores(run.model.graph, run.attribution())
+
+
+class Infinite(Faulty):
+    """Infinite scores; size."""
+
+    def discover(self, run: Any) -> Circuit:
+        return Circuit.from_scores(run.model.graph, torch.full_like(run.attribution(), torch.inf))
+
+
+class ChangesWeights(Faulty):
+    """Changes weights; size."""
+
+    def discover(self, run: Any) -> Circuit:
+        scores = run.attribution()
+        with torch.no_grad():
+            next(run.model.model.parameters()).add_(1e-3)
+        return Circuit.from_scores(run.model.graph, scores)
+
+
+class LeavesHooks(Faulty):
+    """Leaves a hook; size."""
+
+    def discover(self, run: Any) -> Circuit:
+        run.model.model.register_forward_hook(lambda *_: None)
+        return Circuit.from_scores(run.model.graph, run.attribution())
+
+
+class OwnDice(Faulty):
+    """Randomness of its own; size."""
+
+    def discover(self, run: Any) -> Circuit:
+        noise = torch.rand(len(run.model.graph), generator=torch.Generator().manual_seed(id(run) % 2**31 + len(DICE)))
+        DICE.append(0)
+        return Circuit.from_scores(run.model.graph, run.attribution() + noise)
+
+
+DICE: list[int] = []
+
+
+class Remembers(Faulty):
+    """Keeps the scores of the run before; size."""
+
+    def discover(self, run: Any) -> Circuit:
+        scores = run.attribution()
+        self._memory.append(float(scores.sum()))
+        return Circuit.from_scores(run.model.graph, scores + len(self._memory))
+
+
+class RemembersInItsClass(Faulty):
+    """Counts its runs; size."""
+
+    runs = 0
+
+    def discover(self, run: Any) -> Circuit:
+        type(self).runs += 1
+        return Circuit.from_scores(run.model.graph, run.attribution() + self.runs)
+
+
+class ForgetsOnResume(Faulty):
+    """Continues with a wrong state; size."""
+
+    def discover(self, run: Any) -> Circuit:
+        total = torch.zeros(len(run.model.graph), dtype=torch.float64)
+        for step in range(3):
+            total = total + run.attribution()
+            run.checkpoint(lambda step=step: {"step": step})
+        return Circuit.from_scores(run.model.graph, total * (2.0 if run.resumed else 1.0))
+
+
+class SwallowsInterrupts(Faulty):
+    """Goes on after Ctrl-C; size."""
+
+    def discover(self, run: Any) -> Circuit:
+        try:
+            scores = run.attribution()
+        except KeyboardInterrupt:
+            scores = torch.zeros(len(run.model.graph), dtype=torch.float64)
+        return Circuit.from_scores(run.model.graph, scores)
+
+
+class Nonsense(Faulty):
+    """Negative time; size."""
+
+    def estimate_cost(self, run: Any) -> CostEstimate:
+        return CostEstimate(search_s=(-1.0, 1.0))
+
+
+class GrowsWithSize(Faulty):
+    """Larger at larger values of size."""
+
+    operating_point = OperatingPoint("size", fraction=True)
+
+    def discover(self, run: Any) -> Circuit:
+        graph = run.model.graph
+        return Circuit.from_scores(graph, run.attribution()).top(int(self.size * len(graph)))
+
+
+Check = Callable[[StrategyCase], Any]
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "said"),
+    [
+        (Faulty, check_arguments, "size=nan is accepted"),
+        (Infinite, check_scores, "not finite"),
+        (ChangesWeights, check_scores, "parameter transformer.wte.weight is not as it was"),
+        (LeavesHooks, check_scores, "other hooks"),
+        (OwnDice, check_same_seed, "Two runs of one seed give"),
+        (Remembers, check_forgetting, "A run changes the attributes"),
+        (RemembersInItsClass, check_forgetting, "in its run number 2"),
+        (ForgetsOnResume, check_resuming, "resumed, and one that was not, give"),
+        (SwallowsInterrupts, check_resuming, "KeyboardInterrupt does not end it"),
+        (Nonsense, check_cost, "negative or not finite"),
+        (GrowsWithSize, check_operating_point, "Circuits at rising values of size have"),
+    ],
+)  # fmt: skip
+def test_a_check_of_strategies_finds_its_fault(kind: type[Faulty], check: Check, said: str) -> None:
+    model = CircuitModel.from_pretrained("toy")  # one of its own: a fault changes it
+    case = StrategyCase(kind, model, random_prompts(model), random_prompts(model, 1))
+    with pytest.raises(ContractError, match=said):
+        check(case)
+
+
+def test_an_exception_out_of_a_class_is_a_failure_that_names_its_line() -> None:
+    class Raises(Faulty):
+        """Raises; size."""
+
+        def discover(self, run: Any) -> Circuit:
+            raise KeyError("nothing here")
+
+    from circuitkit.contracts.outcome import run_check
+
+    model = CircuitModel.from_pretrained("toy")
+    case = StrategyCase(Raises, model, random_prompts(model), random_prompts(model))
+    state = run_check("runs", lambda: check_scores(case))
+    assert state.state == "failed"
+    assert "It raised KeyError: 'nothing here' (test_check_class.py, line" in state.text
+
+
+class Lowered(PrecisionPolicy):
+    """Halves the weights, and does not say so."""
+
+    def prepare(self, model: CircuitModel) -> None:
+        self._model, self._before = model, [one.detach().clone() for one in model.model.parameters()]
+        with torch.no_grad():
+            for parameter in model.model.parameters():
+                parameter.mul_(0.5)
+        model.refresh()
+
+
+def test_the_checks_of_policies_find_faults() -> None:
+    with pytest.raises(ContractError, match="`low_precision_writers` returns None"):
+        check_low_precision_writers(Lowered, CircuitModel.from_pretrained("toy"))
+    with pytest.raises(ContractError, match=r"parameter .* is not as it was"):
+        check_closing(Lowered, CircuitModel.from_pretrained("toy"))
+
+    class Stays(PrecisionPolicy):
+        def prepare(self, model: CircuitModel) -> None:
+            model.weights = type("Other", (ModuleWeights,), {})(model.family)
+
+    with pytest.raises(ContractError, match="still has the weights of Other"):
+        check_closing(Stays, CircuitModel.from_pretrained("toy"))
+
+
+class Total(Objective):
+    """One value for all prompts."""
+
+    def values(self, logits: Any, batch: Any, reference: Any) -> torch.Tensor:
+        return -logits.of(batch.answers).sum()[None].expand(len(batch))
+
+
+def test_the_checks_of_objectives_find_faults(toy: CircuitModel) -> None:
+    with pytest.raises(ContractError, match="`values` of 4 hypotheses gives"):
+        check_objective_values(Total, toy, random_prompts(toy, positions=2, answers=3))
+
+    class Upside(Objective):
+        """Higher for better answers."""
+
+        def values(self, logits: Any, batch: Any, reference: Any) -> torch.Tensor:
+            return logits.of(batch.answers).sum((-2, -1))
+
+    with pytest.raises(ContractError, match="not lower for better answers"):
+        check_objective_order(Upside, toy, random_prompts(toy))
+
+
+def test_not_applicable_says_why(toy: CircuitModel) -> None:
+    class Plain(DiscoveryStrategy):
+        def discover(self, run: Any) -> Circuit:
+            raise UsageError("Nothing.", "Nothing.")
+
+    case = StrategyCase(Plain, toy, random_prompts(toy), random_prompts(toy))
+    for check, said in ((check_arguments, "no arguments"), (check_operating_point, "declares no `operating_point`")):
+        with pytest.raises(NotApplicableError, match=said):
+            check(case)
