@@ -74,8 +74,8 @@ def random_prompts(
             del rows[0][0]
     if answers > 1:
         del right[-1][-1][1:]
-    rows = [[ids.tolist() for ids in side] for side in (clean, corrupted)]
-    return PromptBatch.from_ids(*rows, right, wrong, answer_positions=where)
+    one, other = ([ids.tolist() for ids in side] for side in (clean, corrupted))
+    return PromptBatch.from_ids(one, other, right, wrong, answer_positions=where)
 
 
 # Families
@@ -111,7 +111,8 @@ def _tiny_model(model_type: str) -> PreTrainedModel:
                 parameter.copy_(0.8 * torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
             else:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    return made.double().eval()
+    made.double().eval()
+    return made
 
 
 def check_views(model: CircuitModel) -> None:

@@ -145,7 +145,7 @@ def check_scores(case: StrategyCase, policy: PrecisionPolicy | str | None = None
             refuse(
                 f"Scores {list(circuit.scores.shape)}, {int((~torch.isfinite(circuit.scores)).sum())} of them not "
                 f"finite, for {len(graph)} edges.",
-                "Give every edge of `run.model.graph` a number: `Circuit.from_scores(graph, scores, kept)`.",
+                "Give every edge of `run.model.graph` a number: `Circuit.from_scores(graph, scores)`.",
             )
     before.check()
     return result.circuit

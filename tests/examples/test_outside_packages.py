@@ -62,6 +62,13 @@ def test_it_is_one_short_file(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
+def test_the_guide_shows_it_as_it_is(package: str) -> None:
+    guide = (EXAMPLES.parent / "docs" / "how-to" / "extend.md").read_text()
+    code = (EXAMPLES / package / f"{package}.py").read_text()
+    assert f'```python title="{package}.py"\n{code}```\n' in guide
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_it_is_listed(package: str, installed: Path, tmp_path: Path) -> None:
     kind, name, path, description = PACKAGES[package]
     listed = circuitkit(installed, "list", kind, cwd=tmp_path)
