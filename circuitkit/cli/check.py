@@ -74,7 +74,7 @@ def _check_file(what: str, model: str | None, long_answers: str) -> int:
 
 def _check_class(what: str, model: str) -> int:
     spec = parse_yaml(what, "The class") if what.lstrip().startswith("{") else what
-    from circuitkit.contracts.check_class import check_class
+    from circuitkit.contracts.checking import check_class
 
     states = Counter[str]()
     for outcome in check_class(spec, model):

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from circuitkit.circuit.circuit import Circuit
 from circuitkit.contracts.outcome import NotApplicableError, refuse
 from circuitkit.contracts.weights import all_weights
 from circuitkit.data.objectives import LogitDifference
@@ -18,7 +17,7 @@ from circuitkit.engine.editors.incremental import IncrementalEditor
 from circuitkit.engine.editors.replay import ReplayEditor
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import PreparedBatch
-from circuitkit.errors import UsageError
+from circuitkit.errors import CircuitKitError
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.run.discoverer import Discoverer
 
@@ -235,17 +234,11 @@ def check_ablation_runs(make: MakeAblation, model: CircuitModel, batch: PromptBa
     """Check that circuits can be found and measured with it.
 
     Raises:
-        ContractError: scores are not finite, or an ablated model is no end of the scale.
+        ContractError: a run refuses it, or scores are not finite.
     """
     try:
         result = Discoverer("cpu", callbacks=[]).run(model, batch, "eap", ablation=make(), sizes=(0.1,))
-    except UsageError as error:
+    except CircuitKitError as error:
         refuse(error.problem, error.remedy)
-    if not isinstance(result.circuit, Circuit) or not bool(result.circuit.scores.isfinite().all()):
+    if not bool(result.circuit.scores.isfinite().all()):
         refuse("Scores with it are not finite.", "Give finite outputs.")
-    (evaluation,) = result.evaluations["train"]
-    if evaluation.identity_error > 1e-3:
-        refuse(
-            f"The circuit without edges is not the ablated model: an error of {evaluation.identity_error:.1e}.",
-            "Set `is_run` only if the outputs are those of one run of the model.",
-        )

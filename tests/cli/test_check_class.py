@@ -1,16 +1,27 @@
 """`circuitkit check CLASS`: the checks of a class of one's own, and that each finds what it is for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
 from support.outside import EXAMPLES
 
-from circuitkit import Circuit, CircuitModel, DiscoveryStrategy, Objective, PrecisionPolicy, UsageError
+from circuitkit import (
+    Circuit,
+    CircuitModel,
+    DiscoveryStrategy,
+    Objective,
+    PrecisionPolicy,
+    PromptBatch,
+    Task,
+    UsageError,
+)
 from circuitkit.cli.main import main
-from circuitkit.contracts import Outcome, check_class
+from circuitkit.contracts import Outcome, check_class, models
 from circuitkit.contracts.models import random_prompts
 from circuitkit.contracts.outcome import ContractError, NotApplicableError
 from circuitkit.contracts.policies import check_closing, check_low_precision_writers
@@ -25,9 +36,12 @@ from circuitkit.contracts.strategies import (
     check_scores,
 )
 from circuitkit.contracts.tasks import check_objective_order, check_objective_values
+from circuitkit.engine.ablation import Resample, Zero
 from circuitkit.engine.search.cost_estimate import CostEstimate
+from circuitkit.models.families import Llama
 from circuitkit.models.weights import ModuleWeights
 from circuitkit.strategies.base import OperatingPoint
+from circuitkit.tasks.ioi import NAMES
 
 
 @pytest.fixture(scope="module")
@@ -306,3 +320,113 @@ def test_not_applicable_says_why(toy: CircuitModel) -> None:
     for check, said in ((check_arguments, "no arguments"), (check_operating_point, "declares no `operating_point`")):
         with pytest.raises(NotApplicableError, match=said):
             check(case)
+
+
+# Tasks, families and ablations
+
+
+class Words(Task):
+    """Pairs of names; `fault` names what is wrong with them."""
+
+    fault = ""
+
+    def available(self, tokenizer: Any, split: Any, seed: int) -> int | None:
+        return 99 if self.fault == "count" else None
+
+    def prompts(self, tokenizer: Any, split: Any, examples: int, seed: int) -> PromptBatch:
+        names = [f" {name}" for name in NAMES[:24]]
+        Random(0 if self.fault == "seed" else seed).shuffle(names)
+        if self.fault == "random":
+            Random(len(DICE)).shuffle(names)
+            DICE.append(0)
+        own = names[:8] if self.fault == "splits" else names[("train", "validation", "test").index(split) * 8 :][:8]
+        if tokenizer is None:
+            if self.fault == "tokenizer":
+                return tokenizer.encode("")  # type: ignore[no-any-return]
+            raise UsageError("No tokenizer.", "Give one.")
+        ids = [tokenizer.encode(f"Then,{one} and") for one in own]
+        others = ids if self.fault == "same" else ids[1:] + ids[:1]
+        answers = [row[-2] for row in ids]
+        if self.fault == "twice":
+            ids[1], others[1] = ids[0], others[0]
+        return PromptBatch.from_ids(ids, others, answers, answers[1:] + answers[:1])
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("random", "The same seed makes other train prompts"),
+        ("splits", "Two splits share a prompt"),
+        ("seed", "Another seed makes the same train prompts"),
+        ("same", "A corrupted prompt is its clean one"),
+        ("twice", "twice in the train split"),
+        ("count", "`available` says 99 train prompts, and of 12 it made 8"),
+        ("tokenizer", "It raised AttributeError"),
+    ],
+)
+def test_the_checks_of_tasks_find_faults(fault: str, said: str, toy: CircuitModel) -> None:
+    faulty = type("FaultyWords", (Words,), {"fault": fault})
+    outcomes = [outcome for outcome in check_class(faulty, toy) if outcome.state == "failed"]
+    assert said in outcomes[0].text
+    assert fault != "count" or len(outcomes) == 1
+
+
+def test_a_sound_task_passes(toy: CircuitModel) -> None:
+    assert {outcome.state for outcome in check_class(Words, toy)} == {"passed", "not applicable"}
+
+
+def test_the_checks_of_families_find_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.wrap_tiny_model("llama")
+    batch = models.random_prompts(model)
+    for check in (models.check_ends, models.check_gradients, models.check_editors):
+        check(model, batch)
+    models.check_views(model)
+
+    attribute, values = models.attribute, models.IncrementalEditor.values
+    monkeypatch.setattr(models, "attribute", lambda prepared: attribute(prepared) * 1.01)
+    with pytest.raises(ContractError, match="not those of autograd"):
+        models.check_gradients(model, batch)
+    monkeypatch.setattr(models.IncrementalEditor, "values", lambda self, removals: values(self, removals) + 0.01)
+    with pytest.raises(ContractError, match="other effects by the incremental editor"):
+        models.check_editors(model, batch)
+
+    own = model.family.attention_weights
+    monkeypatch.setattr(model.family, "attention_weights", lambda layer: replace(own(layer), q=own(layer).q.clone()))
+    with pytest.raises(ContractError, match="`q` of layer 0 is no detached view"):
+        models.check_views(model)
+    with torch.no_grad():
+        model.model.model.norm.weight.mul_(1.1)  # the module is another than the one that was wrapped
+    monkeypatch.setattr(model.family, "final_norm", lambda: replace(type(model.family).final_norm(model.family), eps=9))
+    model.refresh = lambda: None  # type: ignore[method-assign]
+    monkeypatch.setattr(model, "_final_norm", replace(model._final_norm, weight=model._final_norm.weight * 2))
+    with pytest.raises(ContractError, match="With all edges, the logits are not the module's own"):
+        models.check_ends(model, batch)
+
+
+def test_a_family_that_is_registered_for_nothing_fails() -> None:
+    class Unknown(Llama):
+        """Nobody's."""
+
+    (outcome,) = check_class(Unknown)
+    assert outcome.state == "failed"
+    assert "No entry point" in outcome.text
+
+
+def test_the_checks_of_ablations_find_faults(toy: CircuitModel) -> None:
+    class Narrow(Resample):
+        def outputs(self, *arguments: Any) -> torch.Tensor:
+            return super().outputs(*arguments)[:3]
+
+    class Infinite(Zero):
+        def outputs(self, *arguments: Any) -> torch.Tensor:
+            return super().outputs(*arguments) + torch.inf
+
+    batch = random_prompts(toy, lengths=(6,) * 4)
+    with pytest.raises(ContractError, match="Ablated outputs have the shape"):
+        models.check_ablated_outputs(Narrow, toy, batch)
+    models.check_ablated_outputs(Resample, toy, batch)
+    models.check_ablation_runs(Resample, toy, batch)
+    with pytest.raises(ContractError, match="not finite"):
+        models.check_ablated_outputs(Infinite, toy, batch)
+    with pytest.raises(ContractError, match=r"is NaN|not finite"):
+        models.check_ablation_runs(Infinite, toy, batch)
