@@ -36,6 +36,7 @@ PUBLIC = {
 ROOMS = {
     "circuit",
     "comparison",
+    "contracts",
     "data",
     "engine",
     "evaluation",
