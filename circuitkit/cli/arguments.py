@@ -7,15 +7,17 @@ import json
 import sys
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from circuitkit.cli import trusted
 from circuitkit.config import specs
 from circuitkit.config.parse_errors import to_usage_error
+from circuitkit.config.trust import trust_registered_only, trusts_registered_only
 from circuitkit.errors import UsageError
 from circuitkit.storage.text import parse_yaml, read_yaml
 
@@ -41,8 +43,11 @@ def parse(parser: ArgumentParser, arguments: list[str], specs_of: Sequence[str] 
         UsageError: an argument, or a key of a config file, is unknown or does not fit.
     """
     options = [name for name in vars(parser.get_defaults()) if name not in ("config", "print_config")]
+    given = _rewrite(arguments, specs_of)
+    if trusts_registered_only():
+        trusted.check(given, {name: KIND_OF[name] for name in specs_of})
     try:
-        found = parser.parse_args(_rewrite(arguments, specs_of))
+        found = parser.parse_args(given)
     except ArgumentError as error:
         raise to_usage_error(error, ["config", *options], str(parser.prog)) from error
     values: dict[str, Any] = found.as_dict()
@@ -130,6 +135,17 @@ def current_folder_on_path() -> Iterator[None]:
         yield
     finally:
         sys.path[:] = before
+
+
+@contextmanager
+def class_paths(arguments: list[str]) -> Iterator[None]:
+    """Decide what class paths may name inside a `with`.
+
+    By default also what is in files of the current folder; with `--trusted_only`, registered classes only.
+    """
+    wanted = trusted.is_wanted(arguments)
+    with trust_registered_only(wanted), nullcontext() if wanted else current_folder_on_path():
+        yield
 
 
 def _rewrite(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from circuitkit.cli import trusted
 from circuitkit.cli.arguments import (
     add_run_options,
-    current_folder_on_path,
+    class_paths,
     make_console,
     parse,
     say,
@@ -46,16 +47,17 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     parser.add_argument(
         "--executor", type=str, default="process", help="process, or ray: tasks of a Ray cluster (extra `ray`)"
     )
+    trusted.add_option(parser)
     add_option(parser)
     if not _has(arguments, "--config") and (earlier := _config_to_resume(arguments)):
         arguments = ["--config", earlier, *arguments]
     if not _has(arguments, "--config"):
         with resources.as_file(resources.files("circuitkit.comparison") / "default.yaml") as default:
             arguments = ["--config", to_config_text(read_yaml(default)), *arguments]
-    values = parse(parser, arguments, ["ablation"])
-    if values["resume"] and not values["out"]:
-        raise UsageError("--resume has no folder to resume from.", "Name the comparison's folder with --out.")
-    with current_folder_on_path():
+    with class_paths(arguments):
+        values = parse(parser, arguments, ["ablation"])
+        if values["resume"] and not values["out"]:
+            raise UsageError("--resume has no folder to resume from.", "Name the comparison's folder with --out.")
         return _compare(values)
 
 
@@ -81,7 +83,8 @@ def _compare(values: dict[str, Any]) -> int:
     from circuitkit.comparison.runner import compare
 
     out, report = values.pop("out"), values.pop("report")
-    how = {name: values.pop(name) for name in ("accelerator", "devices", "resume", "overwrite", "workers", "executor")}
+    names = ("accelerator", "devices", "resume", "overwrite", "workers", "executor", trusted.NAME)
+    how = {name: values.pop(name) for name in names}
     if (seed := values.pop("seed")) is not None:
         values["seeds"] = [seed]
     if values.pop("dry_run"):

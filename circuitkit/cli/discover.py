@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from circuitkit.cli import trusted
 from circuitkit.cli.arguments import (
     KIND_OF,
     add_evaluation_options,
     add_memory_option,
     add_run_options,
-    current_folder_on_path,
+    class_paths,
     make_console,
     parse,
     say,
@@ -31,7 +32,7 @@ _OWNERS = {"precision": "strategy", "objective": "task"}
 def run(parser: ArgumentParser, arguments: list[str]) -> int:
     """Discover, print the result, and say where it is saved."""
     _add_options(parser)
-    with current_folder_on_path():
+    with class_paths(arguments):
         values = parse(parser, arguments, list(KIND_OF))
         if values["resume"] and not values["out"]:
             raise UsageError("--resume has no folder to resume from.", "Name the run's folder with --out.")
@@ -45,7 +46,7 @@ def _discover(values: dict[str, Any]) -> int:
 
     report = values.pop("report")
     model = {name: values.pop(name) for name in ("kv", "dtype", "positions")} | {"name": values.pop("model")}
-    options = {name: values.pop(name) for name in ("accelerator", "devices", "seed", "memory_budget")}
+    options = {name: values.pop(name) for name in ("accelerator", "devices", "seed", "memory_budget", "trusted_only")}
     discoverer = Discoverer(callbacks=[_EarlyNotes(), RichProgress()], **options)
     if discoverer.rank:  # of several processes, the first one prints
         if not values.pop("dry_run"):
@@ -143,6 +144,7 @@ def _add_options(parser: ArgumentParser) -> None:
         help="return the result of a finished run of this configuration in the folder, or continue an interrupted one",
     )
     add_memory_option(parser)
+    trusted.add_option(parser)
     parser.add_argument(
         "--dry_run", action="store_true", help="time a few steps, predict the run's memory and time, write nothing"
     )

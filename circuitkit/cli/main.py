@@ -96,7 +96,10 @@ def _run(arguments: list[str]) -> int:
         raise registry.unknown_name("command", name, list(COMMANDS))
     command = COMMANDS[name]
     parser = _Parser(
-        prog=f"circuitkit {name}", description=f"{command.what[0].upper()}{command.what[1:]}.", exit_on_error=False
+        prog=f"circuitkit {name}",
+        description=f"{command.what[0].upper()}{command.what[1:]}.",
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     if command.is_slow and sys.stderr is not None and sys.stderr.isatty():
         say("circuitkit: starting; importing torch takes some seconds")

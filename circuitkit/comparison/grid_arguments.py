@@ -9,14 +9,17 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from circuitkit.comparison.grid import Grid
-from circuitkit.config import registry
+from circuitkit.config import registry, specs
 from circuitkit.config.parse_errors import to_usage_error
+from circuitkit.config.trust import trusts_registered_only
 from circuitkit.errors import UsageError, quote
 from circuitkit.storage.text import read_yaml
 
 
 def to_grid(given: Grid | str | Path | Mapping[str, Any]) -> Grid:
     """Make a grid; a mapping is checked as `circuitkit compare --config` checks a file.
+
+    Inside `trust_registered_only` it may name registered classes only, also if it is a grid already.
 
     Args:
         given: a grid, the path of a YAML file such as a comparison's `config.yaml`, or the arguments of `Grid`.
@@ -25,7 +28,7 @@ def to_grid(given: Grid | str | Path | Mapping[str, Any]) -> Grid:
         UsageError: the file cannot be read, an argument is unknown or missing, or does not fit.
     """
     if isinstance(given, Grid):
-        return given
+        return Grid(**given.to_dict()) if trusts_registered_only() else given
     if isinstance(given, str | Path):
         return _from_arguments(read_yaml(Path(given)), f" in {str(given)!r}")
     if isinstance(given, Mapping):
@@ -38,6 +41,8 @@ def _from_arguments(found: dict[str, Any], where: str) -> Grid:
     for name in found:
         if name not in known:
             raise registry.unknown_name(f"argument of a grid{where}", str(name), known)
+    if trusts_registered_only():
+        specs.check_trusted(found)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Grid)
     try:

@@ -43,6 +43,7 @@ class Job:
         output: the file for what its process prints, absolute.
         accelerator, devices: as in `Discoverer`.
         threads: for torch.
+        trusted_only: whether its specs may name registered classes only.
         again: whether its folder holds a result that could not be evaluated, to be replaced.
         content: hashes of the weights and prompts that finished cells with the same model, task, seed and examples
             were made with (see `run.content`); empty: there are none.
@@ -54,6 +55,7 @@ class Job:
     accelerator: str
     devices: int
     threads: int
+    trusted_only: bool
     again: bool
     content: Mapping[str, str]
 
@@ -98,7 +100,12 @@ def run_job(job: Job, report: Report) -> Failure | None:
 def _discover(job: Job, callbacks: list[Any]) -> None:
     config, options = job.cell.config, job.cell.options
     discoverer = Discoverer(
-        job.accelerator, job.devices, callbacks, seed=job.cell.seed, memory_budget=options.memory_budget
+        job.accelerator,
+        job.devices,
+        callbacks,
+        seed=job.cell.seed,
+        memory_budget=options.memory_budget,
+        trusted_only=job.trusted_only,
     )
     until = time.monotonic() + _PATIENCE
     while True:

@@ -22,6 +22,7 @@ from circuitkit.comparison.progress import GridProgress
 from circuitkit.comparison.ray_executor import RayExecutor
 from circuitkit.comparison.rows import Row, failure_row, is_evaluated, rows_of
 from circuitkit.config import registry
+from circuitkit.config.trust import trust_registered_only
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.interrupts import hold_signals
 from circuitkit.run.content import CONTENT
@@ -46,6 +47,7 @@ def compare(
     accelerator: str = "auto",
     devices: int = 1,
     progress: GridProgress | None = None,
+    trusted_only: bool = False,
 ) -> Comparison:
     """Run all cells of a grid, each in a process of its own.
 
@@ -62,6 +64,7 @@ def compare(
         executor: `process`, or `ray`: as tasks of the Ray cluster that `RAY_ADDRESS` names, or of a local one.
         accelerator, devices: as in `Discoverer`.
         progress: shows the progress; None shows nothing.
+        trusted_only: refuse class paths of classes that no installed package registers, here and in the cells.
 
     Returns:
         The comparison, with the rows of `results.csv` in the order of the grid.
@@ -75,10 +78,12 @@ def compare(
         raise UsageError("resume and overwrite exclude each other.", "Continue the comparison, or replace it.")
     if resume and not out:
         raise UsageError("There is no folder to resume from.", "Give the comparison's folder as `out`.")
-    grid, make = to_grid(grid), _EXECUTORS[executor]
+    with trust_registered_only(trusted_only):
+        grid = to_grid(grid)
+    make = _EXECUTORS[executor]
     device = Discoverer(accelerator, devices, callbacks=[]).device
     threads = max(1, torch.get_num_threads() // workers)
-    where = {"accelerator": accelerator, "devices": devices, "threads": threads}
+    where = {"accelerator": accelerator, "devices": devices, "threads": threads, "trusted_only": trusted_only}
     environment = {"workers": workers, "executor": executor, **describe_environment(device)}
     how = "resume" if resume else "overwrite" if overwrite else None
     with output_folder(out, "compare") as path:

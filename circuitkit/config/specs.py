@@ -11,16 +11,16 @@ import copy
 import inspect
 import os
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
 from circuitkit.config import registry
 from circuitkit.config.parse_errors import to_usage_error
-from circuitkit.errors import UsageError
+from circuitkit.config.trust import holds_data, may_name_code, refuse, trusts_registered_only
+from circuitkit.errors import UsageError, quote
 from circuitkit.storage.text import to_plain
 
 Spec = str | Mapping[str, Any]
@@ -33,11 +33,27 @@ _BASES = {
     "ablations": "circuitkit.engine.ablation.Ablation",
 }
 _MODEL_DEFAULTS = {"kv": "group", "dtype": "float32"}
-_DATA = (str, int, float, bool, Path, None, type(None))
-_CONTAINERS = (Union, UnionType, list, tuple, dict, Sequence, Mapping)
-_ALLOW_CODE = "If you trust whoever made it, allow its code to run: --allow_code (allow_code=True)."
 _UNKNOWN = inspect.Parameter.empty
 _SHAPE = "Give a name, or a mapping with class_path and, if needed, init_args."
+
+
+def check_trusted(value: Any) -> None:
+    """Check plain data of any form before something imports what it names.
+
+    Raises:
+        UsageError: a mapping in it has a `class_path` that is not registered, or a key hides one.
+    """
+    if isinstance(value, list | tuple):
+        for one in value:
+            check_trusted(one)
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            parts = str(key).split(".")  # jsonargparse takes `a.b` as `b` of `a`
+            if len(parts) > 1 and {"class_path", "init_args"} & set(parts):
+                raise UsageError(f"The key {quote(key)} could name code to import.", "Nest it: `key: {key: value}`.")
+            if key == "class_path" and not (isinstance(one, str) and any(_is_registered(kind, one) for kind in _BASES)):
+                raise _refuse_class(one)
+            check_trusted(one)
 
 
 def base(kind: str) -> Any:
@@ -51,7 +67,7 @@ def rewrite(kind: str, spec: Any) -> dict[str, Any]:
     Raises:
         UsageError: the name is unknown, or the spec is neither a name nor such a mapping.
     """
-    found = _rewrite_names(kind, spec)
+    found = restrict(kind, spec) if trusts_registered_only() else _rewrite_names(kind, spec)
     _resolve_arguments(found)
     return found
 
@@ -116,17 +132,37 @@ def restrict(kind: str, spec: Any) -> dict[str, Any]:
     found = _rewrite_names(kind, spec)
     name = _registered_name(kind, found["class_path"])
     if name is None:
-        raise UsageError(f"The class {found['class_path']!r} is one that no installed package registers.", _ALLOW_CODE)
+        raise _refuse_class(found["class_path"])
     found["class_path"] = registry.class_path(kind, name)
-    parameters = inspect.signature(registry.import_object(found["class_path"])).parameters
     for argument, value in found.get("init_args", {}).items():
-        if (inner := _kind_of(parameters, argument)) is not None:
-            found["init_args"][argument] = _nested(inner, value, restrict)
-            continue
-        # jsonargparse imports what a text or mapping names, if the argument is a class or a function
-        if argument in parameters and _may_name_code(value) and not _holds_data(parameters[argument].annotation):
-            raise UsageError(f"The argument {argument!r} of {name!r} could name code to import.", _ALLOW_CODE)
+        found["init_args"][argument] = restrict_argument(kind, name, argument, value)
     return found
+
+
+def restrict_argument(kind: str, name: str, argument: str, value: Any) -> Any:
+    """Rewrite the value of an argument from an unknown source, so that parsing it imports registered classes only.
+
+    Args:
+        kind: that of the object.
+        name: its registered name.
+        argument: the name of the argument.
+        value: plain data.
+
+    Raises:
+        UsageError: there is no such argument, or it could name code to import.
+    """
+    found = registry.import_object(registry.class_path(kind, name))
+    parameters = inspect.signature(found).parameters
+    takes_others = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    if argument not in parameters and not (takes_others and str(argument).isidentifier()):
+        raise registry.unknown_name(f"{found.__name__} argument", argument, list(parameters))
+    if (inner := _kind_of(parameters, argument)) is not None:
+        return _nested(inner, value, restrict)
+    # jsonargparse imports what a text or mapping names, if the argument is a class or a function
+    is_data = argument in parameters and holds_data(parameters[argument].annotation)
+    if may_name_code(value) and not is_data:
+        raise refuse(f"The argument {argument!r} of {name!r} could name code to import.")
+    return value
 
 
 def to_call(thing: Any) -> str:
@@ -187,6 +223,17 @@ def describe_model(named: Mapping[str, str]) -> dict[str, str]:
 def described_model(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the spec of the model of a run's config, the inverse of `describe_model`."""
     return {key: config[key] for key in (*_MODEL_DEFAULTS, "positions") if key in config} | {"name": config["model"]}
+
+
+def _refuse_class(path: Any) -> UsageError:
+    return refuse(f"The class {quote(path)} is one that no installed package registers.")
+
+
+def _is_registered(kind: str, path: str) -> bool:
+    try:
+        return _registered_name(kind, _class_path(kind, path)) is not None
+    except UsageError:  # no class path, and no name of this kind
+        return False
 
 
 def _rewrite_names(kind: str, spec: Any) -> dict[str, Any]:
@@ -288,19 +335,6 @@ def _registered_name(kind: str, path: str) -> str | None:
         if (registered.partition(".")[0], registered.rpartition(".")[2]) == wanted:
             return name
     return None
-
-
-def _may_name_code(value: Any) -> bool:
-    return value is not None and not isinstance(value, bool | int | float)
-
-
-def _holds_data(annotation: Any) -> bool:
-    """Tell whether values of this type are data: texts, numbers, paths, and containers of these."""
-    if get_origin(annotation) is Literal:
-        return True
-    if inner := [argument for argument in get_args(annotation) if argument is not Ellipsis]:
-        return get_origin(annotation) in _CONTAINERS and all(map(_holds_data, inner))
-    return annotation in _DATA
 
 
 def _defining_path(thing: Any) -> str:

@@ -25,6 +25,7 @@ from lightning.fabric.loggers.logger import Logger
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config.checks import check_seed
 from circuitkit.config.specs import Spec
+from circuitkit.config.trust import trust_registered_only
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
@@ -88,6 +89,8 @@ class Discoverer:
         seed: seed of the prompts, the strategy and the random control.
         memory_budget: memory for the engine's largest buffers, in bytes or as text such as `"2GB"` (powers of 1024);
             by default half of the free memory. Each process has its own.
+        trusted_only: refuse class paths, also in arguments that are specs, unless an installed package registers the
+            class: for configurations from others. Objects are used as they are.
 
     Attributes:
         rank: the number of this process, from 0.
@@ -105,6 +108,7 @@ class Discoverer:
         loggers: Sequence[Logger] | None = None,
         seed: int = 0,
         memory_budget: int | str | None = None,
+        trusted_only: bool = False,
     ) -> None:
         if accelerator not in ("auto", "cpu", "cuda", "gpu"):
             raise UsageError(f"There is no accelerator {accelerator!r}.", "Choose 'auto', 'cpu' or 'cuda'.")
@@ -116,6 +120,7 @@ class Discoverer:
         self.devices = devices
         self.seed = seed
         self.memory_budget = None if memory_budget is None else parse_size(memory_budget)
+        self.trusted_only = trusted_only
         self._callbacks = [RichProgress()] if callbacks is None else list(callbacks)
         self._loggers = list(loggers or ())
         self.device = launch.find_device(accelerator, devices)
@@ -244,7 +249,8 @@ class Discoverer:
             return predict(run, run_config.strategy, monitor, run_config.config, accuracy, notes)
 
     def _make_config(self, model: ModelSpec, task: TaskSpec, strategy: StrategySpec, options: RunOptions) -> RunConfig:
-        run_config = RunConfig.make(model, task, strategy, self.seed, **options)
+        with trust_registered_only(self.trusted_only):
+            run_config = RunConfig.make(model, task, strategy, self.seed, **options)
         budget = {} if self.memory_budget is None else {"memory_budget": self.memory_budget}
         run_config.config.update(accelerator=self.accelerator, devices=self.devices, **budget)
         return run_config
@@ -323,6 +329,7 @@ def discover(
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
+    trusted_only: bool = False,
 ) -> Result:
     """Find the circuit of a task in a model.
 
@@ -348,6 +355,7 @@ def discover(
         out: a folder for the results; one that already holds results is refused.
         resume: if `out` holds a finished run of this configuration, return it; if it holds an interrupted one,
             continue it; otherwise start from scratch. Without it, an interrupted run in `out` is an error.
+        trusted_only: import no class but registered ones, whatever a name or class path says (see `Discoverer`).
 
     Returns:
         A `Result`; `print` shows its summary.
@@ -362,7 +370,7 @@ def discover(
                 "strategy_args need a strategy given by name or class path.", "Give them to its constructor."
             )
         strategy = {"class_path": strategy, "init_args": strategy_args}
-    return Discoverer(seed=seed).run(
+    return Discoverer(seed=seed, trusted_only=trusted_only).run(
         model,
         task,
         strategy,

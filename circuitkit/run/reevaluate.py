@@ -9,6 +9,7 @@ from typing import Any
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
 from circuitkit.config.checks import Examples, check_examples
+from circuitkit.config.trust import ALLOW_CODE, trust_registered_only
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.memory import explain_out_of_memory
 from circuitkit.errors import UsageError
@@ -90,10 +91,11 @@ def reevaluate(
             "Evaluate it in Python: circuitkit.evaluate(model, circuit, batch).",
         )
     seed = config["seed"] if seed is None else seed
-    task, objective, ablation = (
-        specs.make(kind, config[key] if allow_code else specs.restrict(kind, config[key]))
-        for kind, key in (("tasks", "task"), ("objectives", "objective"), ("ablations", "ablation"))
-    )
+    with trust_registered_only(not allow_code, ALLOW_CODE):
+        task, objective, ablation = (
+            specs.make(kind, config[key])
+            for kind, key in (("tasks", "task"), ("objectives", "objective"), ("ablations", "ablation"))
+        )
     discoverer = Discoverer(accelerator=accelerator, seed=seed, memory_budget=memory_budget)
     model = load_model(specs.described_model(config))
     numbers = check_examples(config["examples"] if examples is None else examples)
