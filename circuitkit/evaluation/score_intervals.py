@@ -95,7 +95,7 @@ class ScoreIntervals:
             table = pq.read_table(io.BytesIO(data), columns=["edge", *_COLUMNS])
             numbers = [np.asarray(table.column(name).to_numpy(), dtype=np.float64) for name in _COLUMNS]
             found = table.column("edge").to_pylist()
-        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"it is no Parquet file of scores ({type(error).__name__})") from error
         if found != list(edges):
             raise ValueError("it has the scores of other edges than the circuit")
