@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import networkx as nx
 import torch
@@ -18,8 +18,9 @@ from circuitkit.circuit.key_value_groups import join_groups, split_groups
 from circuitkit.circuit.networkx_view import to_networkx
 from circuitkit.circuit.pandas_view import to_pandas
 from circuitkit.circuit.score_source import ScoreSource
-from circuitkit.circuit.values import check_size, check_values, fill_score_sources, hash_values
+from circuitkit.circuit.values import check_graph, check_size, check_values, fill_score_sources, hash_values
 from circuitkit.errors import CircuitKitError, UsageError, quote
+from circuitkit.storage.files import to_path
 
 if TYPE_CHECKING:  # imported where a table is made, since it takes a while
     import pandas
@@ -67,7 +68,7 @@ class Circuit:
             scores: `[edges]`.
             score_sources: one for all scores, or int8 `[edges]`.
         """
-        kept = torch.ones(len(graph), dtype=torch.bool)
+        kept = torch.ones(len(check_graph(graph)), dtype=torch.bool)
         return cls(graph, scores, kept, fill_score_sources(graph, score_sources), _ALL)
 
     @classmethod
@@ -77,7 +78,9 @@ class Circuit:
         Raises:
             UsageError: there is no edge of that name.
         """
-        kept = torch.zeros(len(graph), dtype=torch.bool)
+        kept = torch.zeros(len(check_graph(graph)), dtype=torch.bool)
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise UsageError(f"{quote(names)} is no list of edges.", "Give one such as ['a3.h5->m4'].")
         for name in names:
             kept[graph.parse(name)] = True
         return cls(graph, kept.float(), kept, fill_score_sources(graph, ScoreSource.GIVEN), "edges given by name")
@@ -154,7 +157,7 @@ class Circuit:
             UsageError: another ending.
             CircuitKitError: the file cannot be written.
         """
-        draw(self, Path(path))
+        draw(self, to_path(path))
 
     def _repr_html_(self) -> str:
         return notebook_html(self)
@@ -221,8 +224,8 @@ class Circuit:
         Raises:
             UsageError: `x` is NaN.
         """
-        if x != x:
-            raise UsageError("The threshold is NaN.", "Give a number.")
+        if isinstance(x, bool) or not isinstance(x, int | float) or x != x:
+            raise UsageError(f"The threshold {quote(x)} is no number.", "Give one such as 0.1.")
         return self._select(self._key(absolute) >= x, f"{_measure(absolute)} >= {x:g}", tie=False)
 
     def prune(self) -> Self:
@@ -276,7 +279,7 @@ class Circuit:
         Raises:
             UsageError: the circuits are of different graphs, or one is a ranking, of which no edges are chosen.
         """
-        if self.is_ranking or other.is_ranking:
+        if self.is_ranking or _check_circuit(other).is_ranking:
             problem = f"{self if self.is_ranking else other} is a ranking: no edges are chosen yet."
             raise UsageError(problem, "Compare circuits of one size: a.top(100).jaccard(b.top(100)).")
         either = int((self.kept | self._same(other).kept).sum())
@@ -286,7 +289,7 @@ class Circuit:
         return self._select(kept, f"({self.selection}) {word} ({other.selection})", self.tie or other.tie)
 
     def _same(self, other: "Circuit") -> "Circuit":
-        if not same_edges(self.graph, other.graph):
+        if not same_edges(self.graph, _check_circuit(other).graph):
             raise UsageError(
                 f"The circuits are of different graphs: {self.graph} and {other.graph}.",
                 "Compare circuits of one model, both with kv='group' or (Circuit.expand_kv) both with kv='head'.",
@@ -334,7 +337,7 @@ class Circuit:
             CircuitKitError: the files cannot be written.
         """
         contents = Contents(self.graph, self.scores, self.kept, self.score_sources, self.selection, self.tie)
-        files.save(Path(folder), name, contents)
+        files.save(to_path(folder), name, contents)
 
     @classmethod
     def load(cls, folder: str | Path, name: str = "circuit") -> Self:
@@ -343,7 +346,7 @@ class Circuit:
         Raises:
             CircuitKitError: a file is missing, damaged, of an unknown version, or not a circuit's.
         """
-        contents = files.load(Path(folder), name)
+        contents = files.load(to_path(folder), name)
         try:
             return cls(*contents)
         except UsageError as error:
@@ -366,7 +369,7 @@ class Circuit:
             UsageError: the file is of another graph, its name has another ending, or `scores_of` is unknown.
             CircuitKitError: the file is missing, damaged, or selects single neurons.
         """
-        found, scores, kept = eap_ig_files.read_eap_ig(Path(path), scores_of, graph)
+        found, scores, kept = eap_ig_files.read_eap_ig(to_path(path), scores_of, graph)
         rule = _ALL if kept.all() else f"as kept in {Path(path).name}"
         try:
             circuit = cls(found, scores, kept, fill_score_sources(found, ScoreSource.GIVEN), rule)
@@ -389,7 +392,13 @@ class Circuit:
             CircuitKitError: the file cannot be written.
         """
         by_head = self.expand_kv()
-        eap_ig_files.write_eap_ig(Path(path), by_head.graph, by_head.scores, by_head.kept, d_model, scores_of)
+        eap_ig_files.write_eap_ig(to_path(path), by_head.graph, by_head.scores, by_head.kept, d_model, scores_of)
+
+
+def _check_circuit(other: Any) -> "Circuit":
+    if not isinstance(other, Circuit):
+        raise UsageError(f"{quote(other)} is no circuit.", "Give a Circuit.")
+    return other
 
 
 def _measure(absolute: bool) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from circuitkit.circuit.graph import EdgeGraph, same_edges
-from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.errors import CircuitKitError, UsageError, quote
 from circuitkit.storage.files import read_bytes, read_json, write_atomically
 
 _EXPORT_AGAIN = "Write it again with EAP-IG's Graph.to_json or Graph.to_pt."
@@ -74,6 +74,10 @@ def write_eap_ig(path: Path, graph: EdgeGraph, scores: Tensor, kept: Tensor, d_m
     """
     _check_scores_of(scores_of)
     as_pt = _is_pt(path)
+    if isinstance(d_model, bool) or not isinstance(d_model, int) or d_model < 1:
+        raise UsageError(
+            f"d_model={quote(d_model)} is no width.", "Give the model's: `model.model.config.hidden_size`."
+        )
     if not graph.mlps:
         raise UsageError("EAP-IG does not support graphs without MLPs.", "Save the circuit with Circuit.save instead.")
     if graph.inputs > 1:

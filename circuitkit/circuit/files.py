@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from circuitkit.circuit.graph import EdgeGraph
-from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.errors import CircuitKitError, UsageError, quote
 from circuitkit.storage.files import read_bytes, read_json, write_atomically
 
 VERSION = 1
@@ -96,8 +96,10 @@ def load(folder: Path, name: str) -> Contents:
 
 
 def _paths(folder: Path, name: str) -> tuple[Path, Path]:
-    if Path(name).name != name or name in ("", ".."):
-        raise UsageError(f"{name!r} is not a name for a circuit's files.", "Give a plain file name without an ending.")
+    if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\0" in name:
+        raise UsageError(
+            f"{quote(name)} is not a name for a circuit's files.", "Give a plain file name without an ending."
+        )
     return folder / f"{name}.json", folder / f"{name}.safetensors"
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from circuitkit.circuit.numbering import Numbering
-from circuitkit.errors import UsageError
+from circuitkit.errors import UsageError, quote
 
 _NUMBER = "(0|[1-9][0-9]{0,5})"  # not \d, which matches the digits of any script
 _HEAD = re.compile(rf"a{_NUMBER}\.h{_NUMBER}")
@@ -192,6 +192,7 @@ class EdgeGraph(Numbering):
         Raises:
             UsageError: no reader has that name.
         """
+        name = str(name)
         if name == "logits":
             return self.logits
         if self.mlps and (match := _MLP.fullmatch(name)) and int(match[1]) < self.layers:
@@ -210,9 +211,9 @@ class EdgeGraph(Numbering):
         Raises:
             UsageError: the name is malformed, or names no edge of this graph.
         """
-        parts = name.split("->")
+        parts = name.split("->") if isinstance(name, str) else ()
         if len(parts) != 2:
-            raise UsageError(f"{name!r} is not the name of an edge.", "Edges are written 'a3.h5->m4'.")
+            raise UsageError(f"{quote(name)} is not the name of an edge.", "Edges are written 'a3.h5->m4'.")
         writer, reader = self.parse_writer(parts[0]), self.parse_reader(parts[1])
         if writer >= self.prefix(reader):
             raise UsageError(f"There is no edge {name!r}.", "A writer must come before its reader in the model.")

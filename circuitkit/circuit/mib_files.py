@@ -22,6 +22,7 @@ from pathlib import Path
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph, same_edges
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.storage.files import to_path
 from circuitkit.storage.owned_folder import cannot_write
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -72,7 +73,7 @@ def write_mib_submission(folder: str | Path, task: str, model: str, circuits: Ci
             raise UsageError(
                 f"A circuit is of {circuit.graph}, not of MIB's {model}, {graph}.", "Give a circuit of this model."
             )
-    path = Path(folder) / f"{task}_{model}"
+    path = to_path(folder) / f"{task}_{model}"
     write_circuits(path, circuits, d_model)
     return path
 
@@ -89,7 +90,7 @@ def read_mib_submission(folder: str | Path) -> dict[str, list[Circuit]]:
         CircuitKitError: a folder has neither one nor nine files, or a file is damaged, of another model, too large, or
             not of edges.
     """
-    folders = sorted(path for path in _list(Path(folder)) if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(path for path in _list(to_path(folder)) if path.is_dir() and not path.name.startswith("."))
     if not folders:
         raise UsageError(
             f"There are no folders in {str(folder)!r}.", "Give a folder with one folder per task and model."

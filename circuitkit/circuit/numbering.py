@@ -3,8 +3,9 @@
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
-from circuitkit.errors import UsageError
+from circuitkit.errors import UsageError, quote
 
+_MOST = 100_000
 ReaderKind = Literal["q", "k", "v", "mlp", "logits"]
 
 
@@ -36,12 +37,16 @@ class Numbering:
         return f"{type(self).__name__}({', '.join(said)})"
 
     def __post_init__(self) -> None:
-        if min(self.layers, self.heads, self.kv_heads) < 1 or self.heads % self.kv_heads:
-            sizes = f"{self.layers} layers, {self.heads} heads and {self.kv_heads} key-value heads"
+        sizes = (self.layers, self.heads, self.kv_heads)
+        if not all(type(size) is int and 1 <= size <= _MOST for size in sizes) or self.heads % self.kv_heads:
+            words = f"{quote(self.layers)} layers, {quote(self.heads)} heads and {quote(self.kv_heads)} key-value heads"
             raise UsageError(
-                f"A graph of {sizes} is impossible.",
-                "Give positive numbers, and a number of heads that is a multiple of the key-value heads.",
+                f"A graph of {words} is impossible.",
+                f"Give numbers from 1 to {_MOST:,}, and a number of heads that is a multiple of the key-value heads.",
             )
+        for name in ("parallel", "mlps", "coupled"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name}={quote(getattr(self, name))} is neither True nor False.", "Give one of them.")
         if self.kv not in ("group", "head"):
             raise UsageError(f"kv={self.kv!r} is neither 'group' nor 'head'.", "Choose one of the two.")
         if self.positions not in ("constant", "writer"):

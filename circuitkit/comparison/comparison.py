@@ -15,6 +15,7 @@ from circuitkit.errors import UsageError, quote
 from circuitkit.report.comparison_text import comparison_text
 from circuitkit.report.notebook import display, image_html
 from circuitkit.run.result import Result
+from circuitkit.storage.files import to_path
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -71,7 +72,7 @@ class Comparison:
     """
 
     def __init__(self, folder: str | Path, rows: Sequence[Row], conclusions: Sequence[str] = ()) -> None:
-        self.folder = Path(folder)
+        self.folder = to_path(folder)
         self.rows = list(rows)
         self.conclusions = list(conclusions)
 
@@ -83,7 +84,7 @@ class Comparison:
             UsageError: the folder holds no comparison, or one of another version.
             CircuitKitError: a file is damaged or cannot be read.
         """
-        return cls(folder, *read_comparison(Path(folder)))
+        return cls(folder, *read_comparison(to_path(folder)))
 
     @property
     def results(self) -> Results:

@@ -56,6 +56,22 @@ def _is_positive(number: Any) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
+def is_number(value: object) -> bool:
+    """Tell whether a value is a number; truth values are none here."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_flags(**given: Any) -> None:
+    """Check arguments that turn something on or off.
+
+    Raises:
+        UsageError: one is neither true nor false.
+    """
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"{name}={quote(value)} is neither True nor False.", "Give one of the two.")
+
+
 def check_split(split: Any) -> str:
     """Return the name of a split.
 

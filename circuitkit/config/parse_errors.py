@@ -20,6 +20,7 @@ _TYPE_NAMES = {
     "str": "text",
     "NoneType": "null",
     "Sequence": "a list",
+    "dict": "a mapping",
 }
 
 

@@ -112,6 +112,23 @@ def make(kind: str, spec: Any) -> Any:
         raise UsageError(f"{label(kind, spec)} cannot be made: {error}.", "Check its arguments.") from error
 
 
+def check_object(kind: str, key: str, thing: Any) -> None:
+    """Check that what `make` has returned is an object of a kind.
+
+    Args:
+        kind: the kind.
+        key: what the message calls it.
+        thing: the object.
+
+    Raises:
+        UsageError: it is not.
+    """
+    wanted = base(kind)
+    if not isinstance(thing, wanted):
+        what = f"the class {thing.__name__}" if isinstance(thing, type) else quote(thing)
+        raise UsageError(f"The {key} is {what}.", f"Give a name, a class path, or an instance of {wanted.__name__}.")
+
+
 def describe(thing: Any) -> dict[str, Any]:
     """Return the spec of an object, reading each constructor argument from the attribute of the same name."""
     kind = type(thing)
@@ -345,6 +362,8 @@ def _class_path(kind: str, name: str) -> str:
     """Return the class path of a short name or of a registered class's name; return a class path as it is."""
     name = registry.current_name(kind, name)
     if "." in name:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise UsageError(f"{quote(name)} is no class path.", "Give a name, or a path such as my_package.MyClass.")
         return name
     if name not in registry.names(kind):
         for other in registry.names(kind):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from circuitkit.data.ids import is_id, read_positions, read_rows, read_sets
 from circuitkit.errors import UsageError, quote
+from circuitkit.torch_state import cannot_move
 
 Ids = Tensor | Sequence[Sequence[int]]
 Answers = Tensor | Sequence[int] | Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]]
@@ -167,12 +168,24 @@ class PromptBatch:
         return f"{type(self).__name__}({len(self)} prompts, {length} tokens)"
 
     def split(self, size: int) -> list[Self]:
-        """Split the prompts into batches of at most `size`."""
+        """Split the prompts into batches of at most `size`.
+
+        Raises:
+            UsageError: it is no positive number.
+        """
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise UsageError(f"size={quote(size)} is not a positive number of prompts.", "Give one such as 8.")
         return [self[start : start + size] for start in range(0, len(self), size)]
 
     @classmethod
     def join(cls, batches: Sequence[Self]) -> Self:
-        """Join batches into one, left-padded to the longest prompt; labels only if every prompt has one."""
+        """Join batches into one, left-padded to the longest prompt; labels only if every prompt has one.
+
+        Raises:
+            UsageError: there are none, or one is something else.
+        """
+        if not batches or not all(isinstance(one, PromptBatch) for one in batches):
+            raise UsageError(f"{quote(batches)} are no batches to join.", "Give a list of PromptBatch.")
         length, positions = (max(getattr(one, of).shape[1] for one in batches) for of in ("clean", "answer_positions"))
         columns: dict[str, list[Tensor]] = {name: [] for name in ("clean", "corrupted", "mask", "answer_positions")}
         for one in batches:
@@ -210,8 +223,15 @@ class PromptBatch:
         )
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the batch on a device."""
-        return self._map(lambda values: values.to(device))
+        """Return the batch on a device.
+
+        Raises:
+            UsageError: there is no such device.
+        """
+        try:
+            return self._map(lambda values: values.to(device))
+        except (RuntimeError, AssertionError) as error:
+            raise cannot_move("The prompts", device, error) from error
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """Apply a function to every tensor; notes and labels stay."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import same_edges
 from circuitkit.config import registry, specs
-from circuitkit.config.checks import check_examples
+from circuitkit.config.checks import check_examples, check_seed
 from circuitkit.data.logits import Logits
 from circuitkit.data.objectives import KLDivergence, Objective
 from circuitkit.data.prompt_batch import PromptBatch
@@ -31,7 +31,7 @@ from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.footprint import Footprints
 from circuitkit.engine.memory import Need
 from circuitkit.engine.prepared_batch import PreparedBatch, prepare_batches, reference_batches
-from circuitkit.errors import UsageError
+from circuitkit.errors import UsageError, quote
 from circuitkit.evaluation.evaluation import CURVES, Evaluation, Point, Ranking, compute_areas, measure_rows
 from circuitkit.evaluation.measured_batch import MeasuredBatch
 from circuitkit.evaluation.measures import Values
@@ -89,18 +89,27 @@ def evaluate(
         UsageError: an unknown name, sizes that are not rising fractions, a circuit of another graph, or `minimality`
             for a mere ranking.
     """
+    if not isinstance(circuit, Circuit):
+        raise UsageError(f"{quote(circuit)} is no circuit.", "Give a Circuit, such as `result.circuit`.")
     check_curves(sizes, rankings)
     check_minimality(minimality, [circuit])
     examples = check_examples(examples)
+    check_seed(seed)
     if not isinstance(model, CircuitModel):
         named = specs.model_spec(model, kv=circuit.graph.kv, positions=circuit.graph.positions)
         model = CircuitModel.from_pretrained(**named)  # type: ignore[arg-type]
     made = specs.make("tasks", task)
+    if not isinstance(made, PromptBatch):
+        specs.check_object("tasks", "task", made)
+    chosen = specs.make("objectives", own_objective(made) if objective is None else objective)
+    specs.check_object("objectives", "objective", chosen)
+    removes = specs.make("ablations", ablation)
+    specs.check_object("ablations", "ablation", removes)
     evaluator = make_evaluator(
         model,
         made,
-        specs.make("objectives", own_objective(made) if objective is None else objective),
-        specs.make("ablations", ablation),
+        chosen,
+        removes,
         examples=examples,
         seed=seed,
         split=split,

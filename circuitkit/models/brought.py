@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from circuitkit.data.prompt_batch import PromptBatch
-from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.errors import CircuitKitError, UsageError, quote
 from circuitkit.models.linear_layers import is_made, unreadable, unwrap
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -44,6 +45,8 @@ def unwrap_model(model: Any) -> PreTrainedModel:
     Raises:
         UsageError: it is no transformers model, has no unembedding, or has prompts of PEFT's.
     """
+    if isinstance(model, str | Path):
+        raise UsageError(f"{quote(str(model))} is a name, not a model.", "Load it: CircuitModel.from_pretrained(name).")
     model = unwrap(model)
     if hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
         if any(config.is_prompt_learning for config in model.peft_config.values()):

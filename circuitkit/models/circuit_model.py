@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.data.logits import Logits
 from circuitkit.data.prompt_batch import PromptBatch
-from circuitkit.errors import UsageError
+from circuitkit.errors import UsageError, quote
 from circuitkit.models import parity
 from circuitkit.models.attention import Attention, Rotary, attention_norms
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
@@ -28,7 +28,7 @@ from circuitkit.models.linear_layers import describe
 from circuitkit.models.loading import find_family, load_pretrained
 from circuitkit.models.module_copy import copy_mlp, modules_with_hooks
 from circuitkit.models.weights import ModuleWeights, Weights
-from circuitkit.torch_state import usual_torch_state
+from circuitkit.torch_state import cannot_move, usual_torch_state
 
 Kv = Literal["group", "head"]
 Positions = Literal["constant", "writer"]
@@ -177,6 +177,10 @@ class CircuitModel:
             CircuitKitError: it fails the parity check.
         """
         inner = unwrap_model(model)
+        if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise UsageError(
+                f"{quote(tokenizer)} is no tokenizer.", "Give the object: AutoTokenizer.from_pretrained()."
+            )
         wrapped = cls(inner, tokenizer, kv, positions, inner.config.name_or_path or type(inner).__name__)
         wrapped.check_parity()
         return wrapped
@@ -255,8 +259,15 @@ class CircuitModel:
 
     @usual_torch_state()
     def to(self, device: torch.device | str) -> Self:
-        """Move the model."""
-        self.model.to(device)  # type: ignore[arg-type]
+        """Move the model.
+
+        Raises:
+            UsageError: there is no such device, or the model's weights are nowhere (torch's `meta` device).
+        """
+        try:
+            self.model.to(device)  # type: ignore[arg-type]
+        except (RuntimeError, AssertionError) as error:
+            raise cannot_move(f"The model {self.name!r}", device, error) from error
         self.refresh()
         return self
 

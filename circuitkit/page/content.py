@@ -33,7 +33,7 @@ from circuitkit.page.grid_labels import LABELS, RANDOM, list_controls, list_labe
 from circuitkit.report.comparison_tables import CONTROL
 from circuitkit.run.result import DamagedAnswersError, Result
 from circuitkit.run.run_folder import CONFIG, RESULT
-from circuitkit.storage.files import read_bytes, read_json
+from circuitkit.storage.files import read_bytes, read_json, to_path
 from circuitkit.storage.owned_folder import MANIFEST
 from circuitkit.storage.text import read_yaml
 
@@ -110,7 +110,7 @@ class Content:
         """
         if folder == "":
             raise UsageError("The folder has an empty name.", "Give its name, or . for the current folder.")
-        folder = Path(folder)
+        folder = to_path(folder)
         kind = _tell_kind(folder)
         check_files(folder)
         return cls(

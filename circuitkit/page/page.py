@@ -1,5 +1,6 @@
 """Writes the page of a comparison or a run: `report.html`, `report.md`, and pictures in `report_files`."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -27,7 +28,7 @@ from circuitkit.page.provenance import describe_cell, list_facts, list_hashes, s
 from circuitkit.report.figures import GOOD, format_interval, format_seconds
 from circuitkit.report.over_seeds import SeedAverage
 from circuitkit.run.run_folder import IN_REPORT_FILES, REPORT_FILES, REPORT_HTML, REPORT_MARKDOWN
-from circuitkit.storage.files import write_atomically
+from circuitkit.storage.files import to_path, write_atomically
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~$#&!])")
 _FILTERED = ("Model", "Task", "Objective")
@@ -51,7 +52,9 @@ def write_report(folder: str | Path, out: str | Path | None = None, reference: s
     if out == "":
         raise UsageError("The folder for the page has an empty name.", "Give its name, or . for the current folder.")
     content = Content.load(folder)
-    target = Path(folder if out is None else out)
+    target = to_path(folder if out is None else out)
+    if os.path.exists(target) and not os.path.isdir(target):  # noqa: PTH110, PTH112  no error for long names
+        raise UsageError(f"{str(target)!r} is not a folder.", "Give another one.")
     pictures, described = draw_pictures(content), _describe(content)
     html = _render("report.html.j2", described | _for_html(content, reference))
     text = _render("report.md.j2", described | {"pictures": pictures, "picture_folder": REPORT_FILES})

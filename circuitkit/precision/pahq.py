@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.config.checks import check_flags
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.interrupts import hold_signals, run_then
 from circuitkit.models.circuit_model import CircuitModel
@@ -157,6 +158,7 @@ class PAHQ(Quantization):
         self, mode: Mode = "int8", scope: Scope = "attention", anchor: bool = True, recheck_close: bool | None = None
     ) -> None:
         super().__init__(mode, scope)
+        check_flags(anchor=anchor, recheck_close=bool(anchor) if recheck_close is None else recheck_close)
         if recheck_close and not anchor:
             raise UsageError(
                 "recheck_close=True with anchor=False would compare with captures in low precision.",

@@ -23,14 +23,14 @@ from lightning.fabric import Fabric
 from lightning.fabric.loggers.logger import Logger
 
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.config.checks import check_seed
+from circuitkit.config.checks import check_flags, check_seed
 from circuitkit.config.specs import Spec
 from circuitkit.config.trust import trust_registered_only
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation
 from circuitkit.engine.processes import ALONE, Processes
-from circuitkit.errors import UsageError
+from circuitkit.errors import UsageError, quote
 from circuitkit.evaluation.chance import model_accuracy
 from circuitkit.evaluation.evaluation import CURVES, Ranking
 from circuitkit.evaluation.prompts import prompt_notes
@@ -116,6 +116,10 @@ class Discoverer:
             raise UsageError(f"accelerator={accelerator!r}, but torch finds no CUDA device.", "Choose 'cpu' or 'auto'.")
         launch.check_devices(devices)
         check_seed(seed)
+        for name, given in (("callbacks", callbacks), ("loggers", loggers)):
+            if given is not None and not isinstance(given, list | tuple):
+                raise UsageError(f"{name}={quote(given)} is no list.", "Give a list of them, such as [].")
+        check_flags(trusted_only=trusted_only)
         self.accelerator = accelerator
         self.devices = devices
         self.seed = seed

@@ -38,7 +38,7 @@ from circuitkit.report.result_table import own_faithfulness, result_table
 from circuitkit.report.result_view import result_html
 from circuitkit.report.summary import SHOWN, summarize
 from circuitkit.run.run_folder import CONFIG, METRICS, RESULT, RunFolder, finish_writing
-from circuitkit.storage.files import read_bytes, read_json, write_atomically
+from circuitkit.storage.files import read_bytes, read_json, to_path, write_atomically
 from circuitkit.storage.shapes import check_shape
 from circuitkit.storage.text import read_csv, read_yaml, to_csv, to_json, to_yaml
 
@@ -207,7 +207,7 @@ class Result:
             DamagedAnswersError: only the answers cannot be read.
             CircuitKitError: a file is missing or damaged.
         """
-        folder = Path(folder)
+        folder = to_path(folder)
         finish_writing(folder)
         found = _read_result(folder / RESULT)
         with _damage(folder / RESULT):

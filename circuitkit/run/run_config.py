@@ -110,7 +110,8 @@ class RunConfig:
             if key == "objective" and spec is None:
                 spec = own_objective(parts["task"])
             parts[key] = specs.make(kind, spec)
-            _check_kind(kind, key, parts[key])
+            if not (key == "task" and isinstance(parts[key], PromptBatch)):
+                specs.check_object(kind, key, parts[key])
             config[key] = specs.resolve(kind, spec) if isinstance(spec, str | Mapping) else specs.describe(spec)
         evaluated = _check_evaluation(parts["task"], options)
         config |= {"examples": examples.plain, "seed": seed, **evaluated}
@@ -184,13 +185,6 @@ def move_to(device: torch.device, model: CircuitModel) -> CircuitModel:
     """Move a model to a device, unless it is already there, or on any of that type if the device has no number."""
     there = model.device if device.index is not None else torch.device(model.device.type)
     return model if there == device else model.to(device)
-
-
-def _check_kind(kind: str, key: str, thing: Any) -> None:
-    wanted = specs.base(kind)
-    if not isinstance(thing, wanted) and not (kind == "tasks" and isinstance(thing, PromptBatch)):
-        what = f"the class {thing.__name__}" if isinstance(thing, type) else repr(thing)[:80]
-        raise UsageError(f"The {key} is {what}.", f"Give a name, a class path, or an instance of {wanted.__name__}.")
 
 
 def _describe_model(model: ModelSpec) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from circuitkit.errors import UsageError
 from circuitkit.interrupts import hold_signals
 from circuitkit.run.content import CONTENT, check_same_content
-from circuitkit.storage.files import write_atomically
+from circuitkit.storage.files import to_path, write_atomically
 from circuitkit.storage.owned_folder import COMMITTED, MANIFEST, BusyError, OwnedFolder, cannot_write
 from circuitkit.storage.state import FINISHED
 from circuitkit.storage.text import read_yaml, to_plain, to_yaml
@@ -92,7 +92,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
-        self.path = Path(path)
+        self.path = to_path(path)
         self._overwrite = overwrite
         if not overwrite:
             self._refuse_results()  # the plainer message, for a folder with other files too
@@ -207,7 +207,7 @@ def finish_writing(path: str | Path) -> bool:
     Raises:
         CircuitKitError: the folder cannot be written.
     """
-    committed = Path(path) / COMMITTED
+    committed = to_path(path) / COMMITTED
     if not os.path.exists(committed):  # noqa: PTH110  no error for long names
         return False
     complete = (committed / MANIFEST).exists()

@@ -3,20 +3,37 @@
 import json
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from circuitkit.errors import CircuitKitError
+from circuitkit.errors import CircuitKitError, UsageError, quote
 from circuitkit.storage.shapes import check_plain
+
+
+def to_path(given: Any) -> Path:
+    """Return the path that a user has given.
+
+    Raises:
+        UsageError: it is no path.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise UsageError(f"{quote(given)} is no path.", "Give a text or a `pathlib.Path`.")
+    if "\0" in os.fspath(given):
+        raise UsageError(f"The path {quote(os.fspath(given))} contains a null character.", "Give another path.")
+    return Path(given)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that, even after a crash, has the old content or the new, never a part of it.
 
+    Folders are created where they are missing, and removed again if the file cannot be written.
+
     Raises:
         CircuitKitError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    missing = [folder for folder in path.parents if not os.path.lexists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -28,6 +45,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
+        with suppress(OSError):  # what another process has put something into stays
+            for folder in missing:
+                folder.rmdir()
         problem = f"{path} cannot be written: {error.strerror}."
         raise CircuitKitError(problem, "Choose another place, or free disk space.") from error
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from circuitkit.storage.files import to_path
 from circuitkit.storage.owned_folder import cannot_write
 
 
@@ -19,7 +20,7 @@ def output_folder(given: str | Path | None, name: str) -> Iterator[Path]:
         CircuitKitError: it cannot be created.
     """
     if given:
-        yield Path(given)
+        yield to_path(given)
         return
     runs = Path("runs")
     existed = runs.exists()

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.interrupts import hold_signals
-from circuitkit.storage.files import read_json, write_atomically
+from circuitkit.storage.files import read_json, to_path, write_atomically
 from circuitkit.storage.text import to_json
 
 MANIFEST, LOCK = ".circuitkit.json", ".circuitkit.lock"
@@ -51,7 +51,7 @@ class OwnedFolder:
     def __init__(
         self, path: str | Path, kind: str, always: Collection[str], inside: Mapping[str, Collection[str]] | None = None
     ) -> None:
-        self.path, self.kind = Path(path), kind
+        self.path, self.kind = to_path(path), kind
         self._inside = inside or {}
         self._always = {*always, MANIFEST, LOCK, WRITING, COMMITTED}
         self.check()

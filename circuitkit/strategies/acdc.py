@@ -9,6 +9,7 @@ from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.config.checks import check_flags, is_number
 from circuitkit.engine.memory import Need
 from circuitkit.engine.search.cost_estimate import CostEstimate, estimate_search
 from circuitkit.engine.search.greedy import GreedySearch
@@ -78,7 +79,8 @@ class ACDC(StartsFromCircuit):
             raise UsageError(f"order={order!r} is unknown.", "Choose 'reverse', 'normal' or 'shuffle'.")
         if editor not in EDITORS:
             raise UsageError(f"There is no editor {editor!r}.", f"Choose {' or '.join(map(repr, EDITORS))}.")
-        if screen is not None and not 0 < screen < 1:
+        check_flags(absolute=absolute, try_whole_reader=try_whole_reader, rising=rising)
+        if screen is not None and not (is_number(screen) and 0 < screen < 1):
             raise UsageError(
                 f"screen={screen!r} is not between 0 and 1.", "Give a fraction of the threshold such as 0.25."
             )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.config.checks import check_flags, is_number
 from circuitkit.errors import UsageError
 from circuitkit.strategies.base import OperatingPoint, as_list
 from circuitkit.strategies.discovery import Discovery
@@ -87,15 +88,17 @@ class EdgePruning(TrainedStrategy["_Pruning"]):
     ) -> None:
         as_list("target", target, lambda value: 0 < value < 1, "Give a sparsity between 0 and 1.")
         check_batches(batch_size, prompts, learning_rate)
-        if multiplier_learning_rate is not None and not 0 < multiplier_learning_rate < math.inf:
+        given = multiplier_learning_rate
+        if given is not None and not (is_number(given) and 0 < given < math.inf):
             raise UsageError(
-                f"multiplier_learning_rate={multiplier_learning_rate!r} is not a positive number.",
+                f"multiplier_learning_rate={given!r} is not a positive number.",
                 "Give one such as 8.",
             )
-        if not math.isfinite(start):
+        check_flags(writer_gates=writer_gates, checkpoint=checkpoint)
+        if not (is_number(start) and math.isfinite(start)):
             raise UsageError(f"start={start!r} is not a finite number.", "Give a log-alpha such as 2.")
         for name, part in (("warm_up", warm_up), ("target_ramp", target_ramp)):
-            if not 0 <= part <= 1:
+            if not (is_number(part) and 0 <= part <= 1):
                 raise UsageError(f"{name}={part!r} is not between 0 and 1.", "Give a fraction such as 0.5.")
         self.target = target
         self.writer_gates = writer_gates

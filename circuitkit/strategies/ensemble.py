@@ -10,7 +10,7 @@ from torch import Tensor
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.config import specs
-from circuitkit.errors import UsageError
+from circuitkit.errors import UsageError, quote
 from circuitkit.strategies.base import DiscoveryStrategy
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.parts import check_strategy, run_strategy, search_part
@@ -45,8 +45,10 @@ class Ensemble(DiscoveryStrategy):
         strategies: Sequence[str | Mapping[str, Any] | DiscoveryStrategy] = _PAPERS_MEMBERS,
         combine: Combine = "rank",
     ) -> None:
-        if isinstance(strategies, str | Mapping) or len(strategies) < 2:
-            raise UsageError(f"strategies={strategies!r} is no ensemble.", "Give two strategies or more, as a list.")
+        if not isinstance(strategies, list | tuple) or len(strategies) < 2:
+            raise UsageError(
+                f"strategies={quote(strategies)} is no ensemble.", "Give two strategies or more, as a list."
+            )
         if combine not in get_args(Combine):
             raise UsageError(f"combine={combine!r} is unknown.", f"Choose from {', '.join(get_args(Combine))}.")
         self._members = [specs.make("strategies", one) for one in strategies]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
+from circuitkit.config.checks import is_number
 from circuitkit.errors import CircuitKitError, UsageError, quote
 from circuitkit.precision.base import PrecisionPolicy
 from circuitkit.strategies.base import DiscoveryStrategy, OperatingPoint
@@ -65,10 +66,10 @@ class Stable(DiscoveryStrategy):
             raise UsageError(f"strategy={quote(strategy)} is no strategy.", "Give a name such as 'acdc'.")
         if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
             raise UsageError(f"samples={samples!r} is not a positive number.", "Give one such as 8.")
-        if not 0.5 <= confidence < 1:
+        if not (is_number(confidence) and 0.5 <= confidence < 1):
             raise UsageError(f"confidence={confidence!r} is not between 0.5 and 1.", "Give one such as 0.95.")
         for name, value in (("fraction", fraction), ("size", 0.5 if size is None else size)):
-            if not 0 < value < 1:
+            if not (is_number(value) and 0 < value < 1):
                 raise UsageError(f"{name}={value!r} is not between 0 and 1.", "Give a fraction such as 0.5.")
         self._varied = _check_vary(vary, found)
         self._needed = votes_needed(samples, confidence)

@@ -15,7 +15,7 @@ from circuitkit.data.accuracy import find_right
 from circuitkit.data.logits import Logits
 from circuitkit.data.objectives import LogitDifference
 from circuitkit.data.prompt_batch import PromptBatch
-from circuitkit.errors import UsageError
+from circuitkit.errors import UsageError, quote
 
 if TYPE_CHECKING:  # a task can be used and written without loading the model code
     from circuitkit.models.circuit_model import CircuitModel
@@ -79,6 +79,8 @@ class Task(ABC):
         Raises:
             UsageError: as `prompts`.
         """
+        if not hasattr(model, "tokenizer"):
+            raise UsageError(f"{quote(model)} is no model.", "Give a CircuitModel, such as from_pretrained('toy').")
         batch = self.prompts(model.tokenizer, "train", max(examples, _MEASURED), seed).to(model.device)
         with torch.no_grad():
             logits = model.logits(model.final_stream(batch))
@@ -107,6 +109,8 @@ def require_tokenizer(tokenizer: PreTrainedTokenizerBase | None, task: Task) -> 
             f"The task {type(task).__name__} is made of text, and the model has no tokenizer.",
             "Give CircuitModel.from_model(model, tokenizer=...) one, or token ids: PromptBatch.from_ids(...).",
         )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UsageError(f"{quote(tokenizer)} is no tokenizer.", "Give one, such as `model.tokenizer`.")
     return tokenizer
 
 

@@ -37,6 +37,7 @@ from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError, quote
+from circuitkit.storage.files import to_path
 from circuitkit.tasks.answer_tokens import AnswerTokens, LongAnswers, check_long_answers, make_batch
 from circuitkit.tasks.base import Split, Task, check_request, check_supply, require_tokenizer
 from circuitkit.tasks.file_answers import Form, read_answers
@@ -65,7 +66,7 @@ class PromptFile(Task):
 
     def __init__(self, path: str | Path, long_answers: LongAnswers = "refuse") -> None:
         try:
-            self.path = Path(path).expanduser()
+            self.path = to_path(path).expanduser()
         except RuntimeError as error:
             raise UsageError(
                 f"{quote(str(path))} cannot be read: {str(error)[:-1]}.", "Write the whole path."

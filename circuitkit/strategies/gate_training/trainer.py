@@ -27,6 +27,7 @@ from lightning.pytorch.cli import instantiate_class
 from torch import Tensor
 
 from circuitkit.config import registry
+from circuitkit.config.checks import is_number
 from circuitkit.errors import UsageError
 from circuitkit.storage.state import SavedState
 from circuitkit.strategies import discovery
@@ -174,7 +175,7 @@ def check_batches(batch_size: int, prompts: int | None, learning_rate: float) ->
         raise UsageError(
             f"prompts={prompts!r} is not a positive whole number.", "Leave it out for as many as the training uses."
         )
-    if not 0 < learning_rate < math.inf:
+    if not (is_number(learning_rate) and 0 < learning_rate < math.inf):
         raise UsageError(f"learning_rate={learning_rate!r} is not a positive number.", "Give one such as 0.1.")
 
 
