@@ -264,6 +264,8 @@ class Evaluation:
             check_shape(found[end], dict.fromkeys(found[end], _FIGURE), end)
             if not found[end]:
                 raise ValueError(f"the evaluation has no figures of the {end} model")
+        if any(one["measures"].keys() != found["full"].keys() for one in found["points"]):
+            raise ValueError("a point has other measures than the full model")
         check_shape(found["areas"], {key: {"cpr": _FIGURE, "cmd": _FIGURE} for key in found["areas"]}, "areas")
         names = ("split", "prompts", "identity_error", "seconds", "notes")
         return cls(

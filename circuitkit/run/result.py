@@ -312,6 +312,9 @@ def _read_evaluations(folder: Path, found: Mapping[str, Any], circuits: int) -> 
             evaluations[split].append(Evaluation.from_dict(one, taken))
     with _damage(folder / PROMPTS):
         values.finish()
+    for of_splits in zip(*evaluations.values(), strict=True):
+        if len({(frozenset(one.full), len(one.points)) for one in of_splits}) > 1:
+            raise ValueError("its splits have different measures or points")
     return evaluations
 
 
