@@ -31,6 +31,13 @@ def quote(value: object) -> str:
     return text if len(text) <= _MOST else f"{text[:_MOST]}..."
 
 
+def cannot_move(what: str, device: object, error: Exception) -> UsageError:
+    """Make the error for something that torch cannot move to a device."""
+    why = str(error).strip().partition("\n")[0].partition(";")[0].rstrip(".")
+    where = "cpu, cuda or another device that torch.device names"
+    return UsageError(f"{what} cannot be moved to {quote(device)}: {why[:200]}.", f"Choose {where}.")
+
+
 _MOST = 200
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120

@@ -5,15 +5,6 @@ from contextlib import contextmanager
 
 import torch
 
-from circuitkit.errors import UsageError, quote
-
-
-def cannot_move(what: str, device: object, error: Exception) -> UsageError:
-    """Make the error for something that torch cannot move to a device."""
-    why = str(error).strip().partition("\n")[0].partition(";")[0].rstrip(".")
-    where = "cpu, cuda or another device that torch.device names"
-    return UsageError(f"{what} cannot be moved to {quote(device)}: {why[:200]}.", f"Choose {where}.")
-
 
 @contextmanager
 def usual_torch_state() -> Iterator[None]:

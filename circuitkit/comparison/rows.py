@@ -121,7 +121,7 @@ def from_parquet(data: bytes) -> list[Row]:
     schema = pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
     try:
         rows: list[Row] = pq.read_table(pa.BufferReader(data)).cast(schema).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: other columns
         why = str(error).partition("\n")[0][:200].rstrip(".")
         raise ValueError(f"it is no table of a comparison ({why})") from error
     return rows

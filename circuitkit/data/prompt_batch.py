@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from circuitkit.data.ids import is_id, read_positions, read_rows, read_sets
-from circuitkit.errors import UsageError, quote
-from circuitkit.torch_state import cannot_move
+from circuitkit.errors import UsageError, cannot_move, quote
 
 Ids = Tensor | Sequence[Sequence[int]]
 Answers = Tensor | Sequence[int] | Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]]

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.data.logits import Logits
 from circuitkit.data.prompt_batch import PromptBatch
-from circuitkit.errors import UsageError, quote
+from circuitkit.errors import UsageError, cannot_move, quote
 from circuitkit.models import parity
 from circuitkit.models.attention import Attention, Rotary, attention_norms
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
@@ -28,7 +28,7 @@ from circuitkit.models.linear_layers import describe
 from circuitkit.models.loading import find_family, load_pretrained
 from circuitkit.models.module_copy import copy_mlp, modules_with_hooks
 from circuitkit.models.weights import ModuleWeights, Weights
-from circuitkit.torch_state import cannot_move, usual_torch_state
+from circuitkit.torch_state import usual_torch_state
 
 Kv = Literal["group", "head"]
 Positions = Literal["constant", "writer"]
