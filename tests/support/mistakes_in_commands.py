@@ -45,7 +45,6 @@ COMMANDS = {
     "report: a full disk": Case(["report", "run", "--out", "page"], 1, ("No space left",), full_disk),
     "list: a model of no tasks": Case(["list", "models", "--model", "toy"], 2, ("--model", "list tasks")),
     "list: an unknown model": Case(["list", "tasks", "--model", "no-such/model"], 2, ("'no-such/model'",), offline),
-    "fetch: nothing": Case(["fetch"], 2, ("No name", "--help")),
     "fetch: two": Case(["fetch", "smollm2-135m", "more"], 2, ("more",)),
     "fetch: no index": Case(
         ["fetch", "smollm2-135m"], 1, ("could not download", "network"), pip(1, "ERROR: Connection refused\n")

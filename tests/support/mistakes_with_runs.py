@@ -58,7 +58,7 @@ RUNS = {
     "from_model: positions": Case(
         lambda: CircuitModel.from_model(tiny_hf("gpt2"), positions="x"), 2, ("positions='x'", "Choose 'constant'")
     ),
-    "from_pretrained: None": Case(lambda: CircuitModel.from_pretrained(None), 2, ("'None'", "Give 'toy'"), offline),
+    "from_pretrained: None": Case(lambda: CircuitModel.from_pretrained(None), 2, ("'None'", "list models"), offline),
     "from_pretrained: no dtype": Case(
         lambda: CircuitModel.from_pretrained("toy", dtype="float31"), 2, ("'float31'", "Choose float32")
     ),
@@ -74,7 +74,7 @@ RUNS = {
         lambda: CircuitModel.from_pretrained("https://example.invalid/x"), 2, ("'https://example.invalid/x'",), offline
     ),
     "from_pretrained: an unreachable hub": Case(
-        lambda: CircuitModel.from_pretrained("no-such-owner/no-such"), 2, ("connect", "a name on the hub"), offline
+        lambda: CircuitModel.from_pretrained("no-such-owner/no-such"), 2, ("connect", "hf download"), offline
     ),
     "to: no device": Case(lambda: tiny("gpt2").to("gpu"), 2, ("'gpu'", "Choose cpu")),
     "to: meta": Case(lambda: tiny("gpt2").to("meta"), 2, ("not in memory",)),
