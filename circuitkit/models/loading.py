@@ -71,6 +71,7 @@ def load_pretrained(
                 weights_only=True,  # of `.bin` files: tensors and plain values, no other pickles
                 ignore_mismatched_sizes=True,  # so that they are reported
                 output_loading_info=True,
+                **_attention_options(config),
                 **({} if file is None else file.options),
             )
         except Exception as error:  # whatever safetensors, the hub or transformers raise for a damaged folder
@@ -80,6 +81,11 @@ def load_pretrained(
         if file is not None:
             file.complete_model(model, find_family(config)(model))
         return model, load_tokenizer(source)
+
+
+def _attention_options(config: PreTrainedConfig) -> dict[str, str]:
+    """Return the options for a model that caps the scores of attention: transformers < 5.21 ignores the cap in SDPA."""
+    return {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
 
 
 def load_tokenizer(source: str, local_only: bool = False) -> PreTrainedTokenizerBase | None:
