@@ -1,6 +1,7 @@
 """Exceptions for the errors that a user can cause and fix."""
 
 import reprlib
+from importlib.util import find_spec
 
 
 class CircuitKitError(Exception):
@@ -23,6 +24,16 @@ class UsageError(CircuitKitError):
     """A wrong argument, name or configuration, found before any work is done."""
 
     exit_code = 2
+
+
+class MissingPackageError(CircuitKitError):
+    """A package of one of the extras is needed, and is not installed."""
+
+
+def require_package(name: str, extra: str) -> None:
+    """Raise a `MissingPackageError` if a package of an extra is not installed; to call before it is imported."""
+    if find_spec(name) is None:
+        raise MissingPackageError(f"{name} is not installed.", f'Install it: pip install "pahq-circuitkit[{extra}]".')
 
 
 def quote(value: object) -> str:

@@ -16,7 +16,7 @@ from circuitkit.cli.arguments import (
     silence_libraries,
     to_config_text,
 )
-from circuitkit.cli.report import add_option, offer_page
+from circuitkit.cli.report import add_option, check_page, offer_page
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.storage.text import read_yaml
 
@@ -83,6 +83,7 @@ def _compare(values: dict[str, Any]) -> int:
     from circuitkit.comparison.runner import compare
 
     out, report = values.pop("out"), values.pop("report")
+    check_page(report)
     names = ("accelerator", "devices", "resume", "overwrite", "workers", "executor", trusted.NAME)
     how = {name: values.pop(name) for name in names}
     if (seed := values.pop("seed")) is not None:

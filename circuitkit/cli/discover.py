@@ -17,7 +17,7 @@ from circuitkit.cli.arguments import (
     say,
     silence_libraries,
 )
-from circuitkit.cli.report import add_option, offer_page
+from circuitkit.cli.report import add_option, check_page, offer_page
 from circuitkit.config import specs
 from circuitkit.errors import UsageError
 from circuitkit.storage.new_folder import output_folder
@@ -45,6 +45,7 @@ def _discover(values: dict[str, Any]) -> int:
     from circuitkit.run.discoverer import Discoverer
 
     report = values.pop("report")
+    check_page(report)
     model = {name: values.pop(name) for name in ("kv", "dtype", "positions")} | {"name": values.pop("model")}
     options = {name: values.pop(name) for name in ("accelerator", "devices", "seed", "memory_budget", "trusted_only")}
     discoverer = Discoverer(callbacks=[_EarlyNotes(), RichProgress()], **options)

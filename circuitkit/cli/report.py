@@ -6,6 +6,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from circuitkit.cli.arguments import parse
+from circuitkit.errors import require_package
 
 
 def run(parser: ArgumentParser, arguments: list[str]) -> int:
@@ -40,6 +41,12 @@ def page_command(folder: Path) -> str:
 def add_option(parser: ArgumentParser) -> None:
     """Add the option of the commands that can make the page at once."""
     parser.add_argument("--report", action="store_true", help="also make the page, as `circuitkit report` does")
+
+
+def check_page(wanted: bool) -> None:
+    """Refuse a page that could not be made, before any work is done."""
+    if wanted:
+        require_package("matplotlib", "report")
 
 
 def offer_page(folder: Path, wanted: bool) -> None:

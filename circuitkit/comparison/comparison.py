@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from circuitkit.comparison.comparison_folder import read_comparison
 from circuitkit.comparison.rows import COLUMNS, Row, to_frame
-from circuitkit.errors import UsageError, quote
+from circuitkit.errors import MissingPackageError, UsageError, quote, require_package
 from circuitkit.report.comparison_text import comparison_text
 from circuitkit.report.notebook import display, image_html
 from circuitkit.run.result import Result
@@ -121,14 +121,19 @@ class Comparison:
             print(f"Saved in {self.folder}; `circuitkit report {shlex.quote(str(self.folder))}` makes a page of it.")
 
     def _repr_html_(self) -> str:
+        text = escape(self._to_text(_WIDTH))
+        return f'<div>{self._picture_html()}<pre style="overflow: auto; max-height: 40rem">{text}</pre></div>'
+
+    def _picture_html(self) -> str:
+        if all(row["error"] for row in self.rows):
+            return ""
+        try:
+            require_package("matplotlib", "report")
+        except MissingPackageError as error:
+            return f"<p>No picture: {escape(str(error))}</p>"
         from circuitkit.report.comparison_picture import comparison_picture  # imports matplotlib, which takes a second
 
-        picture = ""
-        if any(not row["error"] for row in self.rows):
-            picture = image_html(comparison_picture(self.rows), "Faithfulness on held-out prompts over circuit size")
-        return (
-            f'<div>{picture}<pre style="overflow: auto; max-height: 40rem">{escape(self._to_text(_WIDTH))}</pre></div>'
-        )
+        return image_html(comparison_picture(self.rows), "Faithfulness on held-out prompts over circuit size")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from comparison_text(self.rows, self.conclusions, options.max_width)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from circuitkit.circuit.drawing.viewer import viewer_assets
-from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.errors import CircuitKitError, UsageError, require_package
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.page.blocks import Block, list_licences, make_block, pack, read_asset, read_libraries
 from circuitkit.page.charts import chart_config, find_looks, make_charts
@@ -22,13 +22,15 @@ from circuitkit.page.contested import list_contested
 from circuitkit.page.flags import flag_size
 from circuitkit.page.headline import headline
 from circuitkit.page.leaderboard import Entry, describe_criterion, leaderboard
-from circuitkit.page.pictures import Picture, draw_pictures
 from circuitkit.page.prompts import prompt_section
 from circuitkit.page.provenance import describe_cell, list_facts, list_hashes, summarize
 from circuitkit.report.figures import GOOD, format_interval, format_seconds
 from circuitkit.report.over_seeds import SeedAverage
 from circuitkit.run.run_folder import IN_REPORT_FILES, REPORT_FILES, REPORT_HTML, REPORT_MARKDOWN
 from circuitkit.storage.files import to_path, write_atomically
+
+if TYPE_CHECKING:
+    from circuitkit.page.pictures import Picture
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~$#&!])")
 _FILTERED = ("Model", "Task", "Objective")
@@ -47,10 +49,13 @@ def write_report(folder: str | Path, out: str | Path | None = None, reference: s
 
     Raises:
         UsageError: the folder holds neither a comparison nor a run, or the reference is of another graph.
-        CircuitKitError: a file is damaged, or the page cannot be written.
+        CircuitKitError: a file is damaged, the page cannot be written, or matplotlib is not installed.
     """
     if out == "":
         raise UsageError("The folder for the page has an empty name.", "Give its name, or . for the current folder.")
+    require_package("matplotlib", "report")
+    from circuitkit.page.pictures import draw_pictures
+
     content = Content.load(folder)
     target = to_path(folder if out is None else out)
     if os.path.exists(target) and not os.path.isdir(target):  # noqa: PTH110, PTH112  no error for long names
@@ -67,7 +72,7 @@ def write_report(folder: str | Path, out: str | Path | None = None, reference: s
     return [target / REPORT_HTML, target / REPORT_MARKDOWN, *written]
 
 
-def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> list[Path]:
+def _write_pictures(folder: Path, pictures: "Sequence[Picture]") -> list[Path]:
     """Write pictures, and remove those of an older page."""
     files: dict[str, bytes] = {}
     for one in pictures:

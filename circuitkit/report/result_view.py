@@ -5,6 +5,7 @@ from html import escape
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.drawing.viewer import Interval, MeasuredSize, viewer_data, viewer_html
+from circuitkit.errors import MissingPackageError, require_package
 from circuitkit.evaluation.evaluation import Evaluation, Point
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.report.figures import format_interval
@@ -63,7 +64,11 @@ def _describe(circuit: Circuit, test: Evaluation | None) -> str:
 
 
 def picture_html(circuit: Circuit) -> str:
-    """Draw a circuit as an image element that holds its data."""
+    """Draw a circuit as an image element that holds its data; without matplotlib, say how to get it."""
+    try:
+        require_package("matplotlib", "report")
+    except MissingPackageError as error:
+        return f"<p>No picture: {escape(str(error))}</p>"
     from circuitkit.circuit.drawing.picture import render_picture  # imports matplotlib, which takes a second
 
     return image_html(render_picture(circuit, "png"), repr(circuit))

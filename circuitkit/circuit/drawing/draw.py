@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from circuitkit.circuit.drawing.subject import Subject
-from circuitkit.errors import UsageError
+from circuitkit.errors import MissingPackageError, UsageError, require_package
 from circuitkit.storage.files import write_atomically
 
 _ENDINGS = (".svg", ".png", ".html", ".dot")
@@ -25,7 +25,9 @@ def _render(circuit: Subject, ending: str) -> bytes:
         from circuitkit.circuit.drawing.viewer import viewer_data, viewer_html
 
         return viewer_html([viewer_data(circuit)]).encode()
+    require_package("matplotlib", "report")
     if ending == ".dot":
+        require_package("pydot", "report")
         from circuitkit.circuit.drawing.dot import render_dot
 
         return render_dot(circuit).encode()
@@ -36,5 +38,8 @@ def _render(circuit: Subject, ending: str) -> bytes:
 
 def notebook_html(circuit: Subject) -> str:
     """Return an `<img>` that holds the picture, so that it also shows where a notebook's scripts do not run."""
-    data = base64.b64encode(_render(circuit, ".svg")).decode()
+    try:
+        data = base64.b64encode(_render(circuit, ".svg")).decode()
+    except MissingPackageError as error:
+        return f"<p>{escape(repr(circuit))}</p><p>No picture: {escape(str(error))}</p>"
     return f'<img style="max-width: 100%" alt="{escape(repr(circuit))}" src="data:image/svg+xml;base64,{data}">'
