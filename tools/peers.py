@@ -114,7 +114,7 @@ def run_peer(peer: Peer, environments: Path, folder: Path, rounds: int) -> dict[
         variables["PYTHONPATH"] = str(environments / "eap-ig" / "src")
     elif peer.environment:
         variables.pop("PYTHONPATH", None)
-    command = [python, script, peer.package, peer.method, folder, "--rounds", str(rounds)]
+    command = [str(python), str(script), peer.package, peer.method, str(folder), "--rounds", str(rounds)]
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{peer.title} failed:\n{done.stderr[-3000:]}")
@@ -147,7 +147,8 @@ def make_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def measure_model(name: str, peers: Sequence[Peer], environments: Path, rounds: int) -> list[dict[str, Any]]:
     """Run all packages on one model, one after the other; return the rows of its table."""
-    rows, scores = [], {}
+    rows: list[dict[str, Any]] = []
+    scores: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         write_inputs(Path(temporary), name)
         for peer in [*OURS, *peers]:
