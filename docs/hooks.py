@@ -2,7 +2,7 @@
 
 *API.* A page per public room, from the names in its `__init__.pyi`.
 
-*Links out of docs/.* Pages link to `../examples/ioi_toy.yaml` or `../CONTRIBUTING.md`, as Markdown in a repository does.
+*Links out of docs/.* Pages link to `../examples/ioi_toy.yaml` or `../CONTRIBUTING.md`, as Markdown in a repository can.
 Every such target becomes a page below `repository/`: Markdown as it is, other text as a block of code, and a folder as
 the blocks of its files. So links work on the site and in the repository alike, wherever either is published.
 """

@@ -1,0 +1,34 @@
+"""Every block of code in the documentation runs, in the order of its page, and prints what the page shows."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from support.pages import DOCS, run_page
+
+# Page: the beginning of a block, and why it is not run here
+NOT_RUN = {
+    "start.md": {
+        "python3 -m venv": "sets up an environment; .ci/run does it with the README's line, in one line",
+        "circuitkit fetch smollm2-135m": "downloads 270 MB and takes minutes",
+    },
+    "how-to/cluster.md": {
+        "pip install": "needs a Ray cluster; tests/comparison/test_ray.py runs one on this machine",
+        "#!/bin/bash": "needs Slurm; the lines below it on the page are run",
+        "torchrun": "launches processes; tests/run/test_processes.py does it",
+    },
+    "how-to/gpu.md": {"torchrun": "needs two GPUs; tests/run/test_processes.py does it with processes on a CPU"},
+}
+PAGES = sorted(
+    [DOCS / "index.md", DOCS / "start.md", *DOCS.glob("how-to/*.md"), *DOCS.glob("gallery/*.md")]
+    + [DOCS / f"explanation/{name}.md" for name in ("index", "graph", "not_a_circuit", "measures", "exact")]
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_the_code_of_a_page_runs_and_prints_what_it_shows(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    run_page(page, NOT_RUN.get(page.relative_to(DOCS).as_posix()))
