@@ -50,6 +50,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return "".join([*pieces, _LINK.sub(relink, markdown[end:])])
 
 
+def on_post_build(config: MkDocsConfig) -> None:
+    """Let the list of pages, a file of its own, lead to the pages of the site."""
+    listed = Path(config.site_dir, "llms.txt")
+    text = re.sub(r"(\]\()(?:index\.md)\)", r"\1./)", listed.read_text())
+    listed.write_text(re.sub(r"(\]\([^)]*?)(?:/index)?\.(?:md|ipynb)\)", r"\1/)", text))
+
+
 def outside_targets(markdown: str, here: str) -> Iterator[str]:
     """List the files and folders outside of docs/ that a page at the path `here` of the repository links to."""
     for found in _LINK.finditer(_CODE.sub("", markdown)):

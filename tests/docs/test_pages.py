@@ -19,6 +19,10 @@ NOT_RUN = {
     },
     "how-to/gpu.md": {"torchrun": "needs two GPUs; tests/run/test_processes.py does it with processes on a CPU"},
 }
+NOT_RUN |= {
+    page.relative_to(DOCS).as_posix(): {"circuitkit discover --model smollm2-135m": "takes minutes"}
+    for page in DOCS.glob("gallery/smollm2_*.md")
+}
 PAGES = sorted(
     [DOCS / "index.md", DOCS / "start.md", *DOCS.glob("how-to/*.md"), *DOCS.glob("gallery/*.md")]
     + [DOCS / f"explanation/{name}.md" for name in ("index", "graph", "not_a_circuit", "measures", "exact")]
