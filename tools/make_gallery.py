@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import circuitkit
-from circuitkit import CircuitModel, Result
+from circuitkit import Circuit, CircuitModel, Result
 from circuitkit.config import specs
 from circuitkit.tasks import Task
 
 OUT = Path(__file__).parent.parent / "docs" / "gallery"
+_DRAWN = 80
+"""How many edges a picture shows: more cannot be told apart, and make large files."""
 _MEASURES = {"kl": "KL divergence", "logit_difference": "logit difference"}
 
 
@@ -127,19 +129,25 @@ def _round(figure: float) -> str:
     return f"{round(figure, 2) + 0.0:.2f}"  # no -0.00
 
 
+def drawn(circuit: Circuit) -> Circuit:
+    """Choose what the picture shows: all edges, or the strongest."""
+    return circuit if len(circuit) <= _DRAWN else circuit.top(_DRAWN)
+
+
 def describe(name: str, entry: Entry, result: Result) -> str:
     circuit, edges = result.circuit, len(result.circuit.graph)
     strongest = circuit.to_pandas().query("kept").sort_values("score", key=abs, ascending=False).head(8)
     named = ", ".join(
         f"`{edge}` {score:+.2g}" for edge, score in zip(strongest["edge"], strongest["score"], strict=True)
     )
+    shown = "" if len(circuit) <= _DRAWN else f"The picture shows its {_DRAWN} strongest edges. "
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     accuracy = result.to_pandas().query("split == 'test' and ranking == 'own'").iloc[0]
     return f"""# {entry.title}
 
 ![The circuit: layers as rows, from input to logits]({name}.png)
 
-{entry.look} ([How to read a picture](../drawing.md#how-to-read-a-picture).)
+{shown}{entry.look} ([How to read a picture](../drawing.md#how-to-read-a-picture).)
 
 ## The task
 
@@ -192,7 +200,7 @@ def make(names: Sequence[str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         result = ENTRIES[name].run()
-        result.circuit.draw(folder / f"{name}.png")
+        drawn(result.circuit).draw(folder / f"{name}.png")
         (folder / f"{name}.md").write_text(describe(name, ENTRIES[name], result))
         (folder / "index.md").write_text(list_all(folder))
         print(f"{name}: {result.circuit}")
