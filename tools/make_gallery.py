@@ -80,22 +80,25 @@ ENTRIES = {
         "smollm2-135m",
         _spec("ioi", template=0),
         _spec("eap_ig"),
-        "`m0` reads the token embedding, and nearly everything else reads `m0`. Few heads of the last third of the "
-        "layers write to the logits, some of them against the answer.",
+        "Nearly everything begins with `m0`, which reads the token embedding. Heads of layers 23, 24 and 29 write to the "
+        "logits, `a29.h0` and `a24.h4` against the answer. The measures disagree: the circuit brings most of the "
+        "distribution back, and a third of the logit difference.",
     ),
     "smollm2_greater_than": Entry(
         "Greater than in SmolLM2-135M",
         "smollm2-135m",
         _spec("greater_than"),
         _spec("eap_ig"),
-        "The answer is one of many numbers, so that late MLPs, which decide between them, take part.",
+        "SmolLM2 reads a year digit by digit, so the prompt ends before the third digit. The MLPs `m22` to `m26` write most to "
+        "the logits. Few heads are needed: those of layers 6, 18, 20 and 23 bring the year's digits to the end.",
     ),
     "smollm2_agreement": Entry(
         "Subject-verb agreement in SmolLM2-135M",
         "smollm2-135m",
         _spec("subject_verb_agreement", structure="relative"),
         _spec("eap_ig"),
-        "The subject is several words before the verb, with another noun between. Heads carry its number to the end.",
+        "The subject is several words before the verb, with another noun between. The head `a26.h0` writes most to the "
+        "logits. Its values come from `m0` and from MLPs of the middle layers.",
     ),
 }
 

@@ -15,7 +15,9 @@ NOT_RUN = {
         "from circuitkit.circuit.mib_files": "how-to/export_mib.md does it",
     },
     "explanation/proposals.md": {"strategy:": "part of a config; tests/run/test_proposals.py has such specs"},
-    "models.md": {"model = CircuitModel.from_pretrained": "needs a GGUF file; tests/models/test_gguf_file.py writes some"},
+    "models.md": {
+        "model = CircuitModel.from_pretrained": "needs a GGUF file; tests/models/test_gguf_file.py writes some"
+    },
     "pahq.md": {"strategy: acdc": "part of a config"},
     "tasks.md": {"from circuitkit import CircuitModel": "measures SmolLM2-135M, for minutes"},
     "start.md": {
