@@ -80,8 +80,8 @@ ENTRIES = {
         "smollm2-135m",
         _spec("ioi", template=0),
         _spec("eap_ig"),
-        "Nearly everything begins with `m0`, which reads the token embedding. Heads of layers 23, 24 and 29 write to the "
-        "logits, `a29.h0` and `a24.h4` against the answer. The measures disagree: the circuit brings most of the "
+        "Nearly everything begins with `m0`, which reads the token embedding. Heads of layers 23, 24 and 29 write to "
+        "the logits, `a29.h0` and `a24.h4` against the answer. The measures disagree: the circuit brings most of the "
         "distribution back, and a third of the logit difference.",
     ),
     "smollm2_greater_than": Entry(
@@ -89,8 +89,8 @@ ENTRIES = {
         "smollm2-135m",
         _spec("greater_than"),
         _spec("eap_ig"),
-        "SmolLM2 reads a year digit by digit, so the prompt ends before the third digit. The MLPs `m22` to `m26` write most to "
-        "the logits. Few heads are needed: those of layers 6, 18, 20 and 23 bring the year's digits to the end.",
+        "SmolLM2 reads a year digit by digit, so the prompt ends before the third digit. The MLPs `m22` to `m26` write "
+        "most to the logits. Few heads are among these edges: some of layers 6, 18, 20 and 23.",
     ),
     "smollm2_agreement": Entry(
         "Subject-verb agreement in SmolLM2-135M",
