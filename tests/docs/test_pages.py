@@ -22,7 +22,7 @@ NOT_RUN = {
     "tasks.md": {"from circuitkit import CircuitModel": "measures SmolLM2-135M, for minutes"},
     "start.md": {
         "python3 -m venv": "sets up an environment; .ci/run does it with the README's line, in one line",
-        "circuitkit fetch smollm2-135m": "downloads 270 MB and takes minutes",
+        "circuitkit fetch smollm2-135m": "downloads a model, and takes minutes",
     },
     "how-to/cluster.md": {
         "pip install": "needs a Ray cluster; tests/comparison/test_ray.py runs one on this machine",
