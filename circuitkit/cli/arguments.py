@@ -6,7 +6,7 @@ jsonargparse accepts class paths only. So short names, on the command line and i
 import json
 import sys
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from circuitkit.cli import trusted
 from circuitkit.config import specs
 from circuitkit.config.parse_errors import to_usage_error
 from circuitkit.config.trust import trust_registered_only, trusts_registered_only
-from circuitkit.errors import UsageError
+from circuitkit.errors import UsageError, quote
 from circuitkit.storage.text import parse_yaml, read_yaml
 
 KIND_OF = {
@@ -192,10 +192,21 @@ def _arguments_last(arguments: Sequence[str], specs_of: Sequence[str]) -> list[s
     return first + last
 
 
+def _refuse_keys(found: Mapping[str, Any]) -> None:
+    """Refuse what only the command line may say."""
+    for key in found:
+        name = str(key).replace("-", "_")
+        if name == trusted.NAME:
+            raise UsageError(f"{name} stands in a config file.", f"Give it on the command line: --{name}.")
+        if name == "config":
+            raise UsageError(f"A config file has the key {quote(key)}.", "Give every file with a --config of its own.")
+
+
 def _rewrite_value(option: str, value: str, specs_of: Sequence[str]) -> str:
     inline = value.lstrip().startswith("{")
     if option == "config":
         found = parse_yaml(value, "--config") if inline else read_yaml(Path(value))
+        _refuse_keys(found)
         found.pop("content", None)  # hashes of what a run computed with; another run has its own
         for name in specs_of:
             if found.get(name) is not None:

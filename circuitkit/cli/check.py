@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 
 from circuitkit.cli.arguments import current_folder_on_path, parse, silence_libraries
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.storage.files import expand_home
 from circuitkit.storage.text import parse_yaml
 
 _PROMPTS = 64
@@ -38,9 +39,9 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     )
     values = parse(parser, arguments)
     silence_libraries()
+    if Path(values["what"]).suffix.lower() in _FILES:
+        return _check_file(**values)
     with current_folder_on_path():
-        if Path(values["what"]).suffix.lower() in _FILES:
-            return _check_file(**values)
         return _check_class(values["what"], values["model"] or "toy")
 
 
@@ -50,7 +51,7 @@ def _check_file(what: str, model: str | None, long_answers: str) -> int:
             "The model is missing: prompts are checked for one model.",
             f"Name it: `circuitkit check {what} --model NAME`.",
         )
-    if not Path(what).expanduser().exists():
+    if not expand_home(Path(what)).exists():
         raise UsageError(f"There is no file {what!r}.", "Give the path of a prompt file.")
     from circuitkit.evaluation.suitability import measure_suitability
     from circuitkit.report.prompt_check import prompt_check_text

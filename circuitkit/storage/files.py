@@ -24,6 +24,18 @@ def to_path(given: Any) -> Path:
     return Path(given)
 
 
+def expand_home(path: Path) -> Path:
+    """Replace `~` or `~user` at the start of a path by that folder.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{quote(str(path))} cannot be read: {str(error)[:-1]}.", "Write the whole path.") from error
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that, even after a crash, has the old content or the new, never a part of it.
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError, quote
+from circuitkit.storage.files import expand_home, to_path
 from circuitkit.tasks.answer_tokens import AnswerTokens, LongAnswers, check_lengths, check_long_answers, make_batch
 from circuitkit.tasks.base import Split
 from circuitkit.tasks.file_answers import Form
@@ -70,7 +71,7 @@ def check_file(
         UsageError: there is no such file, or nothing of it can be parsed.
     """
     check_long_answers(long_answers)
-    file = Path(path).expanduser()
+    file = expand_home(to_path(path))
     rows = scan_rows(file)
     try:
         form = find_form(quote(str(file)), [row for row in rows if row.problem is None] or rows)

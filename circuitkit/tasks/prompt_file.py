@@ -37,7 +37,7 @@ from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError, quote
-from circuitkit.storage.files import to_path
+from circuitkit.storage.files import expand_home, to_path
 from circuitkit.tasks.answer_tokens import AnswerTokens, LongAnswers, check_long_answers, make_batch
 from circuitkit.tasks.base import Split, Task, check_request, check_supply, require_tokenizer
 from circuitkit.tasks.file_answers import Form, read_answers
@@ -65,12 +65,7 @@ class PromptFile(Task):
     """
 
     def __init__(self, path: str | Path, long_answers: LongAnswers = "refuse") -> None:
-        try:
-            self.path = to_path(path).expanduser()
-        except RuntimeError as error:
-            raise UsageError(
-                f"{quote(str(path))} cannot be read: {str(error)[:-1]}.", "Write the whole path."
-            ) from error
+        self.path = expand_home(to_path(path))
         self.long_answers = check_long_answers(long_answers)
         rows = scan_rows(self.path)
         for row in rows:

@@ -35,7 +35,10 @@ DEEP = {"class_path": "stable", "init_args": {"strategy": NESTED}}
 MEMBERS = json.dumps({"class_path": "ensemble", "init_args": {"strategies": ["eap", FOREIGN]}})
 ESCAPED = f'{{"class\\x5fpath": "{FOREIGN}"}}'
 BLOCK = f"a:\n  class_path: acdc\n  init_args:\n    start: {{class_path: {FOREIGN}}}"
-OVERRIDE = {"cells": {}, "set": {"strategy_args": {"start": FOREIGN}}}
+LIKE_A_PATH = f"{{class_path: {FOREIGN}}} # /"
+OTHER = {"strategies": {"a": FOREIGN}}
+FROM_PATH = {"class_path": "acdc", "init_args": {"start": LIKE_A_PATH}}
+OVERRIDE = {"cells": {"strategies": "a"}, "set": {"strategy_args": {"start": FOREIGN}}}
 DISCOVER = ["discover", "--trusted_only", "--model", "toy", "--task", "ioi", "--examples", "4"]
 COMPARE = ["compare", "--trusted_only"]
 
@@ -86,7 +89,7 @@ COMMANDS = {
     "an option for an inner argument": [
         *DISCOVER,
         "--strategy",
-        strategy(start="stable"),
+        strategy(start={"class_path": "stable", "init_args": {"strategy": "eap"}}),
         "--strategy.start.strategy",
         FOREIGN,
     ],
@@ -98,6 +101,16 @@ COMMANDS = {
     "the ablation": [*DISCOVER, "--strategy", "eap", "--ablation", FOREIGN],
     "the default ablation's argument": [*DISCOVER, "--strategy", "eap", "--ablation.class_path", FOREIGN],
     "the help of a class": ["discover", "--trusted_only", f"--strategy.help={FOREIGN}"],
+    "an argument like a path": [*DISCOVER, "--strategy", strategy(start=LIKE_A_PATH)],
+    "an argument like a path, in a block": [*DISCOVER, "--strategy", strategy(start=f"# /\nclass_path: {FOREIGN}")],
+    "an argument like a path, inside": [
+        *DISCOVER,
+        "--strategy",
+        json.dumps({"class_path": "stable", "init_args": {"strategy": LIKE_A_PATH}}),
+    ],
+    "a config in a config": ["discover", "--trusted_only", "--config", config(config=config(strategy=FOREIGN))],
+    "a config in a comparison's": [*COMPARE, "--config", json.dumps(grid(config=json.dumps(OTHER)))],
+    "a comparison's argument like a path": [*COMPARE, "--config", json.dumps(grid(strategies={"a": FROM_PATH}))],
     "a config": ["discover", "--trusted_only", "--config", config(strategy=FOREIGN)],
     "a config's mapping": ["discover", "--trusted_only", "--config", config(strategy=NESTED)],
     "a config's argument": ["discover", "--config", config(strategy=INSIDE), "--trusted_only"],
@@ -143,6 +156,71 @@ def test_a_class_that_is_not_registered_is_refused(case: str, mark: Path, capsys
     assert errors.count("\n") == 1
     assert not mark.exists()
     assert list(Path().iterdir()) == []
+
+
+REASONS = (
+    "no installed package registers",
+    "could name code",
+    "Nest it",
+    "no class path",
+    "Give it on the command line",
+    "a --config of its own",
+    "no acdc argument",
+    "no ACDC argument",
+    "cannot be read",
+)
+
+
+@pytest.mark.parametrize("case", [case for case in COMMANDS if case != "an abbreviated option"])
+def test_a_class_that_is_not_registered_is_refused_because_of_the_option(
+    case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(COMMANDS[case])
+    errors = capsys.readouterr()[1]
+    assert any(reason in errors for reason in REASONS), errors
+
+
+def test_a_folder_of_the_name_of_a_class_is_no_way_around(mark: Path) -> None:
+    Path(FOREIGN).mkdir()
+    for arguments in (
+        [*DISCOVER, "--strategy", strategy(start=FOREIGN)],
+        [*DISCOVER, "--strategy", "acdc", "--strategy.start", FOREIGN],
+    ):
+        assert main(arguments) == 2
+    with pytest.raises(UsageError, match="no installed package registers"):
+        circuitkit.discover(
+            "toy", "ioi", {"class_path": "acdc", "init_args": {"start": FOREIGN}}, examples=4, trusted_only=True
+        )
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("entry", ["config: {}", "config: 5", "trusted_only: true", "trusted-only: true"])
+@pytest.mark.parametrize("command", ["discover", "compare"])
+def test_what_only_the_command_line_says_is_refused_in_a_config(
+    command: str, entry: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.yaml").write_text(f"{entry}\n")
+    assert main([command, "--config", "own.yaml"]) == 2
+    assert "command line" in (errors := capsys.readouterr()[1]) or "--config of its own" in errors
+
+
+def test_plain_numbers_in_an_option_of_the_trainer_are_data() -> None:
+    spec = json.dumps({"class_path": "annealed_pruning", "init_args": {"trainer": {"max_steps": 1}}})
+    assert main([*DISCOVER, "--strategy", spec, "--sizes", "[]", "--out", "run"]) == 0
+
+
+def test_the_processes_of_a_comparison_import_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    for name in ("multiprocessing", "pip"):
+        Path(f"{name}.py").write_text('import pathlib; pathlib.Path("here_too").touch()')
+    Path("grid.yaml").write_text(yaml.safe_dump(grid(strategies={"a": "random_edges"}, sizes=[0.5])))
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom circuitkit.cli.main import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    command = [sys.executable, str(script), *COMPARE, "--config", "grid.yaml", "--out", "out"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert not Path("here_too").exists()
 
 
 def test_without_the_option_they_are_imported(mark: Path) -> None:

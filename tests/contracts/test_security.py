@@ -35,13 +35,13 @@ CALLS = {
 }
 """Names that nothing may call."""
 NEEDED = {
-    "torch.load": ("weights_only", True),
-    "np.load": ("allow_pickle", False),
-    "numpy.load": ("allow_pickle", False),
-    "trainer.fit": ("weights_only", True),
-    "AutoConfig.from_pretrained": ("trust_remote_code", False),
-    "AutoTokenizer.from_pretrained": ("trust_remote_code", False),
-    "AutoModelForCausalLM.from_pretrained": ("trust_remote_code", False),
+    "torch.load": {"weights_only": True},
+    "np.load": {"allow_pickle": False},
+    "numpy.load": {"allow_pickle": False},
+    "trainer.fit": {"weights_only": True},
+    "AutoConfig.from_pretrained": {"trust_remote_code": False},
+    "AutoTokenizer.from_pretrained": {"trust_remote_code": False},
+    "AutoModelForCausalLM.from_pretrained": {"trust_remote_code": False, "weights_only": True},
 }
 """Calls that must say this."""
 REFUSED = {("trust_remote_code", True), ("allow_pickle", True), ("weights_only", False), ("shell", True)}
@@ -51,9 +51,11 @@ def find_problems(tree: ast.AST) -> Iterator[str]:
     """Yield what in some source breaks a promise, with its line."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found = [one.name for one in node.names if one.name.partition(".")[0] in UNPICKLERS - {"pickle"}]
+            found = [one.name for one in node.names if one.name.partition(".")[0] in UNPICKLERS and _hides(one)]
         elif isinstance(node, ast.ImportFrom):
-            found = [node.module or ""] if (node.module or "").partition(".")[0] in UNPICKLERS else []
+            module = node.module or ""
+            loads = module in ("torch", "numpy") and any(one.name == "load" for one in node.names)
+            found = [module] if module.partition(".")[0] in UNPICKLERS or loads else []
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in UNPICKLERS:
             found = (
                 [] if node.attr == "UnpicklingError" else [f"{node.value.id}.{node.attr}"]
@@ -65,6 +67,11 @@ def find_problems(tree: ast.AST) -> Iterator[str]:
         else:
             continue
         yield from (f"line {node.lineno}: {one}" for one in found)
+
+
+def _hides(imported: ast.alias) -> bool:
+    """Tell whether an import of an unpickler cannot be followed: all but a plain `import pickle`."""
+    return imported.name != "pickle" or imported.asname is not None
 
 
 def _problems_of_call(call: ast.Call) -> Iterator[str]:
@@ -81,8 +88,9 @@ def _problems_of_call(call: ast.Call) -> Iterator[str]:
         "shutil",
     ):
         yield f"{name} {CALLS[name.rpartition('.')[2]]}"
-    if name in NEEDED and given.get(NEEDED[name][0], ...) is not NEEDED[name][1]:
-        yield f"{name} without {NEEDED[name][0]}={NEEDED[name][1]}"
+    for key, value in NEEDED.get(name, {}).items():
+        if given.get(key, ...) is not value:
+            yield f"{name} without {key}={value}"
     yield from (f"{name} with {key}={value}" for key, value in given.items() if (key, value) in REFUSED)
 
 
@@ -98,6 +106,9 @@ def test_no_file_of_the_package_breaks_a_promise(path: Path) -> None:
         "import joblib.numpy_pickle",
         "from pickle import load",
         "pickle.loads(data)",
+        "import pickle as p",
+        "from torch import load",
+        "AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False)",
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
         "torch.load(path, weights_only=wanted)",
