@@ -64,9 +64,11 @@ def _check_file(what: str, model: str | None, long_answers: str) -> int:
         raise UsageError(f"The model {model!r} has no tokenizer.", "Prompts of text need one.")
     check = check_file(what, loaded.tokenizer, check_long_answers(long_answers))
     found = None
-    if check.batch is not None:
+    batch = check.batch
+    if batch is not None and not batch.unchanged.all():
+        changed_first = batch[batch.unchanged.int().argsort(stable=True)]  # some edge matters in those
         try:
-            found = measure_suitability(loaded, check.batch[:_PROMPTS])
+            found = measure_suitability(loaded, changed_first[:_PROMPTS])
         except UsageError as error:  # such as prompts that are too long for the model
             check = replace(check, problems=[*check.problems, Finding("", error.problem, error.remedy)])
     print(prompt_check_text(what, loaded, check, found))

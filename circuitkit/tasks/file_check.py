@@ -8,6 +8,7 @@ from typing import NamedTuple, get_args
 from transformers import PreTrainedTokenizerBase
 
 from circuitkit.data.prompt_batch import PromptBatch
+from circuitkit.engine.ablation import Resample
 from circuitkit.errors import UsageError, quote
 from circuitkit.storage.files import expand_home, to_path
 from circuitkit.tasks.answer_tokens import AnswerTokens, LongAnswers, check_lengths, check_long_answers, make_batch
@@ -88,13 +89,15 @@ def check_file(
             usable.append(row)
     if all("split" in row.values for row in readable):
         problems += [_finding(row, problem) for row, problem in split_problems(readable)]
+    groups = group_copies(usable, form)
+    batch = make_batch([first for first, *_ in groups], answers, tokenizer) if groups else None
+    if batch is not None:
+        problems += _unchanged("", batch)
     splits: dict[Split, int] = {}
     if not problems:
         task = PromptFile(file, long_answers)
         splits = {split: task.available(tokenizer, split, seed) for split in get_args(Split)}
-        problems += _empty_splits(task, tokenizer, splits, seed)
-    groups = group_copies(usable, form)
-    batch = make_batch([first for first, *_ in groups], answers, tokenizer) if groups else None
+        problems += _split_problems(task, tokenizer, splits, seed)
     warnings = [*_copies(groups), *_leaks(readable), *_odd(readable)]
     long = sum(answers.of(row).is_long for row in usable)
     place = {_place(row): number for number, row in enumerate(rows)}
@@ -126,16 +129,25 @@ def _token_problems(row: Row, answers: AnswerTokens, tokenizer: PreTrainedTokeni
         yield problem
 
 
-def _empty_splits(
+def _split_problems(
     task: PromptFile, tokenizer: PreTrainedTokenizerBase, splits: Mapping[Split, int], seed: int
 ) -> Iterator[Finding]:
-    """Find the splits that a run needs and that are empty."""
+    """Find the splits that a run needs, and that are empty or that it refuses."""
     for split in _NEEDED_SPLITS:
-        if not splits[split]:
-            try:
-                task.prompts(tokenizer, split, 1, seed)
-            except UsageError as error:
-                yield Finding("", error.problem, error.remedy)
+        try:
+            batch = task.prompts(tokenizer, split, splits[split] or 1, seed)
+        except UsageError as error:
+            yield Finding("", error.problem, error.remedy)
+        else:
+            yield from _unchanged(f"In the split {split!r}: ", batch)
+
+
+def _unchanged(where: str, batch: PromptBatch) -> Iterator[Finding]:
+    """Find prompts that a run refuses with its default ablation; it checks each split."""
+    try:
+        Resample().check(batch)
+    except UsageError as error:
+        yield Finding("", f"{where}{error.problem}", error.remedy)
 
 
 def _copies(groups: Sequence[Sequence[Row]]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from circuitkit.tasks.file_rows import COLUMNS, Row
 
 PROMPTS = ("clean", "corrupted")
 _NEEDED = f"clean, corrupted and {NEEDED}"
+_EMPTY = (None, "", [], {})
 _SHOWN = 8
 
 
@@ -56,7 +57,7 @@ def row_problems(row: Row, form: Form, used: Sequence[str]) -> Iterator[UsageErr
             read_answers(row, form)
         except UsageError as problem:
             yield problem
-    if (split := row.values.get("split")) and split not in get_args(Split):
+    if "split" in used and (split := row.values.get("split")) not in (*_EMPTY, *get_args(Split)):
         yield UsageError(f"{row.where} has the split {quote(split)}.", f"Write one of {', '.join(get_args(Split))}.")
 
 
@@ -75,7 +76,7 @@ def split_problems(rows: Sequence[Row]) -> Iterator[tuple[Row, UsageError]]:
 
 def _cell_problem(row: Row, name: str) -> UsageError | None:
     value = row.values.get(name)
-    if value in (None, "", [], {}):
+    if value in _EMPTY:
         return UsageError(f"{row.where} has no {name!r}.", "Fill it in, or remove the row.")
     if name in PROMPTS and not isinstance(value, str):
         return UsageError(f"{row.where} has {quote(value)} as {name!r}.", "Write the prompt as text.")

@@ -59,7 +59,19 @@ def test_prompts_that_are_too_long_for_the_model_are_a_problem(
 ) -> None:
     long = {name: f"{'Then, ' * 40}{row(3)[name]}" for name in ("clean", "corrupted")}
     assert main(["check", write(tmp_path / "p.csv", [row(0), row(1), row(3, **long)]), "--model", "toy"]) == 1
-    assert "64" in capsys.readouterr().out.partition("Problems (1):")[2]
+    assert "positions for 64" in capsys.readouterr().out.partition("Problems (1):")[2]
+
+
+def test_rows_in_which_no_edge_matters_do_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("circuitkit.cli.check._PROMPTS", 4)
+    rows = [row(number, split="test" if number % 2 else "train") for number in range(12)]
+    same = [{**each, "corrupted": each["clean"]} for each in rows]
+    assert main(["check", write(tmp_path / "p.csv", [*same[:6], *rows[6:]]), "--model", "toy"]) == 0
+    assert "p.csv can be used." in capsys.readouterr().out
+    assert main(["check", write(tmp_path / "p.csv", same), "--model", "toy"]) == 1
+    assert "Problems (1):" in capsys.readouterr().out
 
 
 def test_answers_of_several_tokens_are_offered_and_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

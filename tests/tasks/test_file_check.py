@@ -12,7 +12,9 @@ from support.prompt_rows import row
 from support.word_tokenizers import byte_level
 from transformers import PreTrainedTokenizerBase
 
+from circuitkit.engine.ablation import Resample
 from circuitkit.errors import UsageError
+from circuitkit.tasks.base import Split
 from circuitkit.tasks.file_check import check_file
 from circuitkit.tasks.prompt_file import PromptFile
 
@@ -103,6 +105,22 @@ def test_what_may_be_meant_otherwise_is_a_warning(tokenizer: PreTrainedTokenizer
     assert "same clean and corrupted" in said[4][1]
     rows = [{**each, "split": "train" if number > 2 else "test"} for number, each in enumerate(rows) if number != 2]
     assert "which is in 'train'" in found(check_file(write(tmp_path / "p.csv", rows), tokenizer).warnings)[0][1]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_needed_split_in_which_no_edge_matters_is_a_problem(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, split: Split
+) -> None:
+    """As in a run, which checks each split."""
+    rows = [row(number, split="test" if number % 2 else "train") for number in range(6)]
+    same = [{**each, "corrupted": each["clean"]} if each["split"] == split else each for each in rows]
+    path = write(tmp_path / "p.csv", same)
+    with pytest.raises(UsageError) as refused:
+        Resample().check(PromptFile(path).prompts(tokenizer, split, 9, 0))
+    (problem,) = check_file(path, tokenizer).problems
+    assert problem == ("", f"In the split {split!r}: {refused.value.problem}", refused.value.remedy)
+    (whole,) = check_file(write(path, [{**row(n), "corrupted": row(n)["clean"]} for n in range(6)]), tokenizer).problems
+    assert whole.text.startswith("All 6 corrupted prompts are the same")
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -188,6 +188,8 @@ WRONG: dict[str, tuple[str, Made, str]] = {
     "an unknown split": ("p.csv", as_csv([row(split="dev")]).encode(), "split 'dev'"),
     "a split in capitals": ("p.csv", as_csv([row(split="Train")]).encode(), "split 'Train'"),
     "a list as a split": ("p.jsonl", lines([row(split=["train"])]).encode(), r"split \['train'\]"),
+    "zero as a split": ("p.jsonl", lines([row(split="train"), row(1, split=0)]).encode(), "Row 2 .*the split 0"),
+    "false as a split": ("p.json", json.dumps([row(split=False)]).encode(), "the split False"),
     "one answer for both": (
         "p.csv",
         as_csv([row(wrong_answer=" Mary")]).encode(),
