@@ -44,9 +44,18 @@ def quote(value: object) -> str:
 
 def cannot_move(what: str, device: object, error: Exception) -> UsageError:
     """Make the error for something that torch cannot move to a device."""
-    why = str(error).strip().partition("\n")[0].partition(";")[0].rstrip(".")
     where = "cpu, cuda or another device that torch.device names"
-    return UsageError(f"{what} cannot be moved to {quote(device)}: {why[:200]}.", f"Choose {where}.")
+    return UsageError(f"{what} cannot be moved to {quote(device)}: {_reason(error)}.", f"Choose {where}.")
+
+
+def no_room(what: str, device: object, error: Exception) -> CircuitKitError:
+    """Make the error for something that does not fit into the memory of a device."""
+    remedy = "Free memory there, or choose another device."
+    return CircuitKitError(f"{what} cannot be moved to {quote(device)}: {_reason(error)}.", remedy)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].partition(";")[0].rstrip(".")[:200]
 
 
 _MOST = 200

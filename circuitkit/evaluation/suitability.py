@@ -6,7 +6,7 @@ interval over prompts narrows with the square root of their number.
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from circuitkit.config import registry
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Resample
-from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.errors import CircuitKitError
 from circuitkit.evaluation.ability import Ability, ability_on
 from circuitkit.evaluation.chance import is_near_chance
 from circuitkit.evaluation.evaluator import Evaluator
@@ -79,9 +79,8 @@ def measure_suitability(model: CircuitModel, batch: PromptBatch, seed: int = 0) 
     ability = ability_on(model, batch, {})
     chance = ability.chance
     near = ability.accuracy is not None and chance is not None and is_near_chance(ability.accuracy, chance)
-    made: dict[str, Objective] = dict(_make_all("objectives"))
-    refused = {name: _refusal(objective, batch) for name, objective in made.items()}
-    suiting = {name: objective for name, objective in made.items() if not refused[name]}
+    objectives = list(_refused("objectives", lambda objective: objective.check(batch)))
+    suiting: dict[str, Objective] = {name: objective for name, objective, why in objectives if not why}
     runs = {name: _make_run(model, batch, objective, seed) for name, objective in suiting.items()}
     by_gradient = [name for name, objective in suiting.items() if not objective.zero_at_full_model]
     chosen = Task.objective if Task.objective in by_gradient else next(iter(by_gradient), None)
@@ -89,8 +88,8 @@ def measure_suitability(model: CircuitModel, batch: PromptBatch, seed: int = 0) 
     return Suitability(
         ability,
         near,
-        refused,
-        {name: dict(_refusing_strategies(run)) for name, run in runs.items()},
+        {name: why for name, _, why in objectives},
+        {name: _refusing_strategies(run) for name, run in runs.items()},
         chosen,
         figure,
         count_needed(figure, len(batch)),
@@ -114,20 +113,29 @@ def count_needed(figure: Figure, prompts: int, half_width: float = HALF_WIDTH) -
     return math.ceil(prompts * (widest / half_width) ** 2) or None
 
 
-def _make_all(kind: str) -> Iterator[tuple[str, Any]]:
-    """Make every registered object of a kind with its default arguments, if all have a default."""
+def _refused(kind: str, use: Callable[[Any], object]) -> Iterator[tuple[str, Any, str]]:
+    """Make and use every registered object of a kind with its default arguments, if all have a default.
+
+    Args:
+        kind: of `registry.KINDS`.
+        use: refuses the object by an error.
+
+    Yields:
+        Its name, the object, and why it cannot be used, as an installed package that is broken; empty: it can.
+    """
     for name in registry.names(kind):
-        made = registry.load(kind, name)
-        if all(one.default is not one.empty for one in inspect.signature(made).parameters.values()):
-            yield name, made()
-
-
-def _refusal(objective: Objective, batch: PromptBatch) -> str:
-    try:
-        objective.check(batch)
-    except UsageError as error:
-        return error.problem
-    return ""
+        one, why = None, ""
+        try:
+            made = registry.load(kind, name)
+            if any(one.default is one.empty for one in inspect.signature(made).parameters.values()):
+                continue
+            one = made()
+            use(one)
+        except CircuitKitError as error:
+            why = error.problem
+        except Exception as error:  # of someone's package
+            why = f"{type(error).__name__}: {error}"
+        yield name, one, why
 
 
 def _make_run(model: CircuitModel, batch: PromptBatch, objective: Objective, seed: int) -> Discovery:
@@ -136,13 +144,10 @@ def _make_run(model: CircuitModel, batch: PromptBatch, objective: Objective, see
     return Discovery(model, [batch], objective, Resample(), FullPrecision(), fabric, generator)
 
 
-def _refusing_strategies(run: Discovery) -> Iterator[tuple[str, str]]:
-    """Yield the registered strategies that refuse a run with their default arguments, and why."""
-    for name, strategy in _make_all("strategies"):
-        try:
-            check_strategy(strategy, replace(run, notes=[], metrics={}))
-        except CircuitKitError as error:
-            yield name, error.problem
+def _refusing_strategies(run: Discovery) -> dict[str, str]:
+    """Return the registered strategies that refuse a run with their default arguments, and why."""
+    used = _refused("strategies", lambda strategy: check_strategy(strategy, replace(run, notes=[], metrics={})))
+    return {name: why for name, _, why in used if why}
 
 
 def _faithfulness(run: Discovery) -> Figure:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.tiny import tiny
 
 from circuitkit.data.prompt_batch import PromptBatch
-from circuitkit.errors import UsageError
+from circuitkit.errors import CircuitKitError, UsageError
 
 
 def test_left_padding_positions_and_the_first_difference():
@@ -271,3 +272,19 @@ def test_joined_batches_are_the_batch_of_all_their_prompts():
     assert joined.templates == whole.templates
     assert joined.clean_rows() == [tuple(row) for row in rows]
     assert PromptBatch.join([parts[0], replace(parts[1], templates=())]).templates == ()
+
+
+def test_a_device_that_is_full_is_no_unknown_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Advice to choose an existing device would mislead."""
+
+    def run_out(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more")
+
+    batch, model = PromptBatch.from_ids([[5, 6]], [[5, 1]], [1]), tiny("gpt2")
+    monkeypatch.setattr(torch.Tensor, "to", run_out)
+    monkeypatch.setattr(model.model, "to", run_out)
+    for moved in (batch, model):
+        with pytest.raises(CircuitKitError, match=r"Tried to allocate 2\.00 GiB\. Free memory there") as caught:
+            moved.to("cuda")
+        assert not isinstance(caught.value, UsageError)
+        assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)

@@ -6,9 +6,13 @@ import torch
 from support.tiny import random_batch, tiny
 
 from circuitkit import PromptBatch
+from circuitkit.config import registry
+from circuitkit.data.objectives import KLDivergence
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.intervals import Figure, mean_figures
 from circuitkit.evaluation.suitability import count_needed, measure_suitability
+from circuitkit.strategies.discovery import Discovery
+from circuitkit.strategies.eap import EAP
 
 
 def without_wrong_answers(batch: PromptBatch) -> PromptBatch:
@@ -36,6 +40,39 @@ def test_what_needs_wrong_answers_does_not_suit_prompts_without() -> None:
     assert set(found.strategies) == set(found.objectives) - refused
     assert found.objective == "answer_log_probability"
     assert found.ability.logit_difference is None
+
+
+class Broken(EAP):
+    """As of a package that is installed and broken."""
+
+    def setup(self, run: Discovery) -> None:
+        raise ZeroDivisionError("of a package")
+
+
+class BrokenObjective(KLDivergence):
+    def check(self, batch: PromptBatch) -> None:
+        raise ZeroDivisionError("of a package")
+
+
+def unloadable() -> None:
+    raise OSError("no library")
+
+
+def test_what_a_broken_package_registers_does_not_suit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And hides nothing else."""
+    known = {("strategies", "broken"): Broken, ("objectives", "broken"): BrokenObjective}
+    names, load = registry.names, registry.load
+
+    def load_or_fail(kind: str, name: str) -> object:
+        return unloadable() if name == "unloadable" else known.get((kind, name)) or load(kind, name)
+
+    monkeypatch.setattr(registry, "names", lambda kind: [*names(kind)[:4], "broken", "unloadable", *names(kind)[4:]])
+    monkeypatch.setattr(registry, "load", load_or_fail)
+    found = measure_suitability(tiny("gpt2", dtype=torch.float32), random_batch(lengths=(6,) * 6))
+    why = {"broken": "ZeroDivisionError: of a package", "unloadable": "OSError: no library"}
+    assert {name: reason for name, reason in found.objectives.items() if reason} == why
+    assert found.strategies["logit_difference"] == why
+    assert "broken" not in found.strategies
 
 
 def test_prompts_in_which_no_edge_matters_are_refused() -> None:
