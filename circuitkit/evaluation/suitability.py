@@ -25,6 +25,7 @@ from circuitkit.evaluation.evaluator import Evaluator
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import FullPrecision
+from circuitkit.strategies.base import ZeroGradientError
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.parts import check_strategy
 from circuitkit.tasks.base import Task
@@ -48,7 +49,7 @@ class Suitability:
         objective: the one that `faithfulness` is measured in; None: none that suits has a gradient at the full model.
         faithfulness: of EAP's circuit of `FRACTION` of the edges, on the prompts that it was found on.
         needed: how many prompts an interval of faithfulness takes whose ends are `HALF_WIDTH` away; None: the prompts
-            are too few, or too different, to tell.
+            are too few, too different or too alike to tell, or there is no `objective`.
     """
 
     ability: Ability
@@ -131,6 +132,8 @@ def _refused(kind: str, use: Callable[[Any], object]) -> Iterator[tuple[str, Any
                 continue
             one = made()
             use(one)
+        except ZeroGradientError:  # its message names method and objective; this one is the same for all
+            why = "every edge would score zero, since the objective's gradient vanishes at the full model"
         except CircuitKitError as error:
             why = error.problem
         except Exception as error:  # of someone's package

@@ -85,28 +85,36 @@ def _of_model(found: Suitability) -> Iterator[str]:
 
 
 def _strategies(strategies: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Say which strategies do not suit; objectives with the same ones share a line."""
-    same: dict[tuple[str, ...], list[str]] = {}
+    """Say which strategies do not suit, and why; objectives with the same ones for the same reasons share a line."""
+    same: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for objective, refusing in strategies.items():
-        same.setdefault(tuple(refusing), []).append(objective)
+        same.setdefault(tuple(refusing.items()), []).append(objective)
     whole = same.pop((), [])
     head = "Strategies"
     if whole:
         yield from _row(head, f"all with {', '.join(whole)}")
         head = ""
-    for names, objectives in same.items():
-        why = strategies[objectives[0]][names[0]].rstrip(".")
-        yield from _row(head, f"with {', '.join(objectives)} all but {', '.join(names)} ({why})")
+    for refused, objectives in same.items():
+        of_reason: dict[str, list[str]] = {}
+        for name, why in refused:
+            of_reason.setdefault(why.rstrip("."), []).append(name)
+        reasons = "; ".join(f"{', '.join(names)} ({why})" for why, names in of_reason.items())
+        yield from _row(head, f"with {', '.join(objectives)} all but {reasons}")
         head = ""
 
 
 def _needed(found: Suitability, check: FileCheck) -> Iterator[str]:
+    if found.objective is None:
+        yield from _row("Needed", "not known: no objective that suits has a gradient at the full model")
+        return
     how = (
         f"faithfulness ({found.objective}) of the first {FRACTION:.0%} of EAP's edges is "
         f"{format_interval(found.faithfulness)} on {found.ability.prompts} prompts"
     )
     if found.needed is None:
-        yield from _row("Needed", f"not known, since these prompts are too few, or too different: {how}")
+        few = found.faithfulness.low is None
+        why = "are too few, or too different" if few else "all have the same effect"
+        yield from _row("Needed", f"not known, since these prompts {why}: {how}")
         return
     has = ""
     if check.splits and check.splits["test"] < found.needed:

@@ -57,14 +57,18 @@ def time_discovery(strategy: "DiscoveryStrategy", run: Discovery) -> CostEstimat
     return CostEstimate(search_s=(seconds, seconds))
 
 
+class ZeroGradientError(UsageError):
+    """An objective whose gradient is zero at the full model, with a method that takes gradients only there."""
+
+
 def refuse_zero_gradient(objective: Objective, method: str) -> None:
     """Refuse the objective if its gradient is zero at the full model, for a method that takes gradients only there.
 
     Raises:
-        UsageError: the gradient is zero.
+        ZeroGradientError: the gradient is zero.
     """
     if objective.zero_at_full_model:
-        raise UsageError(
+        raise ZeroGradientError(
             f"{method} with the objective {type(objective).__name__} would score every edge zero: "
             "its gradient vanishes at the full model.",
             "Choose logit_difference, or a strategy that also takes gradients at other points than the full model.",

@@ -90,11 +90,12 @@ def _read_csv(path: Path) -> Iterator[Row]:
                 yield Row(where, values, reader.line_num, problem)
         except csv.Error as error:  # the rest of the file cannot be read
             line = reader.reader.line_num
+            where = f"Line {line} of {quote(str(path))}"
             problem = UsageError(
-                f"{quote(str(path))} is not CSV at line {line}: {error}.",
+                f"{where} is not CSV: {error}.",
                 'Repair that line; close every quote, and write a quote inside a quoted cell twice (").',
             )
-            yield Row(quote(str(path)), {}, line, problem)
+            yield Row(where, {}, line, problem)
 
 
 def _check_header(path: Path, line: str) -> None:
@@ -122,13 +123,15 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             number += 1
             where, problem = f"Line {line_number} of {quote(str(path))}", None
             try:
-                values = _parse_json(line, where, "Write one object per line.")
+                values = _parse_json(line.rstrip(), where, "Write one object per line.")
             except UsageError as error:
                 values, problem = {}, error
             if not isinstance(values, dict):
                 remedy = "Write one object per line, or call the file .json if it is one list."
                 values, problem = {}, UsageError(f"{where} is not a JSON object: {quote(values)}.", remedy)
-            yield Row(f"Row {number} (line {line_number}) of {quote(str(path))}", values, line_number, problem)
+            if problem is None:
+                where = f"Row {number} (line {line_number}) of {quote(str(path))}"
+            yield Row(where, values, line_number, problem)
 
 
 def _read_json(path: Path) -> Iterator[Row]:
@@ -150,4 +153,7 @@ def _parse_json(text: str, where: str, remedy: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where} is not JSON: {error}.", remedy) from error
+        why = str(error)
+        if isinstance(error, json.JSONDecodeError) and "\n" not in text:  # it counts lines from this one
+            why = f"{error.msg} at column {error.colno}"
+        raise UsageError(f"{where} is not JSON: {why}.", remedy) from error

@@ -1,7 +1,7 @@
 """What is wrong with the rows of a prompt file, whatever the tokenizer: every problem, not only the first."""
 
 from collections.abc import Iterator, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from circuitkit.errors import UsageError, quote
 from circuitkit.tasks.base import Split
@@ -10,7 +10,7 @@ from circuitkit.tasks.file_rows import COLUMNS, Row
 
 PROMPTS = ("clean", "corrupted")
 _NEEDED = f"clean, corrupted and {NEEDED}"
-_EMPTY = (None, "", [], {})
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
 _SHOWN = 8
 
 

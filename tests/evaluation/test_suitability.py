@@ -25,6 +25,8 @@ def test_all_suits_prompts_with_both_kinds_of_answers() -> None:
     assert {name for name, refusing in found.strategies.items() if refusing} == {"kl", "squared_error"}
     assert {"eap", "relp"} <= set(found.strategies["kl"])
     assert not {"acdc", "eap_ig", "edge_pruning"} & set(found.strategies["kl"])
+    assert found.strategies["kl"] == found.strategies["squared_error"]  # reasons too
+    assert len(set(found.strategies["kl"].values())) == 1
     assert found.objective == "logit_difference"
     assert found.near_chance  # random weights
     assert found.ability.chance == 0.5
