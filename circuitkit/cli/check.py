@@ -28,7 +28,7 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
         "--model",
         type=str | None,
         default=None,
-        help="of the prompts; or for a class to work on, by default toy",
+        help="of the prompts; or for a class to work on, by default toy; for a family, tiny random ones of its types",
     )
     parser.add_argument(
         "--long_answers",
@@ -42,7 +42,7 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     if Path(values["what"]).suffix.lower() in _FILES:
         return _check_file(**values)
     with current_folder_on_path():
-        return _check_class(values["what"], values["model"] or "toy")
+        return _check_class(values["what"], values["model"])
 
 
 def _check_file(what: str, model: str | None, long_answers: str) -> int:
@@ -75,7 +75,7 @@ def _check_file(what: str, model: str | None, long_answers: str) -> int:
     return CircuitKitError.exit_code if check.problems else 0
 
 
-def _check_class(what: str, model: str) -> int:
+def _check_class(what: str, model: str | None) -> int:
     spec = parse_yaml(what, "The class") if what.lstrip().startswith("{") else what
     from circuitkit.contracts.checking import check_class
 

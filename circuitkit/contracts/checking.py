@@ -1,15 +1,15 @@
 """Runs all checks of the kind of a class: what `circuitkit check my_package.MyStrategy` shows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from circuitkit.config import registry, specs
 from circuitkit.config.specs import Spec
 from circuitkit.contracts import models, policies, strategies, tasks
-from circuitkit.contracts.outcome import NotApplicableError, Outcome, refuse, run_check
+from circuitkit.contracts.outcome import NotApplicableError, Outcome, describe, refuse, run_check
 from circuitkit.contracts.strategies import StrategyCase
-from circuitkit.errors import UsageError
+from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.families.base import Family
 from circuitkit.torch_state import usual_torch_state
@@ -25,23 +25,47 @@ def find_kind(spec: Spec | type) -> str:
     Raises:
         UsageError: there is no such name or class, or it is of no kind.
     """
-    path = spec if isinstance(spec, str) else spec.__name__ if isinstance(spec, type) else str(spec.get("class_path"))
-    if not isinstance(spec, type) and "." not in path:
-        for kind in registry.KINDS:
-            if path in registry.names(kind) or registry.current_name(kind, path) != path:
-                return kind
-        known = [name for kind in registry.KINDS for name in registry.names(kind)]
-        raise registry.unknown_name("strategy, task, precision policy, ... called", path, known)
-    found = spec if isinstance(spec, type) else _import(path)
+    found = spec
+    if not isinstance(spec, type):
+        path = _path(spec)
+        if "." not in path:
+            return _kind_of_name(path)
+        found = _import(path)
     for kind in registry.KINDS:
         base = Family if kind == "families" else specs.base(kind)
         if isinstance(found, type) and issubclass(found, base):
             return kind
     raise UsageError(
-        f"{path!r} is no strategy, task, precision policy, objective, ablation or family.",
+        f"{spec.__name__ if isinstance(spec, type) else path!r} is no strategy, task, precision policy, objective, "
+        "ablation or family.",
         "Name a class that inherits from circuitkit's DiscoveryStrategy, Task, PrecisionPolicy, Objective, Ablation or "
         "Family.",
     )
+
+
+def _path(spec: Spec) -> str:
+    path = spec if isinstance(spec, str) else spec.get("class_path") if isinstance(spec, Mapping) else None
+    if not isinstance(path, str):
+        raise UsageError(
+            f"{spec!r} names no class.", "Give a name, a class path, or '{class_path: ..., init_args: ...}'."
+        )
+    return path
+
+
+def _kind_of_name(name: str) -> str:
+    for kind in registry.KINDS:
+        if name in registry.names(kind) or registry.current_name(kind, name) != name:
+            return kind
+    for kind in registry.KINDS:
+        if _named_like(kind, name):
+            return kind
+    known = [name for kind in registry.KINDS for name in registry.names(kind)]
+    raise registry.unknown_name("strategy, task, precision policy, ... called", name, known)
+
+
+def _named_like(kind: str, class_name: str) -> list[str]:
+    """List the registered names of the classes of this name."""
+    return [name for name in registry.names(kind) if registry.class_path(kind, name).endswith(f".{class_name}")]
 
 
 def _import(path: str) -> Any:
@@ -51,14 +75,26 @@ def _import(path: str) -> Any:
         raise UsageError(
             f"{path!r} cannot be imported: {error}.", "Run from the folder of its file, or install its package."
         ) from error
+    except Exception as error:  # whatever a module of somebody else's raises
+        raise UsageError(f"{path!r} cannot be imported. {describe(error)}", "Mend its module.") from error
 
 
-def check_class(spec: Spec | type, model: str | CircuitModel = "toy") -> Iterator[Outcome]:
+def _import_family(spec: Spec) -> Any:
+    if isinstance(spec, Mapping) and spec.get("init_args"):
+        raise UsageError(f"A family takes no init_args, and {_path(spec)!r} has some.", "Leave them out.")
+    path = _path(spec)
+    if "." not in path:
+        (name, *_) = [path] if path in registry.names("families") else _named_like("families", path)
+        path = registry.class_path("families", name)
+    return _import(path)
+
+
+def check_class(spec: Spec | type, model: str | CircuitModel | None = None) -> Iterator[Outcome]:
     """Check a class against the contract of its kind, one check after the other.
 
     Args:
         spec: a registered name, a class path, a mapping with `class_path` and `init_args`, or a class.
-        model: what it works on, small. Without one, a family has tiny random models of its own types.
+        model: what it works on, small. Without one, `toy`; and for a family, tiny random models of its own types.
 
     Yields:
         How each check ended.
@@ -68,16 +104,28 @@ def check_class(spec: Spec | type, model: str | CircuitModel = "toy") -> Iterato
     """
     kind = find_kind(spec)
     if kind == "families":
-        named: Any = registry.load(kind, spec) if isinstance(spec, str) and "." not in spec else None
-        checks = _of_family(spec if isinstance(spec, type) else named or _import(str(spec)), model)
+        checks = _of_family(spec if isinstance(spec, type) else _import_family(spec), model)
     else:
         make = spec if isinstance(spec, type) else partial(specs.make, kind, spec)
-        make()  # says what is wrong with the arguments
-        checks = _OF_KIND[kind](make, _load(model))
+        _try_to_make(make, spec.__name__ if isinstance(spec, type) else specs.label(kind, spec))
+        checks = _OF_KIND[kind](make, _load("toy" if model is None else model))
     for what, check in checks:
         with usual_torch_state():
             outcome = run_check(what, check)
         yield outcome
+
+
+def _try_to_make(make: Callable[[], Any], name: str) -> None:
+    """Say what is wrong with the arguments, or with the constructor."""
+    try:
+        make()
+    except CircuitKitError:
+        raise
+    except Exception as error:  # whatever a constructor of somebody else's raises
+        raise UsageError(
+            f"{name} cannot be made. {describe(error)}",
+            "Mend its constructor, or give arguments that fit: '{class_path: ..., init_args: ...}'.",
+        ) from error
 
 
 def _of_strategy(make: Callable[[], Any], model: CircuitModel) -> Checks:
@@ -88,7 +136,7 @@ def _of_strategy(make: Callable[[], Any], model: CircuitModel) -> Checks:
         what = f"scores every edge, and leaves the model and global state as they were (precision {policy})"
         yield what, partial(_forget, strategies.check_scores, case, policy)
     yield "finds the same circuit with the same seed", partial(_forget, strategies.check_same_seed, case)
-    yield "uses weights only through the run", partial(_check_rounding, case)
+    yield "finds the same circuit under a policy that rounds nothing", partial(_check_rounding, case)
     yield "keeps nothing of a run in the object", partial(strategies.check_forgetting, case)
     yield "finds circuits that are the same when read from the run's folder", partial(strategies.check_files, case)
     yield "ends with the same circuit if it is interrupted and resumed", partial(_check_resuming, case)
@@ -136,13 +184,15 @@ def _of_task(make: Callable[[], Any], model: CircuitModel) -> Checks:
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise UsageError(f"The model {model.name!r} has no tokenizer.", "Choose one that has.")
-    yield "refuses a model without a tokenizer in words", partial(tasks.check_no_tokenizer, make)
     try:
         make().prompts(tokenizer, "train", 2, 0)
     except UsageError as error:
-        reason = f"{error.problem} Name a model that knows its words, with --model"
-        yield "makes prompts, and can be run", partial(_skip, reason)
+        advice = f"If the model {model.name} does not know its words, name another with --model."
+        yield "makes prompts, and can be run", partial(_skip, f"it refused: {error} {advice}")
         return
+    except Exception:  # the checks say what
+        pass
+    yield "refuses a model without a tokenizer in words", partial(tasks.check_no_tokenizer, make)
     yield "makes disjoint splits that the seed decides", partial(_forget, tasks.check_prompts, make, tokenizer)
     yield "counts the prompts of a split", partial(tasks.check_available, make, tokenizer)
     yield "can be previewed and run", partial(tasks.check_task_runs, make, model)
@@ -161,15 +211,15 @@ def _of_ablation(make: Callable[[], Any], model: CircuitModel) -> Checks:
     yield "can be used in a run", partial(models.check_ablation_runs, make, model, batch)
 
 
-def _of_family(kind: type[Family], model: str | CircuitModel) -> Checks:
-    if model != "toy":
-        yield from _of_model(str(model), lambda: _load(model))
+def _of_family(kind: type[Family], model: str | CircuitModel | None) -> Checks:
+    if model is not None:
+        yield from _of_model(kind, model if isinstance(model, str) else model.name, lambda: _load(model))
         return
     types = [name for name in registry.names("families") if registry.load("families", name) is kind]
     if not types:
         yield "is registered for a model_type", _refuse_unregistered
     for name in types:
-        yield from _of_model(name, partial(models.wrap_tiny_model, name))
+        yield from _of_model(kind, name, partial(models.wrap_tiny_model, name))
 
 
 def _refuse_unregistered() -> None:
@@ -179,10 +229,21 @@ def _refuse_unregistered() -> None:
     )
 
 
-def _of_model(name: str, wrap: Callable[[], CircuitModel]) -> Checks:
-    """Check a family on one model, if that can be wrapped."""
+def _of_model(kind: type[Family], name: str, wrap: Callable[[], CircuitModel]) -> Checks:
+    """Check a family on one model, if that can be wrapped by it."""
     made: list[CircuitModel] = []
-    yield f"computes the logits of the transformers model ({name})", lambda: made.append(wrap())
+
+    def wrap_by_kind() -> None:
+        model = wrap()
+        if type(model.family) is not kind:
+            refuse(
+                f"The model {name!r} is wrapped by the family {type(model.family).__name__} and not by "
+                f"{kind.__name__}: that is the one registered for its model_type.",
+                "Name a model of a model_type that this family is registered for.",
+            )
+        made.append(model)
+
+    yield f"computes the logits of the transformers model ({name})", wrap_by_kind
     for model in made:  # none, if the check above has failed
         batch = models.random_prompts(model)
         yield "gives out detached views of the parameters, by head", partial(models.check_views, model)

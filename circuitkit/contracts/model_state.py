@@ -1,25 +1,95 @@
-"""The state of a model, and all that torch and Python share, before and after a class has worked."""
+"""The state of a model, and all that torch and Python share, before and after a class has worked.
+
+A run restores what it shares with others. What a strategy does to that is seen inside of the run only, by a callback.
+"""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from circuitkit.circuit.circuit import Circuit
 from circuitkit.contracts.outcome import refuse
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.weights import ModuleWeights
+from circuitkit.run.callbacks import Callback
+from circuitkit.strategies.discovery import Discovery
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class SharedState:
+    """Grad mode, default dtype, threads and generators, which all code in the process shares."""
+
+    def __init__(self) -> None:
+        self._before = self._read()
+
+    def check(self) -> None:
+        """Compare with the state now.
+
+        Raises:
+            ContractError: it is another.
+        """
+        for name, value in self._read().items():
+            if not _equal(value, self._before[name]):
+                refuse(
+                    f"The {name} is not as it was.",
+                    "Use `run.generator`, contexts such as `torch.no_grad()`, and a dtype for every tensor.",
+                )
+
+    @staticmethod
+    def _read() -> dict[str, Any]:
+        return {
+            "grad mode": torch.is_grad_enabled(),
+            "default dtype": torch.get_default_dtype(),
+            "number of torch's threads": torch.get_num_threads(),
+            "state of torch's generator": torch.get_rng_state(),
+            "state of Python's generator": random.getstate(),
+            "state of numpy's generator": [  # of which an array is a part
+                np.asarray(part).tolist()
+                for part in np.random.get_state()  # noqa: NPY002  the global one
+            ],
+        }
+
+
+class WatchingSharedState(Callback):
+    """Compares the shared state before and after a search, before the run restores it."""
+
+    def __init__(self) -> None:
+        self._before: SharedState | None = None
+
+    def on_discovery_start(self, run: Discovery) -> None:
+        """See the class."""
+        self._before = SharedState()
+
+    def on_discovery_end(self, run: Discovery, circuits: Sequence[Circuit]) -> None:
+        """See the class."""
+        assert self._before is not None
+        self._before.check()
+
+
+class OtherGenerators(Callback):
+    """Puts the generators that all code shares into a state that differs from the one that a run begins with."""
+
+    def on_discovery_start(self, run: Discovery) -> None:
+        """See the class."""
+        seed = run.generator.initial_seed() % 2**31 + 1
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
 
 
 class ModelState:
-    """What a run must leave as it was: parameters, the weights that the engine gets, hooks, grad mode, generators."""
+    """What a run must leave as it was: parameters, buffers, the weights that the engine gets, hooks, modes."""
 
     def __init__(self, model: CircuitModel) -> None:
         self._model = model
-        self._parameters = self._read()
-        self._hooks = self._count_hooks()
-        self._shared = self._read_shared()
+        self._tensors = self._read()
+        self._hooks, self._training = self._list_hooks(), self._list_training()
+        self._shared = SharedState()
 
     def check(self) -> None:
         """Compare with the state now.
@@ -28,10 +98,10 @@ class ModelState:
             ContractError: it is another.
         """
         found = self._read()
-        for name in {**self._parameters, **found}:
-            if not _is_same(self._parameters.get(name), found.get(name)):
+        for name in {**self._tensors, **found}:
+            if not _is_same(self._tensors.get(name), found.get(name)):
                 refuse(
-                    f"The model's parameter {name} is not as it was.",
+                    f"The model's {name} is not as it was.",
                     "Change no weights, or restore them bit for bit, also after an exception.",
                 )
         if type(self._model.weights) is not ModuleWeights:
@@ -39,35 +109,33 @@ class ModelState:
                 f"The model still has the weights of {type(self._model.weights).__name__}.",
                 "Put the module's own back: `model.weights = ModuleWeights(model.family)`.",
             )
-        if self._count_hooks() != self._hooks:
-            refuse("The model's modules have other hooks than before.", "Remove every hook that you register.")
-        for name, value in self._read_shared().items():
-            if not _equal(value, self._shared[name]):
-                refuse(
-                    f"The {name} is not as it was.",
-                    "Use `run.generator`, contexts such as `torch.no_grad()`, and a dtype for every tensor.",
-                )
+        if self._list_hooks() != self._hooks:
+            refuse(
+                "The model's modules have other hooks than before.", "Remove every hook that you register, no other."
+            )
+        if self._list_training() != self._training:
+            refuse("A module of the model is in another mode than before.", "Leave `train()` and `eval()` alone.")
+        self._shared.check()
 
     def _read(self) -> dict[str, tuple[Any, ...]]:
+        module = self._model.model
+        named = [("parameter", *each) for each in module.named_parameters()]
+        named += [("buffer", *each) for each in module.named_buffers()]
         return {
-            name: (id(one), one.detach().clone(), one.requires_grad, one.stride(), one.grad is None)
-            for name, one in self._model.model.named_parameters()
+            f"{kind} {name}": (id(one), one.detach().clone(), one.requires_grad, one.stride(), one.grad is None)
+            for kind, name, one in named
         }
 
-    def _count_hooks(self) -> int:
-        modules = self._model.model.modules()
-        return sum(len(one._forward_hooks) + len(one._forward_pre_hooks) + len(one._backward_hooks) for one in modules)
+    def _list_hooks(self) -> list[tuple[str, str, int, int]]:
+        return [
+            (name, kind, key, id(hook))
+            for name, module in self._model.model.named_modules()
+            for kind in _HOOKS
+            for key, hook in getattr(module, kind).items()
+        ]
 
-    @staticmethod
-    def _read_shared() -> dict[str, Any]:
-        return {
-            "grad mode": torch.is_grad_enabled(),
-            "default dtype": torch.get_default_dtype(),
-            "number of torch's threads": torch.get_num_threads(),
-            "state of torch's generator": torch.get_rng_state(),
-            "state of Python's generator": random.getstate(),
-            "state of numpy's generator": repr(np.random.get_state()),  # noqa: NPY002  the global one
-        }
+    def _list_training(self) -> list[bool]:
+        return [module.training for module in self._model.model.modules()]
 
 
 def _is_same(one: tuple[Any, ...] | None, other: tuple[Any, ...] | None) -> bool:

@@ -1,9 +1,11 @@
 """What every family and every ablation must do: checks of one of them, with one model."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from circuitkit.contracts.outcome import NotApplicableError, refuse
@@ -154,7 +156,7 @@ def check_ends(model: CircuitModel, batch: PromptBatch) -> None:
             real = batch.mask[row]
             with torch.no_grad():
                 expected = model.model(prompts[row][real][None]).logits[0, -1]
-            if float((found[row, -1] - expected).abs().max()) > 1e-4 * float(expected.abs().max()):
+            if _differ(found[row, -1], expected):
                 refuse(
                     f"With {what}, the logits are not the module's own on the "
                     f"{'clean' if kept else 'corrupted'} prompt.",
@@ -173,8 +175,7 @@ def check_gradients(model: CircuitModel, batch: PromptBatch) -> None:
     mask = torch.ones(len(model.graph), dtype=model.dtype, requires_grad=True)
     value = MaskedRun(prepared).values(mask[None]).sum()
     (gradient,) = torch.autograd.grad(value, mask)
-    limit = 1e-4 * float(gradient.abs().max())
-    if float((found + gradient.double()).abs().max()) > limit:
+    if _differ(-found, gradient.double()):
         refuse(
             "First-order effects of edges are not those of autograd through the masked run.",
             "Let `mlp_module`, norms and rotary positions be what the forward pass uses.",
@@ -194,14 +195,33 @@ def check_editors(model: CircuitModel, batch: PromptBatch) -> None:
         for editor in editors:
             editor.open(reader)
         removals = torch.eye(graph.prefix(reader), dtype=torch.bool)
-        fast, slow = (editor.values(removals) for editor in editors)
-        if not torch.allclose(fast.double(), slow.double(), atol=1e-4 * max(1.0, float(slow.abs().max()))):
+        fast, slow = (editor.values(removals).double() for editor in editors)
+        if not bool(slow.isfinite().all()) or not torch.allclose(fast, slow, atol=1e-4 * max(1.0, _largest(slow))):
             refuse(
                 f"Removing edges into {graph.reader_names[reader]} has other effects by the incremental editor.",
                 "Report it with the family: it declares `parallel`, `coupled` or `causal` wrongly, or the engine errs.",
             )
         for editor in editors:
             editor.commit(removals[0])
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.abs().max())
+
+
+def _differ(found: Tensor, expected: Tensor) -> bool:
+    """Tell whether values differ by more than rounding explains.
+
+    Raises:
+        ContractError: nothing can be compared, since the expected ones are all zero, or some are not finite.
+    """
+    limit = 1e-4 * _largest(expected)
+    if not 0 < limit < math.inf:
+        refuse(
+            "What it should compute is not finite, or zero everywhere, so that nothing can be compared.",
+            "Check the weights of the model.",
+        )
+    return not _largest(found - expected) <= limit  # NaN differs
 
 
 # Ablations

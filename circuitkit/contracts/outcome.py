@@ -55,12 +55,12 @@ def run_check(what: str, check: Callable[[], Any]) -> Outcome:
     except CircuitKitError as error:
         return Outcome(what, "failed", " ".join(str(error).split()))
     except Exception as error:  # whatever a class of somebody else's raises
-        return Outcome(what, "failed", f"{_describe(error)} Mend that; errors of a user are a UsageError.")
+        return Outcome(what, "failed", f"{describe(error)} Mend that; errors of a user are a UsageError.")
     return Outcome(what, "passed", remark if isinstance(remark, str) else "")
 
 
-def _describe(error: Exception) -> str:
-    """Say what was raised, and where in the code outside of this package."""
+def describe(error: Exception) -> str:
+    """Say what code that is not ours has raised, and where in it."""
     frames = traceback.extract_tb(error.__traceback__)
     outside = [frame for frame in frames if _PACKAGE not in Path(frame.filename).parents]
     at = (outside or frames)[-1]

@@ -13,7 +13,7 @@ import torch
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
-from circuitkit.contracts.model_state import ModelState
+from circuitkit.contracts.model_state import ModelState, OtherGenerators, WatchingSharedState
 from circuitkit.contracts.outcome import NotApplicableError, refuse
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.errors import UsageError
@@ -138,7 +138,7 @@ def check_scores(case: StrategyCase, policy: PrecisionPolicy | str | None = None
         ContractError: it does not.
     """
     before = ModelState(case.model)
-    result = case.run(policy=policy)
+    result = case.run(policy=policy, callbacks=[WatchingSharedState()])
     graph = case.model.graph
     for circuit in result.circuits:
         if circuit.scores.shape != (len(graph),) or not bool(torch.isfinite(circuit.scores).all()):
@@ -152,7 +152,7 @@ def check_scores(case: StrategyCase, policy: PrecisionPolicy | str | None = None
 
 
 def check_same_seed(case: StrategyCase) -> Circuit:
-    """Check that two runs of one seed give the same circuit, bit for bit.
+    """Check that two runs of one seed give the same circuit, bit for bit, whatever the generators of the process.
 
     Returns:
         The circuit.
@@ -160,7 +160,7 @@ def check_same_seed(case: StrategyCase) -> Circuit:
     Raises:
         ContractError: they do not.
     """
-    one, other = (case.run().circuit for _ in range(2))
+    one, other = case.run().circuit, case.run(callbacks=[OtherGenerators()]).circuit
     _check_equal(one, other, "Two runs of one seed", "Take all randomness from `run.generator`.")
     return one
 

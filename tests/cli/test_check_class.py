@@ -1,11 +1,13 @@
 """`circuitkit check CLASS`: the checks of a class of one's own, and that each finds what it is for."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.outside import EXAMPLES
@@ -42,6 +44,7 @@ from circuitkit.models.families import Llama
 from circuitkit.models.weights import ModuleWeights
 from circuitkit.strategies.base import OperatingPoint
 from circuitkit.tasks.ioi import NAMES
+from circuitkit.tasks.prompt_file import PromptFile
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,19 @@ def test_arguments_come_with_the_class(capsys: pytest.CaptureFixture[str]) -> No
     assert "3 passed" in capsys.readouterr().out
 
 
+BROKEN = {
+    "one": "undefined",
+    "two": "def :",
+    "three": "from circuitkit import DiscoveryStrategy\n\n\n"
+    "class Strategy(DiscoveryStrategy):\n"
+    "    def __init__(self):\n"
+    "        {}['steps']\n\n"
+    "    def discover(self, run):\n"
+    "        return None\n",
+}
+"""Modules that cannot be imported, and a constructor that raises."""
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -90,15 +106,33 @@ def test_arguments_come_with_the_class(capsys: pytest.CaptureFixture[str]) -> No
         ("circuitkit.Circuit", "is no strategy, task, precision policy, objective, ablation or family"),
         ("{class_path: my.S", "is not YAML"),
         ("{class_path: eap_ig, init_args: {stepz: 3}}", "stepz"),
+        ("{init_args: {}}", "names no class"),
+        ("{class_path: gptj, init_args: {heads: 3}}", "A family takes no init_args"),
+        ("broken_one.Strategy", "It raised NameError: name 'undefined' is not defined (broken_one.py, line 1)"),
+        ("broken_two.Strategy", "'broken_two.Strategy' cannot be imported. It raised SyntaxError"),
+        ("broken_three.Strategy", "Strategy cannot be made. It raised KeyError: 'steps' (broken_three.py, line 6)"),
     ],
 )
-def test_what_is_no_class_of_ours_is_refused(what: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_class_of_ours_is_refused(
+    what: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in BROKEN.items():
+        (tmp_path / f"broken_{name}.py").write_text(text)
     assert main(["check", what]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["gptj", "tracr", "circuitkit.models.families.Llama", "mean"])
-def test_families_and_ablations_are_checked(name: str) -> None:
+def test_a_class_that_needs_arguments_is_refused_without_them() -> None:
+    with pytest.raises(UsageError, match=r"PromptFile cannot be made\. It raised TypeError.*missing"):
+        next(check_class(PromptFile))
+
+
+FAMILIES = ["gptj", "tracr", "circuitkit.models.families.Llama", "GPTJ", {"class_path": "gptj"}]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "mean", "Zero"])
+def test_families_and_ablations_are_checked(name: str | dict[str, str]) -> None:
     outcomes = list(check_class(name))
     assert len(outcomes) >= 2
     assert {outcome.state for outcome in outcomes} == {"passed"}
@@ -106,8 +140,17 @@ def test_families_and_ablations_are_checked(name: str) -> None:
 
 def test_a_task_whose_words_the_model_does_not_know_is_not_judged() -> None:
     states: dict[str, Outcome] = {outcome.state: outcome for outcome in check_class("capital")}
-    assert "Name a model that knows its words" in states["not applicable"].text
-    assert "failed" not in states
+    assert "it refused: " in states["not applicable"].text
+    assert "name another with --model" in states["not applicable"].text
+    assert set(states) == {"not applicable"}
+    assert main(["check", "capital"]) == 1
+
+
+def test_a_family_is_checked_on_models_that_it_wraps() -> None:
+    first, *others = check_class("llama", "toy")
+    assert (first.state, others) == ("failed", [])
+    assert "is wrapped by the family GPT2 and not by Llama" in first.text
+    assert next(check_class("gpt2", CircuitModel.from_pretrained("toy"))).state == "passed"
 
 
 # Each check finds what it is for
@@ -163,6 +206,50 @@ class OwnDice(Faulty):
 
 
 DICE: list[int] = []
+
+
+class SharedDice(Faulty):
+    """Torch's own generator; size."""
+
+    def discover(self, run: Any) -> Circuit:
+        state = torch.get_rng_state()
+        noise = torch.rand(len(run.model.graph), dtype=torch.float64)
+        torch.set_rng_state(state)  # so that nothing seems changed
+        return Circuit.from_scores(run.model.graph, run.attribution() + noise)
+
+
+class Leaves(Faulty):
+    """Leaves global state as it must not; size."""
+
+    change: Callable[[], object]
+
+    def discover(self, run: Any) -> Circuit:
+        scores = run.attribution()
+        type(self).change()
+        return Circuit.from_scores(run.model.graph, scores)
+
+
+def leaving(change: Callable[[], object]) -> type[Faulty]:
+    return type("Leaving", (Leaves,), {"change": staticmethod(change)})
+
+
+class ChangesModules(Faulty):
+    """Changes what is no parameter; size."""
+
+    change: Callable[[Any], object]
+
+    def discover(self, run: Any) -> Circuit:
+        type(self).change(run.model.model)
+        return Circuit.from_scores(run.model.graph, run.attribution())
+
+
+def changing(change: Callable[[Any], object]) -> type[Faulty]:
+    return type("Changing", (ChangesModules,), {"change": staticmethod(change)})
+
+
+def replace_hook(module: Any) -> None:
+    module.register_forward_pre_hook(lambda *_: None)
+    module._forward_pre_hooks.pop(min(module._forward_pre_hooks))
 
 
 class Remembers(Faulty):
@@ -233,6 +320,16 @@ Check = Callable[[StrategyCase], Any]
         (Infinite, check_scores, "not finite"),
         (ChangesWeights, check_scores, "parameter transformer.wte.weight is not as it was"),
         (LeavesHooks, check_scores, "other hooks"),
+        (leaving(lambda: torch.set_grad_enabled(False)), check_scores, "The grad mode is not as it was"),
+        (leaving(lambda: torch.set_default_dtype(torch.float64)), check_scores, "default dtype is not"),
+        (leaving(lambda: torch.manual_seed(0)), check_scores, "state of torch's generator is not"),
+        (leaving(random.random), check_scores, "state of Python's generator is not"),
+        (leaving(lambda: np.random.seed(5)), check_scores, "state of numpy's generator is not"),  # noqa: NPY002
+        (changing(lambda module: module.train()), check_scores, "in another mode than before"),
+        (changing(lambda module: module.register_buffer("own", torch.zeros(1))), check_scores, "buffer own is not"),
+        (changing(lambda module: module.register_full_backward_pre_hook(print)), check_scores, "other hooks"),
+        (changing(replace_hook), check_scores, "other hooks"),
+        (SharedDice, check_same_seed, "Two runs of one seed give"),
         (OwnDice, check_same_seed, "Two runs of one seed give"),
         (Remembers, check_forgetting, "A run changes the attributes"),
         (RemembersInItsClass, check_forgetting, "in its run number 2"),
@@ -244,6 +341,7 @@ Check = Callable[[StrategyCase], Any]
 )  # fmt: skip
 def test_a_check_of_strategies_finds_its_fault(kind: type[Faulty], check: Check, said: str) -> None:
     model = CircuitModel.from_pretrained("toy")  # one of its own: a fault changes it
+    model.model.register_forward_pre_hook(lambda *_: None)
     case = StrategyCase(kind, model, random_prompts(model), random_prompts(model, 1))
     with pytest.raises(ContractError, match=said):
         check(case)
@@ -390,6 +488,11 @@ def test_the_checks_of_families_find_faults(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ContractError, match="other effects by the incremental editor"):
         models.check_editors(model, batch)
 
+    for value in (torch.nan, 0.0):
+        monkeypatch.setattr(models, "attribute", lambda prepared, value=value: attribute(prepared) * value)
+        with pytest.raises(ContractError, match="not those of autograd"):
+            models.check_gradients(model, batch)
+
     own = model.family.attention_weights
     monkeypatch.setattr(model.family, "attention_weights", lambda layer: replace(own(layer), q=own(layer).q.clone()))
     with pytest.raises(ContractError, match="`q` of layer 0 is no detached view"):
@@ -401,6 +504,16 @@ def test_the_checks_of_families_find_faults(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(model, "_final_norm", replace(model._final_norm, weight=model._final_norm.weight * 2))
     with pytest.raises(ContractError, match="With all edges, the logits are not the module's own"):
         models.check_ends(model, batch)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 0.0])
+def test_a_model_that_computes_nothing_is_compared_with_nothing(value: float) -> None:
+    model = models.wrap_tiny_model("llama")
+    with torch.no_grad():
+        model.model.get_output_embeddings().weight.fill_(value)
+    for check in (models.check_ends, models.check_gradients):
+        with pytest.raises(ContractError, match="not finite, or zero everywhere"):
+            check(model, models.random_prompts(model))
 
 
 def test_a_family_that_is_registered_for_nothing_fails() -> None:
