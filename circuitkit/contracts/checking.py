@@ -6,7 +6,8 @@ from typing import Any
 
 from circuitkit.config import registry, specs
 from circuitkit.config.specs import Spec
-from circuitkit.contracts import models, policies, strategies, tasks
+from circuitkit.contracts import models, policies, resuming, strategies, tasks
+from circuitkit.contracts.arguments import check_arguments
 from circuitkit.contracts.outcome import NotApplicableError, Outcome, describe, refuse, run_check
 from circuitkit.contracts.strategies import StrategyCase
 from circuitkit.errors import CircuitKitError, UsageError
@@ -131,13 +132,13 @@ def _try_to_make(make: Callable[[], Any], name: str) -> None:
 def _of_strategy(make: Callable[[], Any], model: CircuitModel) -> Checks:
     prompts = models.random_prompts(model, lengths=(6, 7, 5, 7))
     case = StrategyCase(make, model, prompts, models.random_prompts(model, 7, lengths=(6, 5, 6)))
-    yield "has typed, documented arguments, which it keeps and checks", partial(strategies.check_arguments, case)
+    yield "has typed, documented arguments, which it keeps and checks", partial(check_arguments, case)
     for policy in POLICIES:
         what = f"scores every edge, and leaves the model and global state as they were (precision {policy})"
         yield what, partial(_forget, strategies.check_scores, case, policy)
     yield "finds the same circuit with the same seed", partial(_forget, strategies.check_same_seed, case)
     yield "finds the same circuit under a policy that rounds nothing", partial(_check_rounding, case)
-    yield "keeps nothing of a run in the object", partial(strategies.check_forgetting, case)
+    yield "keeps nothing of a run in the object", partial(resuming.check_forgetting, case)
     yield "finds circuits that are the same when read from the run's folder", partial(strategies.check_files, case)
     yield "ends with the same circuit if it is interrupted and resumed", partial(_check_resuming, case)
     yield "predicts its cost in a dry run", partial(strategies.check_cost, case)
@@ -162,12 +163,8 @@ def _check_rounding(case: StrategyCase) -> None:
 
 
 def _check_resuming(case: StrategyCase) -> str:
-    reports = strategies.check_resuming(case)
-    whole = max(count for count, _ in reports.values())
-    if not whole:
-        return "it reports no progress (`run.report`), and starts again"
-    last, (count, resumed) = max(reports.items())
-    return "" if resumed < count or last < 2 else "it saves no state (`run.checkpoint`), and starts again"
+    saves = resuming.check_resuming(case).saves
+    return "" if saves else "it saves no state (`run.checkpoint`), and starts again"
 
 
 def _of_policy(make: Callable[[], Any], model: CircuitModel) -> Checks:

@@ -148,9 +148,26 @@ def check_objective_values(make: MakeObjective, model: CircuitModel, batch: Prom
     (gradient,) = torch.autograd.grad(several.sum(), changed)
     if not bool(gradient.isfinite().all()) or not bool(gradient.abs().sum() > 0):
         refuse("Its gradient is not finite, or zero.", "Use differentiable operations; mask with `torch.where` before.")
+    _check_rows(objective, model, batch)
     alone = torch.stack([objective.values(model.logits(one), batch, reference) for one in changed])
     if not torch.allclose(alone, several, rtol=1e-12 if model.dtype == torch.float64 else 1e-4):
         refuse("A hypothesis has another value alone than among others.", "Let no value depend on other hypotheses.")
+
+
+def _check_rows(objective: Objective, model: CircuitModel, batch: PromptBatch) -> None:
+    """Check that every prompt has the same value alone, on a stream of its own, as in the batch."""
+    clean = model.final_stream(batch)
+    noise = torch.randn(clean.shape, dtype=clean.dtype, generator=torch.Generator().manual_seed(1))
+    stream = clean + noise
+    values = objective.values(model.logits(stream), batch, objective.reference(model.logits(clean)))
+    alone = torch.cat(
+        [
+            objective.values(model.logits(stream[row]), batch[row], objective.reference(model.logits(clean[row])))
+            for row in (slice(number, number + 1) for number in range(len(batch)))
+        ]
+    )
+    if not torch.allclose(alone, values, rtol=1e-9 if model.dtype == torch.float64 else 1e-4, atol=1e-9):
+        refuse("A prompt has another value alone than in a batch.", "Sum over answers and positions, not over prompts.")
 
 
 def check_objective_order(make: MakeObjective, model: CircuitModel, batch: PromptBatch) -> None:
@@ -175,7 +192,9 @@ def check_objective_order(make: MakeObjective, model: CircuitModel, batch: Promp
     better, worse = (objective.values(model.logits(stream + sign * towards), batch, reference) for sign in (1, -1))
     if objective.zero_at_full_model:
         zero = 1e-12 if model.dtype == torch.float64 else 1e-5
-        if not bool(objective.values(logits, batch, reference).abs().max() < zero) or not bool((better > 0).all()):
+        if not bool(objective.values(logits, batch, reference).abs().max() < zero) or not bool(
+            ((better > 0) & (worse > 0)).all()
+        ):
             refuse("It says zero_at_full_model, and is not zero there alone.", "Leave that False, or use `reference`.")
         return
     if not bool((better <= worse).all()) or not bool((better < worse).any()):

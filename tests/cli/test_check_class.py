@@ -24,16 +24,15 @@ from circuitkit import (
 )
 from circuitkit.cli.main import main
 from circuitkit.contracts import Outcome, check_class, models
+from circuitkit.contracts.arguments import check_arguments
 from circuitkit.contracts.models import random_prompts
 from circuitkit.contracts.outcome import ContractError, NotApplicableError
 from circuitkit.contracts.policies import check_closing, check_low_precision_writers
+from circuitkit.contracts.resuming import Interrupting, _interrupt, check_forgetting, check_resuming
 from circuitkit.contracts.strategies import (
     StrategyCase,
-    check_arguments,
     check_cost,
-    check_forgetting,
     check_operating_point,
-    check_resuming,
     check_same_seed,
     check_scores,
 )
@@ -282,6 +281,39 @@ class ForgetsOnResume(Faulty):
         return Circuit.from_scores(run.model.graph, total * (2.0 if run.resumed else 1.0))
 
 
+class ForgetsInSilence(Faulty):
+    """Continues with a wrong state, and reports no progress; size."""
+
+    def discover(self, run: Any) -> Circuit:
+        total = torch.zeros(len(run.model.graph), dtype=torch.float64)
+        (batch,) = run.batches
+        for step in range(3):
+            total = total + float(batch.clean[0, -1]) + step
+            run.checkpoint(lambda step=step: {"step": step})
+        return Circuit.from_scores(run.model.graph, total * (2.0 if run.resumed else 1.0))
+
+
+class WritesTypesAsText(Faulty):
+    """EAP with a type that is a text, as under `from __future__ import annotations`.
+
+    Args:
+        size: of the circuit.
+    """
+
+    def __init__(self, size: "float" = 0.5) -> None:
+        super().__init__(size)
+
+
+class Undescribed(Faulty):
+    """EAP of any size, with one argument more: count is nowhere described as an argument."""
+
+    def __init__(self, size: float = 0.5, count: bool = True) -> None:
+        if not size > 0:
+            raise UsageError("No size.", "Give one.")
+        super().__init__(size)
+        self.count = count
+
+
 class SwallowsInterrupts(Faulty):
     """Goes on after Ctrl-C; size."""
 
@@ -310,6 +342,23 @@ class GrowsWithSize(Faulty):
         return Circuit.from_scores(graph, run.attribution()).top(int(self.size * len(graph)))
 
 
+class IgnoresSize(Faulty):
+    """The same circuit at all values of size."""
+
+    operating_point = OperatingPoint("size")
+
+
+class Wavers(Faulty):
+    """A middle value of size makes the smallest circuit."""
+
+    operating_point = OperatingPoint("size", fraction=True)
+
+    def discover(self, run: Any) -> Circuit:
+        graph = run.model.graph
+        edges = 9 if 0.4 < self.size < 0.6 else 20 if self.size < 0.4 else 15
+        return Circuit.from_scores(graph, run.attribution()).top(edges)
+
+
 Check = Callable[[StrategyCase], Any]
 
 
@@ -317,6 +366,10 @@ Check = Callable[[StrategyCase], Any]
     ("kind", "check", "said"),
     [
         (Faulty, check_arguments, "size=nan is accepted"),
+        (WritesTypesAsText, check_arguments, "size=nan is accepted"),
+        (Undescribed, check_arguments, "does not say what 'count' is"),
+        (IgnoresSize, check_operating_point, "Circuits at values of size from .* all have"),
+        (Wavers, check_operating_point, r"rising values of size have \[20, 9, 15\] edges"),
         (Infinite, check_scores, "not finite"),
         (ChangesWeights, check_scores, "parameter transformer.wte.weight is not as it was"),
         (LeavesHooks, check_scores, "other hooks"),
@@ -334,6 +387,7 @@ Check = Callable[[StrategyCase], Any]
         (Remembers, check_forgetting, "A run changes the attributes"),
         (RemembersInItsClass, check_forgetting, "in its run number 2"),
         (ForgetsOnResume, check_resuming, "resumed, and one that was not, give"),
+        (ForgetsInSilence, check_resuming, "interrupted after state 1 of 3 was saved, and resumed"),
         (SwallowsInterrupts, check_resuming, "KeyboardInterrupt does not end it"),
         (Nonsense, check_cost, "negative or not finite"),
         (GrowsWithSize, check_operating_point, "Circuits at rising values of size have"),
@@ -407,6 +461,46 @@ def test_the_checks_of_objectives_find_faults(toy: CircuitModel) -> None:
 
     with pytest.raises(ContractError, match="not lower for better answers"):
         check_objective_order(Upside, toy, random_prompts(toy))
+
+
+class Contrast(Objective):
+    """Minus the answers' logits, compared with their mean over the prompts."""
+
+    def values(self, logits: Any, batch: Any, reference: Any) -> torch.Tensor:
+        own = -logits.of(batch.answers[..., :1]).sum((-2, -1))
+        return own - 0.5 * own.mean(-1, keepdim=True)
+
+
+class OneSided(Objective):
+    """Says that it is zero at the full model alone, and is zero for all worse ones."""
+
+    zero_at_full_model = True
+
+    def reference(self, full: Any) -> torch.Tensor:
+        return full.all()
+
+    def values(self, logits: Any, batch: Any, reference: Any) -> torch.Tensor:
+        answers = batch.answers.clamp(min=0)
+        moved = logits.all().gather(-1, answers.expand(logits.all().shape[:-1] + answers.shape[-1:]))
+        return (moved - reference.gather(-1, answers)).clamp(min=0).sum((-2, -1))
+
+
+def test_the_checks_of_objectives_find_what_shows_on_some_prompts_only(toy: CircuitModel) -> None:
+    with pytest.raises(ContractError, match="another value alone than in a batch"):
+        check_objective_values(Contrast, toy, random_prompts(toy, positions=2, answers=3))
+    with pytest.raises(ContractError, match="not zero there alone"):
+        check_objective_order(OneSided, toy, random_prompts(toy))
+
+
+def test_an_interruption_by_the_user_ends_the_check(toy: CircuitModel, tmp_path: Path) -> None:
+    class CtrlC(Faulty):
+        """Interrupted from outside; size."""
+
+        def discover(self, run: Any) -> Circuit:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt(StrategyCase(CtrlC, toy, random_prompts(toy), "ioi"), Interrupting(1), tmp_path / "run")
 
 
 def test_not_applicable_says_why(toy: CircuitModel) -> None:

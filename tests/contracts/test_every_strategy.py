@@ -13,16 +13,15 @@ import circuitkit
 from circuitkit import CircuitModel
 from circuitkit.circuit.score_source import ScoreSource
 from circuitkit.config import registry
+from circuitkit.contracts.arguments import check_arguments
 from circuitkit.contracts.model_state import ModelState
 from circuitkit.contracts.outcome import NotApplicableError
+from circuitkit.contracts.resuming import check_forgetting, check_resuming
 from circuitkit.contracts.strategies import (
     StrategyCase,
-    check_arguments,
     check_cost,
     check_files,
-    check_forgetting,
     check_operating_point,
-    check_resuming,
     check_rounding_of_nothing,
     check_same_seed,
     check_scores,
@@ -252,7 +251,7 @@ def test_what_is_saved_is_loaded(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_interrupted_run_resumes_to_the_same_result(name):
     """Interrupted at the start, and at the first, a middle and the last report."""
-    for at, (reports, resumed) in check_resuming(case(name, tiny("llama", dtype=torch.float32))).items():
+    for at, (reports, resumed) in check_resuming(case(name, tiny("llama", dtype=torch.float32))).reports.items():
         assert (reports == 0) == (name == "random_edges")
         saved = max(at - 1, 0) if name in RESUMES else 0  # a report comes before its state is saved
         assert resumed == reports - saved
