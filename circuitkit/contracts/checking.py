@@ -205,6 +205,7 @@ def _of_objective(make: Callable[[], Any], model: CircuitModel) -> Checks:
 def _of_ablation(make: Callable[[], Any], model: CircuitModel) -> Checks:
     batch = models.random_prompts(model, lengths=(6, 6, 6, 6))
     yield "gives every writer an output", partial(models.check_ablated_outputs, make, model, batch)
+    yield "declares what its outputs are", partial(models.check_ablated_circuits, make, model, batch)
     yield "can be used in a run", partial(models.check_ablation_runs, make, model, batch)
 
 

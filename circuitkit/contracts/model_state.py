@@ -119,7 +119,7 @@ class ModelState:
 
     def _read(self) -> dict[str, tuple[Any, ...]]:
         module = self._model.model
-        named = [("parameter", *each) for each in module.named_parameters()]
+        named: list[tuple[str, str, Tensor]] = [("parameter", *each) for each in module.named_parameters()]
         named += [("buffer", *each) for each in module.named_buffers()]
         return {
             f"{kind} {name}": (id(one), one.detach().clone(), one.requires_grad, one.stride(), one.grad is None)

@@ -14,6 +14,7 @@ from circuitkit.data.objectives import LogitDifference
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Ablation, Resample
 from circuitkit.engine.attribution.edge_scores import attribute
+from circuitkit.engine.capture import capture
 from circuitkit.engine.circuit_run import CircuitRun
 from circuitkit.engine.editors.incremental import IncrementalEditor
 from circuitkit.engine.editors.replay import ReplayEditor
@@ -40,6 +41,9 @@ _SIZES: Mapping[str, int] = {
     "eos_token_id": 0,
 }
 """Of a tiny model of any type: what a configuration does not have is left out."""
+
+_CHECKED = 32
+"""How many readers of a model, and edges into each, the two editors are compared on; a tiny model has fewer."""
 
 
 def random_prompts(
@@ -135,11 +139,13 @@ def check_views(model: CircuitModel) -> None:
             weight = getattr(attention, name)
             heads = model.family.kv_heads if name in ("k", "v") else model.family.heads
             shape = (heads, model.family.head_width, model.family.width)
-            wanted = shape if name != "o" else None
             if weight.requires_grad or weight.untyped_storage().data_ptr() not in storages:
                 refuse(f"`{name}` of layer {layer} is no detached view of a parameter.", "Use `self.matrix(module)`.")
-            if weight.shape[0] != heads or (wanted is not None and tuple(weight.shape) != wanted):
+            if tuple(weight.shape) != shape:
                 refuse(f"`{name}` of layer {layer} has the shape {list(weight.shape)}.", f"Give {list(shape)}.")
+            bias = getattr(attention, f"{name}_bias")
+            if bias is not None and (bias.requires_grad or bias.untyped_storage().data_ptr() not in storages):
+                refuse(f"`{name}_bias` of layer {layer} is no detached view of a parameter.", "Take it `.detach()`ed.")
 
 
 def check_ends(model: CircuitModel, batch: PromptBatch) -> None:
@@ -185,16 +191,18 @@ def check_gradients(model: CircuitModel, batch: PromptBatch) -> None:
 def check_editors(model: CircuitModel, batch: PromptBatch) -> None:
     """Check that the incremental editor gives the values of replaying the whole circuit, reader by reader.
 
+    Of a large model, a sample of its readers is checked, and of the edges into each.
+
     Raises:
         ContractError: it does not.
     """
     prepared = [PreparedBatch(model, batch, LogitDifference(), Resample())]
     editors = [IncrementalEditor(prepared), ReplayEditor(prepared)]
     graph = model.graph
-    for reader in reversed(range(graph.n_readers)):
+    for reader in reversed(_sample(graph.n_readers)):
         for editor in editors:
             editor.open(reader)
-        removals = torch.eye(graph.prefix(reader), dtype=torch.bool)
+        removals = torch.eye(graph.prefix(reader), dtype=torch.bool)[_sample(graph.prefix(reader))]
         fast, slow = (editor.values(removals).double() for editor in editors)
         if not bool(slow.isfinite().all()) or not torch.allclose(fast, slow, atol=1e-4 * max(1.0, _largest(slow))):
             refuse(
@@ -203,6 +211,12 @@ def check_editors(model: CircuitModel, batch: PromptBatch) -> None:
             )
         for editor in editors:
             editor.commit(removals[0])
+
+
+def _sample(count: int) -> list[int]:
+    """Choose up to `_CHECKED` of the numbers below `count`, evenly, with the first and the last."""
+    chosen = min(count, _CHECKED)
+    return [number * (count - 1) // max(chosen - 1, 1) for number in range(chosen)]
 
 
 def _largest(values: Tensor) -> float:
@@ -228,10 +242,10 @@ def _differ(found: Tensor, expected: Tensor) -> bool:
 
 
 def check_ablated_outputs(make: MakeAblation, model: CircuitModel, batch: PromptBatch) -> None:
-    """Check the shape of the ablated outputs, and that no gradient or state is kept with them.
+    """Check the shape of the ablated outputs, and what the ablation says of them.
 
     Raises:
-        ContractError: they are not of the shape of all writers' outputs.
+        ContractError: they are not of the shape of all writers' outputs, or others than it says.
     """
     ablation = make()
     with torch.no_grad():
@@ -248,6 +262,48 @@ def check_ablated_outputs(make: MakeAblation, model: CircuitModel, batch: Prompt
     first = ablation.first_changed_position(batch)
     if not 0 <= first < batch.length:
         refuse(f"`first_changed_position` is {first}.", f"Return a position from 0 to {batch.length - 1}.")
+    _check_positions(ablation, model, batch, found.expand(shape))
+    if not ablation.per_prompt and not torch.equal(found.expand(shape), found.expand(shape)[:, :1].expand(shape)):
+        refuse("It says `per_prompt = False`, and its outputs differ between prompts.", "Leave it True.")
+
+
+def _check_positions(ablation: Ablation, model: CircuitModel, batch: PromptBatch, found: Tensor) -> None:
+    if not model.family.causal:
+        return
+    context = model.context(batch)
+    with torch.no_grad():
+        clean = capture(model, model.inputs(batch.clean, context), context)
+    for row in range(len(batch)):
+        before = slice(ablation.first_changed_position(batch[row : row + 1]))
+        one, other = found[:, row, before], clean[:, row, before]
+        if not torch.allclose(one, other, atol=1e-4 * _largest(clean)):
+            refuse(
+                f"Ablated outputs before `first_changed_position`, {before.stop}, are not those of the clean prompt.",
+                "Return the first position at which they can differ, such as 0.",
+            )
+
+
+def check_ablated_circuits(make: MakeAblation, model: CircuitModel, batch: PromptBatch) -> None:
+    """Check that circuits compute the same with and without the shortcuts that its attributes allow.
+
+    Raises:
+        ContractError: they do not.
+    """
+    ablation = make()
+    with torch.no_grad():
+        ablation.fit(model, [batch])
+        prepared = PreparedBatch(model, batch, LogitDifference(), ablation)
+        fast, slow = CircuitRun(prepared), MaskedRun(prepared)
+        generator = torch.Generator().manual_seed(0)
+        for share in (0.0, 0.05, 0.2, 0.5, 0.9):
+            kept = torch.rand(len(model.graph), dtype=torch.float64, generator=generator) < share
+            (expected,) = slow.final(kept.to(model.dtype)[None])
+            if not _largest(fast.final(kept) - expected) <= 1e-4 * _largest(expected):
+                refuse(
+                    "Circuits compute something else if what it declares is used: `is_run` and "
+                    "`first_changed_position`.",
+                    "Set `is_run = True` only if its outputs are those of one run of the model.",
+                )
 
 
 def check_ablation_runs(make: MakeAblation, model: CircuitModel, batch: PromptBatch) -> None:

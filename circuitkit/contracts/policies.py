@@ -149,8 +149,11 @@ def check_closing(make: Make, model: CircuitModel) -> None:
             refuse("After `close`, the engine gets other weights than before.", "Put `model.weights` back.")
 
 
-def check_effects(make: Make, model: CircuitModel, batch: PromptBatch) -> None:
+def check_effects(make: Make, model: CircuitModel, batch: PromptBatch) -> str:
     """Check that effects are finite under it, that `full` gives the full model's logits, and that footprints count.
+
+    Returns:
+        A remark, or nothing.
 
     Raises:
         ContractError: they are not.
@@ -161,8 +164,11 @@ def check_effects(make: Make, model: CircuitModel, batch: PromptBatch) -> None:
         effects = attribute(PreparedBatch(model, batch, LogitDifference(), Resample(), policy))
         with policy.full():
             found = model.logits(model.final_stream(batch)).all()
-        if not all(isinstance(count, int) and count >= 0 for count in policy.footprint().values()):
-            refuse(f"`footprint` returns {policy.footprint()!r}.", "Count bytes: `high`, `low`, `full`.")
+        counted, changes = policy.footprint(), policy.low_precision_writers() is not None
+        if not all(isinstance(count, int) and count >= 0 for count in counted.values()):
+            refuse(f"`footprint` returns {counted!r}.", "Count bytes: `high`, `low`, `full`.")
+        if not set(counted) <= {"high", "low", "full"}:
+            refuse(f"`footprint` counts {sorted(counted)}.", "Count bytes of `high`, `low` and `full`.")
     if not bool(effects.isfinite().all()):
         refuse("First-order effects under it are not finite.", "Check the scale of the weights.")
     tolerance = (1e-12 if model.dtype == torch.float64 else 1e-5) * float(clean.abs().max())
@@ -170,6 +176,7 @@ def check_effects(make: Make, model: CircuitModel, batch: PromptBatch) -> None:
         refuse("Inside `full()`, the logits are not the full model's.", "Give out the model's own weights there.")
     if isinstance(make(), FullPrecision) and not torch.equal(effects, plain):
         refuse("Full precision changes effects.", "Change nothing.")
+    return "it does not count the bytes that it holds (`footprint`)" if changes and not counted else ""
 
 
 def check_has_effect(make: Make, model: CircuitModel) -> None:

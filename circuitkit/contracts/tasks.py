@@ -45,13 +45,16 @@ def check_prompts(make: MakeTask, tokenizer: PreTrainedTokenizerBase) -> dict[Sp
     for split, batch in made.items():
         if list_pairs(batch) != list_pairs(make().prompts(tokenizer, split, _ASKED, seed=3)):
             refuse(f"The same seed makes other {split} prompts.", "Draw from a `random.Random` that is seeded.")
-        if tokenizer.unk_token_id is not None and bool((batch.clean == tokenizer.unk_token_id).any()):
+        unknown = tokenizer.unk_token_id
+        if unknown is not None and bool((torch.cat([batch.clean, batch.corrupted]) == unknown).any()):
             refuse("A prompt has a word that this tokenizer does not know.", "Use words of one known token.")
         _check_pairs(batch, split)
     seen = [{prompt for pair in list_pairs(batch) for prompt in pair} for batch in made.values()]
     if sum(map(len, seen)) != len(set.union(*seen)):
         refuse("Two splits share a prompt, clean or corrupted.", "Deal the words of the prompts among the splits.")
-    if list_pairs(made["train"]) == list_pairs(task.prompts(tokenizer, "train", _ASKED, seed=4)):
+    available = task.available(tokenizer, "train", 4)
+    takes_all = available is not None and available <= _ASKED  # which leaves the seed no choice, in given splits
+    if not takes_all and list_pairs(made["train"]) == list_pairs(task.prompts(tokenizer, "train", _ASKED, seed=4)):
         refuse("Another seed makes the same train prompts.", "Let the seed decide: `Random(f'name {seed}')`.")
     return made
 
