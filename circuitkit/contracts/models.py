@@ -64,7 +64,9 @@ def random_prompts(
     corrupted = [ids.clone() for ids in clean]
     for ids in corrupted:
         part = slice(len(ids) // 3, len(ids) - 1)
-        ids[part] = (ids[part] + torch.randint(1, vocabulary, ids[part].shape, generator=generator)) % vocabulary
+        ids[part] = (
+            ids[part] + torch.randint(1, vocabulary, ids[part].shape, generator=generator, dtype=ids.dtype)
+        ) % vocabulary
 
     def draw() -> list[int]:
         different: list[int] = torch.randperm(outputs, generator=generator, dtype=torch.int64).tolist()

@@ -145,8 +145,8 @@ def test_what_is_in_a_folder_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "ioi_gpt2" / "importances.pt").read_bytes() == before
     assert [path.name for path in tmp_path.rglob("*")] == ["ioi_gpt2", "importances.pt"]
     (tmp_path / "file").touch()
-    for folder in ("file", "null\0"):
-        assert_refused(CircuitKitError, "written", lambda: write_circuits(tmp_path / folder / "x", eap(), 24))  # noqa: B023
+    for folder, said in (("file", "written"), ("null\0", "null character")):
+        assert_refused(CircuitKitError, said, lambda: write_circuits(tmp_path / folder / "x", eap(), 24))  # noqa: B023
 
 
 def test_a_full_disk_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_wrong_submissions_are_refused(tmp_path: Path) -> None:
     assert_refused(UsageError, "no folders in", lambda: read_mib_submission(tmp_path))
     (tmp_path / "file").touch()
     assert_refused(CircuitKitError, "cannot be read", lambda: read_mib_submission(tmp_path / "file"))
-    assert_refused(CircuitKitError, "cannot be read", lambda: read_mib_submission("null\0"))
+    assert_refused(CircuitKitError, "null character", lambda: read_mib_submission("null\0"))
     (tmp_path / "ioi_gpt2").mkdir()
     assert_refused(CircuitKitError, "has 0 files", lambda: read_mib_submission(tmp_path))
     (tmp_path / "ioi_gpt2" / "importances.json").write_bytes((reference.EAP_IG / "eap_top20.json").read_bytes())

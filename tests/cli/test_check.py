@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.mistakes import offline
 from support.prompt_rows import row
 
 from circuitkit.cli.main import main
@@ -105,7 +106,7 @@ def test_wrong_usage_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    offline(monkeypatch)
     write(tmp_path / "p.csv", [row(number) for number in range(4)])
     assert main(["check", *arguments]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]

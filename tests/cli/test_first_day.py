@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.mistakes import offline
 
 from circuitkit import CircuitModel, Discoverer, UsageError
 from circuitkit.cli.main import main
@@ -48,7 +49,7 @@ def test_a_model_that_is_not_there_says_the_command_that_gets_it(
     name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CIRCUITKIT_CACHE", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    offline(monkeypatch)
     with pytest.raises(UsageError) as caught:
         CircuitModel.from_pretrained(name)
     assert said in str(caught.value)
@@ -82,7 +83,7 @@ def test_progress_is_shown_while_the_model_is_loaded() -> None:
 
 
 def test_the_bar_is_gone_when_loading_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    offline(monkeypatch)
     bar = Watched()
     with pytest.raises(UsageError):
         Discoverer("cpu", callbacks=[bar]).run("toyy", "ioi", "eap")

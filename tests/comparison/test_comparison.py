@@ -249,8 +249,8 @@ def test_a_grid_may_be_a_file_or_a_mapping(tmp_path: Path) -> None:
     [
         ({**GRID, "workers": 2}, "There is no argument of a grid 'workers'"),
         ({**GRID, "modells": {}}, "Did you mean 'models'"),
-        ({**GRID, "models": "toy"}, "models is 'toy'. Give a dict"),
-        ({**GRID, "strategies": {"a": 3}}, "strategies is '3'. Give text or a dict"),
+        ({**GRID, "models": "toy"}, "models is 'toy'. Give a mapping"),
+        ({**GRID, "strategies": {"a": 3}}, "strategies is '3'. Give text or a mapping"),
         ({**GRID, "strategies": {"a": "eep"}}, "Did you mean 'eap'"),
         ({"models": {"toy": "toy"}}, "No tasks, no strategies is given"),
         ({**GRID, 3: 4}, "There is no argument of a grid '3'"),
