@@ -34,10 +34,9 @@ def circuits(point: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {f"{one['fraction']:.1%} of the edges": one for one in point["sizes"] if one["fraction"] in FRACTIONS}
 
 
-def panel(axes: Axes, points: list[dict[str, Any]]) -> None:
-    """Plot one method."""
+def panel(axes: Axes, points: list[dict[str, Any]], counts: list[int]) -> None:
+    """Plot one method; `counts`: the numbers of prompts of all methods."""
     lines: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    counts = sorted({point["prompts"] for point in points})
     apart = 2 * counts[-1]  # the place of all templates on the logarithmic axis
     for point in points:
         place = point["prompts"] if point["templates"] != "all" else apart
@@ -58,19 +57,22 @@ def panel(axes: Axes, points: list[dict[str, Any]]) -> None:
     axes.set(title=points[0]["method"].replace("_", " "), ylim=(0, 1.02), xscale="log")
     ticks = [*counts, apart] if any(point["templates"] == "all" for point in points) else counts
     axes.set_xticks(ticks, [*map(str, counts), f"{counts[-1]}, all\ntemplates"][: len(ticks)])
+    axes.set_xlim(ticks[0] / 1.5, ticks[-1] * 1.5)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=7, loc="lower right" if len(lines) > 1 else "center right")
+    if len(lines) > 1:
+        axes.legend(frameon=False, fontsize=7, loc="lower right")
 
 
 def draw(points: list[dict[str, Any]], out: Path) -> None:
     """Draw all panels into a file."""
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "svg.hashsalt": "learning_curve"})
     methods = list(dict.fromkeys(point["method"] for point in points))
+    counts = sorted({point["prompts"] for point in points})
     rows = -(-len(methods) // 3)
     figure, panels = plt.subplots(rows, 3, figsize=(9, 3 * rows), layout="constrained", sharey=True, squeeze=False)
     for axes, method in zip(panels.flat, methods, strict=False):
-        panel(axes, [point for point in points if point["method"] == method])
+        panel(axes, [point for point in points if point["method"] == method], counts)
     for axes in panels.flat[len(methods) :]:
         axes.set_axis_off()
     figure.supxlabel("prompts where the circuit was found (IOI, template 0)", fontsize=9)
