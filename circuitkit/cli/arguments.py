@@ -194,9 +194,9 @@ def _arguments_last(arguments: Sequence[str], specs_of: Sequence[str]) -> list[s
 
 def _refuse_keys(found: Mapping[str, Any]) -> None:
     """Refuse what only the command line may say."""
-    for key in found:
+    for key, value in found.items():
         name = str(key).replace("-", "_")
-        if name == trusted.NAME:
+        if name == trusted.NAME and (value is not False or trusts_registered_only()):  # --print_config writes `false`
             raise UsageError(f"{name} stands in a config file.", f"Give it on the command line: --{name}.")
         if name == "config":
             raise UsageError(f"A config file has the key {quote(key)}.", "Give every file with a --config of its own.")
