@@ -77,6 +77,11 @@ def class_path(kind: str, name: str) -> str:
     return _entry(kind, name).value.replace(":", ".")
 
 
+def names_of_class(kind: str, class_name: str) -> list[str]:
+    """List the short names of the classes of this name, such as `ACDC`."""
+    return [name for name in names(kind) if class_path(kind, name).rpartition(".")[2] == class_name]
+
+
 def load(kind: str, name: str) -> Any:
     """Import the class of a short name.
 

@@ -335,12 +335,12 @@ def _is_surely_path(kind: str, text: str) -> bool:
 
 
 def _nested(
-    kind: str, value: Any, change: Callable[[str, Any], Any], is_path: Callable[[str, str], bool] = is_path
+    kind: str, value: Any, change: Callable[[str, Any], Any], test_path: Callable[[str, str], bool] = is_path
 ) -> Any:
     """Change a value, or those in a list, where it is a spec; a path is none."""
     if isinstance(value, list | tuple):
-        return [_nested(kind, one, change, is_path) for one in value]
-    is_spec = isinstance(value, Mapping) or (isinstance(value, str) and not is_path(kind, value))
+        return [_nested(kind, one, change, test_path) for one in value]
+    is_spec = isinstance(value, Mapping) or (isinstance(value, str) and not test_path(kind, value))
     return change(kind, value) if is_spec else value
 
 
@@ -377,10 +377,8 @@ def _class_path(kind: str, name: str) -> str:
         if not all(part.isidentifier() for part in name.split(".")):
             raise UsageError(f"{quote(name)} is no class path.", "Give a name, or a path such as my_package.MyClass.")
         return name
-    if name not in registry.names(kind):
-        for other in registry.names(kind):
-            if (path := registry.class_path(kind, other)).rpartition(".")[2] == name:
-                return path
+    if name not in registry.names(kind) and (found := registry.names_of_class(kind, name)):
+        name = found[0]
     return registry.class_path(kind, name)
 
 

@@ -1,14 +1,16 @@
 """Runs all checks of the kind of a class: what `circuitkit check my_package.MyStrategy` shows."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from circuitkit.config import registry, specs
 from circuitkit.config.specs import Spec
-from circuitkit.contracts import models, policies, resuming, strategies, tasks
+from circuitkit.contracts import ablations, families, objectives, policies, resuming, strategies, tasks
 from circuitkit.contracts.arguments import check_arguments
 from circuitkit.contracts.outcome import NotApplicableError, Outcome, describe, refuse, run_check
+from circuitkit.contracts.prompts import random_prompts
 from circuitkit.contracts.strategies import StrategyCase
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.models.circuit_model import CircuitModel
@@ -58,15 +60,10 @@ def _kind_of_name(name: str) -> str:
         if name in registry.names(kind) or registry.current_name(kind, name) != name:
             return kind
     for kind in registry.KINDS:
-        if _named_like(kind, name):
+        if registry.names_of_class(kind, name):
             return kind
     known = [name for kind in registry.KINDS for name in registry.names(kind)]
     raise registry.unknown_name("strategy, task, precision policy, ... called", name, known)
-
-
-def _named_like(kind: str, class_name: str) -> list[str]:
-    """List the registered names of the classes of this name."""
-    return [name for name in registry.names(kind) if registry.class_path(kind, name).endswith(f".{class_name}")]
 
 
 def _import(path: str) -> Any:
@@ -85,7 +82,7 @@ def _import_family(spec: Spec) -> Any:
         raise UsageError(f"A family takes no init_args, and {_path(spec)!r} has some.", "Leave them out.")
     path = _path(spec)
     if "." not in path:
-        (name, *_) = [path] if path in registry.names("families") else _named_like("families", path)
+        (name, *_) = [path] if path in registry.names("families") else registry.names_of_class("families", path)
         path = registry.class_path("families", name)
     return _import(path)
 
@@ -130,13 +127,13 @@ def _try_to_make(make: Callable[[], Any], name: str) -> None:
 
 
 def _of_strategy(make: Callable[[], Any], model: CircuitModel) -> Checks:
-    prompts = models.random_prompts(model, lengths=(6, 7, 5, 7))
-    case = StrategyCase(make, model, prompts, models.random_prompts(model, 7, lengths=(6, 5, 6)))
+    prompts = random_prompts(model, lengths=(6, 7, 5, 7))
+    case = StrategyCase(make, model, prompts, random_prompts(model, 7, lengths=(6, 5, 6)))
     yield "has typed, documented arguments, which it keeps and checks", partial(check_arguments, case)
     for policy in POLICIES:
         what = f"scores every edge, and leaves the model and global state as they were (precision {policy})"
-        yield what, partial(_forget, strategies.check_scores, case, policy)
-    yield "finds the same circuit with the same seed", partial(_forget, strategies.check_same_seed, case)
+        yield what, partial(strategies.check_scores, case, policy)
+    yield "finds the same circuit with the same seed", partial(strategies.check_same_seed, case)
     yield "finds the same circuit under a policy that rounds nothing", partial(_check_rounding, case)
     yield "keeps nothing of a run in the object", partial(resuming.check_forgetting, case)
     yield "finds circuits that are the same when read from the run's folder", partial(strategies.check_files, case)
@@ -149,17 +146,13 @@ def _skip(reason: str) -> None:
     raise NotApplicableError(reason)
 
 
-def _forget(check: Callable[..., Any], *arguments: Any) -> None:
-    check(*arguments)
-
-
 def _check_rounding(case: StrategyCase) -> None:
     """Check with a copy of the model, whose weights are rounded."""
     name = case.model.name
     if name != "toy":
         raise NotApplicableError("the model's weights would have to be rounded: it is checked on toy")
-    copied = strategies.rounded(CircuitModel.from_pretrained(name, dtype="float64"))
-    strategies.check_rounding_of_nothing(strategies.with_model(case, copied))
+    copied = strategies.round_weights(CircuitModel.from_pretrained(name, dtype="float64"))
+    strategies.check_rounding_of_nothing(replace(case, model=copied))
 
 
 def _check_resuming(case: StrategyCase) -> str:
@@ -170,7 +163,7 @@ def _check_resuming(case: StrategyCase) -> str:
 
 
 def _of_policy(make: Callable[[], Any], model: CircuitModel) -> Checks:
-    batch = models.random_prompts(model)
+    batch = random_prompts(model)
     yield "names the writers whose weights are low", partial(policies.check_low_precision_writers, make, model)
     yield "changes weights, if it says so", partial(policies.check_has_effect, make, model)
     yield "nests `investigate` and `full`, also after exceptions", partial(policies.check_contexts, make, model)
@@ -192,23 +185,24 @@ def _of_task(make: Callable[[], Any], model: CircuitModel) -> Checks:
     except Exception:  # the checks say what
         pass
     yield "refuses a model without a tokenizer in words", partial(tasks.check_no_tokenizer, make)
-    yield "makes disjoint splits that the seed decides", partial(_forget, tasks.check_prompts, make, tokenizer)
+    yield "makes disjoint splits that the seed decides", partial(tasks.check_prompts, make, tokenizer)
     yield "counts the prompts of a split", partial(tasks.check_available, make, tokenizer)
     yield "can be previewed and run", partial(tasks.check_task_runs, make, model)
 
 
 def _of_objective(make: Callable[[], Any], model: CircuitModel) -> Checks:
-    one, several = models.random_prompts(model), models.random_prompts(model, positions=2, answers=3)
-    yield "gives one value per prompt, with a gradient", partial(tasks.check_objective_values, make, model, several)
-    yield "is lower for better answers", partial(tasks.check_objective_order, make, model, one)
-    yield "can be searched by", partial(tasks.check_objective_runs, make, model, one)
+    one, several = random_prompts(model), random_prompts(model, positions=2, answers=3)
+    what = "gives one value per prompt, with a gradient"
+    yield what, partial(objectives.check_objective_values, make, model, several)
+    yield "is lower for better answers", partial(objectives.check_objective_order, make, model, one)
+    yield "can be searched by", partial(objectives.check_objective_runs, make, model, one)
 
 
 def _of_ablation(make: Callable[[], Any], model: CircuitModel) -> Checks:
-    batch = models.random_prompts(model, lengths=(6, 6, 6, 6))
-    yield "gives every writer an output", partial(models.check_ablated_outputs, make, model, batch)
-    yield "declares what its outputs are", partial(models.check_ablated_circuits, make, model, batch)
-    yield "can be used in a run", partial(models.check_ablation_runs, make, model, batch)
+    batch = random_prompts(model, lengths=(6, 6, 6, 6))
+    yield "gives every writer an output", partial(ablations.check_ablated_outputs, make, model, batch)
+    yield "declares what its outputs are", partial(ablations.check_ablated_circuits, make, model, batch)
+    yield "can be used in a run", partial(ablations.check_ablation_runs, make, model, batch)
 
 
 def _of_family(kind: type[Family], model: str | CircuitModel | None) -> Checks:
@@ -219,7 +213,7 @@ def _of_family(kind: type[Family], model: str | CircuitModel | None) -> Checks:
     if not types:
         yield "is registered for a model_type", _refuse_unregistered
     for name in types:
-        yield from _of_model(kind, name, partial(models.wrap_tiny_model, name))
+        yield from _of_model(kind, name, partial(families.wrap_tiny_model, name))
 
 
 def _refuse_unregistered() -> None:
@@ -245,11 +239,11 @@ def _of_model(kind: type[Family], name: str, wrap: Callable[[], CircuitModel]) -
 
     yield f"computes the logits of the transformers model ({name})", wrap_by_kind
     for model in made:  # none, if the check above has failed
-        batch = models.random_prompts(model)
-        yield "gives out detached views of the parameters, by head", partial(models.check_views, model)
-        yield "has all of the model in its writers and constants", partial(models.check_ends, model, batch)
-        yield "has first-order effects as autograd has them", partial(models.check_gradients, model, batch)
-        yield "has the same exact effects by both editors", partial(models.check_editors, model, batch)
+        batch = random_prompts(model)
+        yield "gives out detached views of the parameters, by head", partial(families.check_views, model)
+        yield "has all of the model in its writers and constants", partial(families.check_ends, model, batch)
+        yield "has first-order effects as autograd has them", partial(families.check_gradients, model, batch)
+        yield "has the same exact effects by both editors", partial(families.check_editors, model, batch)
 
 
 def _load(model: str | CircuitModel) -> CircuitModel:

@@ -7,7 +7,7 @@ import torch
 
 from circuitkit.contracts.model_state import ModelState
 from circuitkit.contracts.outcome import NotApplicableError, refuse
-from circuitkit.contracts.weights import Weights, all_weights, expected, prepared, same
+from circuitkit.contracts.weights import Weights, all_weights, are_equal, mix_weights, prepare_policy
 from circuitkit.data.objectives import LogitDifference
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Resample
@@ -27,24 +27,24 @@ def check_low_precision_writers(make: Make, model: CircuitModel) -> None:
         ContractError: they are not.
     """
     full = all_weights(model)
-    with prepared(make(), model) as policy:
+    with prepare_policy(make(), model) as policy:
         low, at_rest = all_weights(model), policy.low_precision_writers()
         for key, weight in low.items():
             if key not in full or weight.shape != full[key].shape or weight.dtype != full[key].dtype:
                 refuse(f"The weight {key} has another shape or dtype than the model's own.", "Keep both.")
             if not bool(weight.isfinite().all()):
                 refuse(f"The weight {key} is not finite.", "Check the scale.")
-        if at_rest is None and not same(low, full):
+        if at_rest is None and not are_equal(low, full):
             refuse("Weights differ, and `low_precision_writers` returns None.", "Return which writers, bool [W].")
         with policy.full():
-            if not same(all_weights(model), full):
+            if not are_equal(all_weights(model), full):
                 refuse("Inside `full()`, weights differ from the model's own.", "Give these out, bit for bit.")
             if at_rest is not None and bool(policy.low_precision_writers().any()):
                 refuse("Inside `full()`, `low_precision_writers` names some.", "Return all False there.")
         for reader in range(model.graph.n_readers):
             with policy.investigate([reader]):
                 _check_investigated(policy, model, reader, full, low)
-        if not same(all_weights(model), low):
+        if not are_equal(all_weights(model), low):
             refuse("After `investigate`, weights are not as before.", _RESTORE)
 
 
@@ -52,7 +52,7 @@ def _check_investigated(policy: PrecisionPolicy, model: CircuitModel, reader: in
     graph, lowered = model.graph, policy.low_precision_writers()
     name = graph.reader_names[reader]
     if lowered is None:
-        if not same(all_weights(model), full):
+        if not are_equal(all_weights(model), full):
             refuse(f"While reader {name} is investigated, weights differ.", "Return which writers, bool [W].")
         return
     if lowered.dtype != torch.bool or lowered.shape != (graph.n_writers,):
@@ -62,7 +62,7 @@ def _check_investigated(policy: PrecisionPolicy, model: CircuitModel, reader: in
         )
     if lowered[0]:
         refuse("The writer `input` is among `low_precision_writers`.", "Embeddings are in full precision: False.")
-    if not same(all_weights(model), expected(model, lowered, full, low)):
+    if not are_equal(all_weights(model), mix_weights(model, lowered, full, low)):
         refuse(
             f"While reader {name} is investigated, other weights are low than `low_precision_writers` says.",
             "Give out the low weights of exactly these writers.",
@@ -82,7 +82,7 @@ def check_contexts(make: Make, model: CircuitModel) -> None:
     """
     graph, full = model.graph, all_weights(model)
     one, other = graph.parse_reader("a0.h0<q>"), graph.reader_index("v", graph.layers - 1, graph.kv_readers - 1)
-    with prepared(make(), model) as policy:
+    with prepare_policy(make(), model) as policy:
         low = all_weights(model)
         with policy.investigate([other]):
             alone = all_weights(model)
@@ -105,7 +105,7 @@ def check_contexts(make: Make, model: CircuitModel) -> None:
 
 
 def _check_weights(model: CircuitModel, wanted: Weights, problem: str) -> None:
-    if not same(all_weights(model), wanted):
+    if not are_equal(all_weights(model), wanted):
         refuse(f"{problem}.", _RESTORE)
 
 
@@ -141,11 +141,11 @@ def check_closing(make: Make, model: CircuitModel) -> None:
     full, policy = all_weights(model), make()
     for _ in range(2):
         before = ModelState(model)
-        with prepared(policy, model):
+        with prepare_policy(policy, model):
             pass
         policy.close()  # closing twice does nothing
         before.check()
-        if not same(all_weights(model), full):
+        if not are_equal(all_weights(model), full):
             refuse("After `close`, the engine gets other weights than before.", "Put `model.weights` back.")
 
 
@@ -160,7 +160,7 @@ def check_effects(make: Make, model: CircuitModel, batch: PromptBatch) -> str:
     """
     clean = model.logits(model.final_stream(batch)).all()
     plain = attribute(PreparedBatch(model, batch, LogitDifference(), Resample()))
-    with prepared(make(), model) as policy:
+    with prepare_policy(make(), model) as policy:
         effects = attribute(PreparedBatch(model, batch, LogitDifference(), Resample(), policy))
         with policy.full():
             found = model.logits(model.final_stream(batch)).all()
@@ -187,9 +187,9 @@ def check_has_effect(make: Make, model: CircuitModel) -> None:
         NotApplicableError: it changes nothing.
     """
     full = all_weights(model)
-    with prepared(make(), model) as policy:
+    with prepare_policy(make(), model) as policy:
         low, writers = all_weights(model), policy.low_precision_writers()
     if writers is None or not bool(writers.any()):
         raise NotApplicableError("it names no writers in low precision")
-    if same(low, full):
+    if are_equal(low, full):
         refuse("It names writers in low precision, but no weight differs.", "Put your weights in `model.weights`.")

@@ -79,7 +79,7 @@ class Interrupting(Callback):
 
 
 @contextmanager
-def saving_always() -> Iterator[None]:
+def save_always() -> Iterator[None]:
     """Let strategies save their state whenever they offer it, and not once a second."""
     before = discovery.SECONDS_BETWEEN_CHECKPOINTS
     discovery.SECONDS_BETWEEN_CHECKPOINTS = 0.0
@@ -100,7 +100,7 @@ def check_resuming(case: StrategyCase) -> Resumptions:
         ContractError: the circuit is another, or an interrupted run leaves a result, or the model changed.
     """
     undisturbed, state = Interrupting(), ModelState(case.model)
-    with tempfile.TemporaryDirectory() as parent, saving_always():  # which saves only with a folder
+    with tempfile.TemporaryDirectory() as parent, save_always():  # which saves only with a folder
         whole = case.run(out=Path(parent) / "run", callbacks=[undisturbed]).circuit
     count, saves = undisturbed.seen, undisturbed.saves
     found = Resumptions({}, saves)
@@ -119,7 +119,7 @@ def check_resuming(case: StrategyCase) -> Resumptions:
 def _resume(case: StrategyCase, whole: Circuit, interrupting: Interrupting, when: str) -> Interrupting:
     """Interrupt a run, resume it, and compare; return what the resumed run did."""
     state, counter = ModelState(case.model), Interrupting()
-    with tempfile.TemporaryDirectory() as parent, saving_always():
+    with tempfile.TemporaryDirectory() as parent, save_always():
         folder = Path(parent) / "run"
         _interrupt(case, interrupting, folder)
         if (folder / "result.json").exists():
@@ -152,7 +152,7 @@ def check_forgetting(case: StrategyCase) -> None:
     before = repr(vars(strategy))
     first, second = case.run(callbacks=[undisturbed]).circuit, case.run(prompts=case.others).circuit
     remedy = "Keep nothing of a run in the object: it may serve several. Use local variables, and `run.checkpoint`."
-    with tempfile.TemporaryDirectory() as parent, saving_always():
+    with tempfile.TemporaryDirectory() as parent, save_always():
         folder = Path(parent) / "run"
         _interrupt(case, Interrupting((undisturbed.seen + 1) // 2), folder, strategy)
         for number, (expected, options) in enumerate(

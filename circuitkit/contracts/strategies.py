@@ -3,7 +3,7 @@
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -209,14 +209,9 @@ def check_equal(one: Circuit, other: Circuit, what: str, remedy: str) -> None:
         refuse(f"{what} keep other edges: {int((one.kept != other.kept).sum())} differ.", remedy)
 
 
-def rounded(model: CircuitModel) -> CircuitModel:
+def round_weights(model: CircuitModel) -> CircuitModel:
     """Round every parameter, in place, to values that bfloat16 can hold."""
     with torch.no_grad():
         for parameter in model.model.parameters():
             parameter.copy_(parameter.to(torch.bfloat16).to(parameter.dtype))
     return model
-
-
-def with_model(case: StrategyCase, model: CircuitModel) -> StrategyCase:
-    """Return the case with another model."""
-    return replace(case, model=model)

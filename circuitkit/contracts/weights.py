@@ -16,7 +16,7 @@ _ATTENTION = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias")
 
 
 @contextmanager
-def prepared(policy: PrecisionPolicy, model: CircuitModel) -> Iterator[Any]:
+def prepare_policy(policy: PrecisionPolicy, model: CircuitModel) -> Iterator[Any]:
     """Prepare a policy for a model inside a `with`, and give it."""
     policy.prepare(model)
     try:
@@ -38,14 +38,14 @@ def all_weights(model: CircuitModel) -> dict[tuple[str, int, str], Tensor]:
     return found
 
 
-def same(one: Weights, other: Weights) -> bool:
+def are_equal(one: Weights, other: Weights) -> bool:
     """Tell whether two sets of weights are equal, bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def expected(model: CircuitModel, lowered: Tensor, full: Weights, low: Weights) -> dict[tuple[str, int, str], Tensor]:
+def mix_weights(model: CircuitModel, lowered: Tensor, full: Weights, low: Weights) -> Weights:
     """Take the weights of the writers in `lowered`, bool `[W]`, from `low`, and the others from `full`."""
-    graph, found = model.graph, {}
+    graph, found = model.graph, dict[tuple[str, int, str], Tensor]()
     share = graph.heads // graph.kv_heads
     for key, weight in full.items():
         kind, layer, name = key

@@ -55,10 +55,10 @@ def measure_ability(model: CircuitModel, task: Task, examples: int = EXAMPLES, s
     available: dict[Split, int | None] = {
         split: task.available(model.tokenizer, split, seed) for split in get_args(Split)
     }
-    return ability_on(model, make_prompts(model, task, "train", examples, seed), available)
+    return measure_ability_on(model, make_prompts(model, task, "train", examples, seed), available)
 
 
-def ability_on(model: CircuitModel, batch: PromptBatch, available: Mapping[Split, int | None]) -> Ability:
+def measure_ability_on(model: CircuitModel, batch: PromptBatch, available: Mapping[Split, int | None]) -> Ability:
     """Measure how well a model does these prompts, which are on its device; `available` is that of the result."""
     chance = chance_level(batch)
     if chance is None:

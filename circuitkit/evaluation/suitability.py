@@ -19,7 +19,7 @@ from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Resample
 from circuitkit.errors import CircuitKitError
-from circuitkit.evaluation.ability import Ability, ability_on
+from circuitkit.evaluation.ability import Ability, measure_ability_on
 from circuitkit.evaluation.chance import is_near_chance
 from circuitkit.evaluation.evaluator import Evaluator
 from circuitkit.evaluation.intervals import Figure
@@ -77,7 +77,7 @@ def measure_suitability(model: CircuitModel, batch: PromptBatch, seed: int = 0) 
     model.check_prompts(batch)
     batch = batch.to(model.device)
     Resample().check(batch)
-    ability = ability_on(model, batch, {})
+    ability = measure_ability_on(model, batch, {})
     chance = ability.chance
     near = ability.accuracy is not None and chance is not None and is_near_chance(ability.accuracy, chance)
     objectives = list(_refused("objectives", lambda objective: objective.check(batch)))

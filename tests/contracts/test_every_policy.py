@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from circuitkit.config import registry
 from circuitkit.contracts import policies
-from circuitkit.contracts.weights import all_weights, expected, prepared
+from circuitkit.contracts.weights import all_weights, mix_weights, prepare_policy
 from circuitkit.precision.pahq import PAHQ, AllLowPrecision
 
 MODES = ("int8", "nf4", "fp4", "bf16")
@@ -99,7 +99,7 @@ def test_effects_are_finite_and_full_precision_changes_no_bit(make, variant):
 def test_low_weights_are_those_of_bitsandbytes_head_by_head(make, variant):
     model = tiny(variant)
     full = all_weights(model)
-    with prepared(make(), model) as policy:
+    with prepare_policy(make(), model) as policy:
         low = all_weights(model)
     for (kind, layer, name), weight in full.items():
         found = low[kind, layer, name]
@@ -131,7 +131,7 @@ def test_products_are_within_the_modes_error(make, variant):
             yield model.mlp(layer, x[0])
 
     expected_products = list(products())
-    with prepared(make(), model) as policy:
+    with prepare_policy(make(), model) as policy:
         for low, full in zip(products(), expected_products, strict=True):
             assert (low - full).norm() < 2 * ERROR[policy.mode] * full.norm()
 
@@ -140,7 +140,7 @@ def test_products_are_within_the_modes_error(make, variant):
 def test_fewer_bytes_of_weights_are_in_memory(make, variant):
     model = tiny(variant)
     before = sum(p.nbytes for p in model.model.parameters())
-    with prepared(make(), model) as policy:
+    with prepare_policy(make(), model) as policy:
         held = policy.footprint()
         assert held["high"] == before - held["full"] == sum(p.nbytes for p in model.model.parameters())
         assert 0 < held["low"] < held["full"] / (2 if policy.mode == "bf16" else 3)
@@ -154,16 +154,16 @@ def test_fewer_bytes_of_weights_are_in_memory(make, variant):
 @quantizing
 def test_weights_on_cuda_equal_those_on_the_cpu(make, variant):
     model = tiny(variant, dtype=torch.float32)
-    with prepared(make(), model):
+    with prepare_policy(make(), model):
         low = all_weights(model)
     full = all_weights(model)
     model.to("cuda")
     graph = model.graph
-    with prepared(make(), model) as policy:
+    with prepare_policy(make(), model) as policy:
         assert all(torch.allclose(weight.cpu(), low[key]) for key, weight in all_weights(model).items())
         for reader in reversed(range(graph.n_readers)):
             with policy.investigate([reader]):
-                wanted = expected(model, policy.low_precision_writers(), full, low)
+                wanted = mix_weights(model, policy.low_precision_writers(), full, low)
                 for key, weight in all_weights(model).items():
                     assert torch.allclose(weight.cpu(), wanted[key])
         with policy.full():

@@ -25,9 +25,9 @@ from circuitkit.contracts.strategies import (
     check_rounding_of_nothing,
     check_same_seed,
     check_scores,
-    rounded,
+    round_weights,
 )
-from circuitkit.contracts.weights import all_weights, prepared, same
+from circuitkit.contracts.weights import all_weights, are_equal, prepare_policy
 from circuitkit.evaluation.evaluator import Evaluator
 from circuitkit.precision.base import FullPrecision
 from circuitkit.precision.pahq import PAHQ
@@ -224,10 +224,10 @@ def test_full_precision_by_name_and_by_object_are_bit_identical(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_policy_that_rounds_nothing_makes_no_difference(name, family):
     """All that a policy adds (readers investigated in turn, anchors, rechecks) cancels out."""
-    model, policy = rounded(tiny(family)), PAHQ("bf16", "attention+mlp")
+    model, policy = round_weights(tiny(family)), PAHQ("bf16", "attention+mlp")
     full = all_weights(model)
-    with prepared(policy, model):
-        assert same(all_weights(model), full)
+    with prepare_policy(policy, model):
+        assert are_equal(all_weights(model), full)
     check_rounding_of_nothing(case(name, model))
 
 

@@ -10,6 +10,7 @@ from support.word_tokenizers import byte_level, random_reader
 
 from circuitkit import CircuitModel
 from circuitkit.config import registry
+from circuitkit.contracts import objectives
 from circuitkit.contracts import tasks as checks
 from circuitkit.contracts.outcome import NotApplicableError
 from circuitkit.errors import UsageError
@@ -57,12 +58,12 @@ def test_an_objective_gives_one_value_per_prompt(name):
     """Also with several answers, hypotheses before the prompts, and prompts with fewer answers."""
     batch = random_batch(positions=2, answers=3)
     batch.answers[0, :, 1:], batch.wrong_answers[1, :, 2] = -1, -1
-    checks.check_objective_values(OBJECTIVES[name], tiny("gpt2"), batch)
+    objectives.check_objective_values(OBJECTIVES[name], tiny("gpt2"), batch)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_is_lower_for_better_answers(name):
-    checks.check_objective_order(OBJECTIVES[name], tiny("gpt2"), random_batch())
+    objectives.check_objective_order(OBJECTIVES[name], tiny("gpt2"), random_batch())
 
 
 @pytest.mark.parametrize(("kind", "arguments"), [("my_task", {"place": "2 b"}), ("my_objective", {"margin": 0})])

@@ -16,11 +16,11 @@ from circuitkit import (
     Task,
     UsageError,
 )
-from circuitkit.contracts import check_class, models
-from circuitkit.contracts.models import random_prompts
+from circuitkit.contracts import ablations, check_class, families
+from circuitkit.contracts.objectives import check_objective_order, check_objective_values
 from circuitkit.contracts.outcome import ContractError
 from circuitkit.contracts.policies import check_closing, check_effects, check_low_precision_writers
-from circuitkit.contracts.tasks import check_objective_order, check_objective_values
+from circuitkit.contracts.prompts import random_prompts
 from circuitkit.engine.ablation import Resample, Zero
 from circuitkit.models.families import Llama
 from circuitkit.models.weights import ModuleWeights
@@ -199,46 +199,46 @@ def test_a_task_that_raises_fails_in_words(toy: CircuitModel) -> None:
 
 
 def test_the_checks_of_families_find_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = models.wrap_tiny_model("llama")
-    batch = models.random_prompts(model)
-    for check in (models.check_ends, models.check_gradients, models.check_editors):
+    model = families.wrap_tiny_model("llama")
+    batch = random_prompts(model)
+    for check in (families.check_ends, families.check_gradients, families.check_editors):
         check(model, batch)
-    models.check_views(model)
+    families.check_views(model)
 
-    attribute, values = models.attribute, models.IncrementalEditor.values
-    monkeypatch.setattr(models, "attribute", lambda prepared: attribute(prepared) * 1.01)
+    attribute, values = families.attribute, families.IncrementalEditor.values
+    monkeypatch.setattr(families, "attribute", lambda prepared: attribute(prepared) * 1.01)
     with pytest.raises(ContractError, match="not those of autograd"):
-        models.check_gradients(model, batch)
-    monkeypatch.setattr(models.IncrementalEditor, "values", lambda self, removals: values(self, removals) + 0.01)
+        families.check_gradients(model, batch)
+    monkeypatch.setattr(families.IncrementalEditor, "values", lambda self, removals: values(self, removals) + 0.01)
     with pytest.raises(ContractError, match="other effects by the incremental editor"):
-        models.check_editors(model, batch)
+        families.check_editors(model, batch)
 
     for value in (torch.nan, 0.0):
-        monkeypatch.setattr(models, "attribute", lambda prepared, value=value: attribute(prepared) * value)
+        monkeypatch.setattr(families, "attribute", lambda prepared, value=value: attribute(prepared) * value)
         with pytest.raises(ContractError, match="not those of autograd"):
-            models.check_gradients(model, batch)
+            families.check_gradients(model, batch)
 
     own = model.family.attention_weights
     monkeypatch.setattr(model.family, "attention_weights", lambda layer: replace(own(layer), q=own(layer).q.clone()))
     with pytest.raises(ContractError, match="`q` of layer 0 is no detached view"):
-        models.check_views(model)
+        families.check_views(model)
     with torch.no_grad():
         model.model.model.norm.weight.mul_(1.1)  # the module is another than the one that was wrapped
     monkeypatch.setattr(model.family, "final_norm", lambda: replace(type(model.family).final_norm(model.family), eps=9))
     model.refresh = lambda: None  # type: ignore[method-assign]
     monkeypatch.setattr(model, "_final_norm", replace(model._final_norm, weight=model._final_norm.weight * 2))
     with pytest.raises(ContractError, match="With all edges, the logits are not the module's own"):
-        models.check_ends(model, batch)
+        families.check_ends(model, batch)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 0.0])
 def test_a_model_that_computes_nothing_is_compared_with_nothing(value: float) -> None:
-    model = models.wrap_tiny_model("llama")
+    model = families.wrap_tiny_model("llama")
     with torch.no_grad():
         model.model.get_output_embeddings().weight.fill_(value)
-    for check in (models.check_ends, models.check_gradients):
+    for check in (families.check_ends, families.check_gradients):
         with pytest.raises(ContractError, match="not finite, or zero everywhere"):
-            check(model, models.random_prompts(model))
+            check(model, random_prompts(model))
 
 
 def test_a_family_that_is_registered_for_nothing_fails() -> None:
@@ -253,17 +253,17 @@ def test_a_family_that_is_registered_for_nothing_fails() -> None:
 def test_two_editors_are_compared_on_a_sample_of_a_large_model(
     monkeypatch: pytest.MonkeyPatch, toy: CircuitModel
 ) -> None:
-    assert models._sample(5) == [0, 1, 2, 3, 4]
-    assert models._sample(1) == [0]
-    chosen = models._sample(1000)
-    assert (chosen[0], chosen[-1], len(set(chosen))) == (0, 999, models._CHECKED)
+    assert families._sample(5) == [0, 1, 2, 3, 4]
+    assert families._sample(1) == [0]
+    chosen = families._sample(1000)
+    assert (chosen[0], chosen[-1], len(set(chosen))) == (0, 999, families._CHECKED)
 
-    monkeypatch.setattr(models, "_CHECKED", 3)
-    seen, values = [], models.ReplayEditor.values
+    monkeypatch.setattr(families, "_CHECKED", 3)
+    seen, values = [], families.ReplayEditor.values
     monkeypatch.setattr(
-        models.ReplayEditor, "values", lambda self, some: seen.append((self.reader, len(some))) or values(self, some)
+        families.ReplayEditor, "values", lambda self, some: seen.append((self.reader, len(some))) or values(self, some)
     )
-    models.check_editors(toy, random_prompts(toy))
+    families.check_editors(toy, random_prompts(toy))
     assert len(seen) == 3
     assert max(count for _, count in seen) == 3
     assert (seen[0][0], seen[-1][0]) == (toy.graph.n_readers - 1, 0)
@@ -279,14 +279,14 @@ def test_two_editors_are_compared_on_a_sample_of_a_large_model(
 def test_views_are_of_the_shape_and_memory_of_parameters(
     change: dict[str, Callable[[Any], torch.Tensor]], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = models.wrap_tiny_model("gpt2")
+    model = families.wrap_tiny_model("gpt2")
     own, ((name, make),) = model.family.attention_weights, change.items()
-    models.check_views(model)
+    families.check_views(model)
     monkeypatch.setattr(
         model.family, "attention_weights", lambda layer: replace(own(layer), **{name: make(own(layer))})
     )
     with pytest.raises(ContractError, match=said):
-        models.check_views(model)
+        families.check_views(model)
 
 
 class SaysItIsARun(Zero):
@@ -311,10 +311,10 @@ class SaysTooLate(Resample):
 @pytest.mark.parametrize(
     ("make", "check", "said"),
     [
-        (SaysItIsARun, models.check_ablated_circuits, "Circuits compute something else"),
-        (SaysTooLate, models.check_ablated_circuits, "Circuits compute something else"),
-        (SaysTooLate, models.check_ablated_outputs, "before `first_changed_position`, 5, are not those"),
-        (SaysOneForAll, models.check_ablated_outputs, "its outputs differ between prompts"),
+        (SaysItIsARun, ablations.check_ablated_circuits, "Circuits compute something else"),
+        (SaysTooLate, ablations.check_ablated_circuits, "Circuits compute something else"),
+        (SaysTooLate, ablations.check_ablated_outputs, "before `first_changed_position`, 5, are not those"),
+        (SaysOneForAll, ablations.check_ablated_outputs, "its outputs differ between prompts"),
     ],
 )
 def test_what_an_ablation_declares_is_checked(
@@ -335,10 +335,10 @@ def test_the_checks_of_ablations_find_faults(toy: CircuitModel) -> None:
 
     batch = random_prompts(toy, lengths=(6,) * 4)
     with pytest.raises(ContractError, match="Ablated outputs have the shape"):
-        models.check_ablated_outputs(Narrow, toy, batch)
-    models.check_ablated_outputs(Resample, toy, batch)
-    models.check_ablation_runs(Resample, toy, batch)
+        ablations.check_ablated_outputs(Narrow, toy, batch)
+    ablations.check_ablated_outputs(Resample, toy, batch)
+    ablations.check_ablation_runs(Resample, toy, batch)
     with pytest.raises(ContractError, match="not finite"):
-        models.check_ablated_outputs(Infinite, toy, batch)
+        ablations.check_ablated_outputs(Infinite, toy, batch)
     with pytest.raises(ContractError, match=r"is NaN|not finite"):
-        models.check_ablation_runs(Infinite, toy, batch)
+        ablations.check_ablation_runs(Infinite, toy, batch)

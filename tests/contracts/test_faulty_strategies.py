@@ -16,8 +16,8 @@ from circuitkit import (
     UsageError,
 )
 from circuitkit.contracts.arguments import check_arguments
-from circuitkit.contracts.models import random_prompts
 from circuitkit.contracts.outcome import ContractError, NotApplicableError
+from circuitkit.contracts.prompts import random_prompts
 from circuitkit.contracts.resuming import Interrupting, _interrupt, check_forgetting, check_resuming
 from circuitkit.contracts.strategies import (
     StrategyCase,

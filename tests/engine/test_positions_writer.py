@@ -6,7 +6,7 @@ from support.prepared import ABLATIONS, prepare, slow_final
 from support.tiny import random_batch, tiny, tiny_hf
 
 from circuitkit.circuit.circuit import Circuit
-from circuitkit.contracts.weights import prepared as prepared_policy
+from circuitkit.contracts.weights import prepare_policy
 from circuitkit.data.objectives import LogitDifference
 from circuitkit.engine.ablation import Mean, Resample, Zero
 from circuitkit.engine.attribution.edge_scores import attribute, attribute_writers
@@ -132,7 +132,7 @@ def test_low_precision_does_not_reach_the_embeddings(mode: Mode) -> None:
     model, batch = tiny("gpt2", dtype=torch.float32, positions="writer"), random_batch()
     context = model.context(batch)
     exact = capture(model, model.inputs(batch.clean, context), context)
-    with prepared_policy(PAHQ(mode, "attention+mlp"), model) as policy:
+    with prepare_policy(PAHQ(mode, "attention+mlp"), model) as policy:
         for reader in ("a1.h0<q>", "logits"):
             with policy.investigate([model.graph.parse_reader(reader)]):
                 lowered = policy.low_precision_writers()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.tiny import tiny
 
-from circuitkit.contracts.weights import all_weights, prepared, same
+from circuitkit.contracts.weights import all_weights, are_equal, prepare_policy
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.precision.base import FullPrecision
 from circuitkit.precision.free_memory import MappedPages
@@ -25,7 +25,7 @@ def test_a_full_disk_leaves_the_model_as_it_was(variant, scope, share, monkeypat
     full, write = all_weights(model), os.pwrite
     before = {name: parameter.detach().clone() for name, parameter in model.model.named_parameters()}
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with prepared(policy, model):
+    with prepare_policy(policy, model):
         room = int(share * policy.footprint()["full"])
 
     def short_of_space(file, data, offset):
@@ -38,11 +38,11 @@ def test_a_full_disk_leaves_the_model_as_it_was(variant, scope, share, monkeypat
         policy.prepare(model)
     monkeypatch.setattr("os.pwrite", write)
     assert all(torch.equal(p, before[name]) for name, p in model.model.named_parameters())
-    assert same(all_weights(model), full)
+    assert are_equal(all_weights(model), full)
     assert policy.low_precision_writers() is None
-    with prepared(policy, model):  # as the message advises
+    with prepare_policy(policy, model):  # as the message advises
         assert not list(tmp_path.iterdir())
-    assert same(all_weights(model), full)
+    assert are_equal(all_weights(model), full)
 
 
 def test_an_interrupt_while_freeing_leaves_the_model_as_it_was(monkeypatch):
@@ -56,7 +56,7 @@ def test_an_interrupt_while_freeing_leaves_the_model_as_it_was(monkeypatch):
     monkeypatch.setattr(MappedPages, "drop", interrupted)
     with pytest.raises(KeyboardInterrupt):
         PAHQ().prepare(model)
-    assert same(all_weights(model), full)
+    assert are_equal(all_weights(model), full)
 
 
 FULL_UNITS = {
@@ -82,7 +82,7 @@ def test_which_unit_is_full(case, scope):
     model = tiny(variant, kv=kv)
     graph = model.graph
     low = [writer for writer in graph.writer_names if writer[0] == "a" or (writer[0] == "m" and "mlp" in scope)]
-    with prepared(PAHQ("nf4", scope), model) as policy:
+    with prepare_policy(PAHQ("nf4", scope), model) as policy:
         with policy.investigate([graph.parse_reader("a0.h1<q>")]):
             pass
         with policy.investigate([graph.parse_reader(name)]):
@@ -111,7 +111,7 @@ def test_unknown_arguments_are_refused(arguments):
 
 def test_one_model_at_a_time():
     policy, model = PAHQ(), tiny("llama")
-    with prepared(policy, model), pytest.raises(UsageError, match=r"already holds.*close\(\)"):
+    with prepare_policy(policy, model), pytest.raises(UsageError, match=r"already holds.*close\(\)"):
         policy.prepare(tiny("gpt2"))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.tiny import tiny
 
-from circuitkit.contracts.weights import all_weights, prepared, same
+from circuitkit.contracts.weights import all_weights, are_equal, prepare_policy
 from circuitkit.errors import CircuitKitError
 from circuitkit.precision.pahq import PAHQ
 from circuitkit.precision.units import Unit, unit_of
@@ -149,7 +149,7 @@ def test_a_search_reads_each_unit_from_its_prefetched_copy(variant, scope, monke
     graph, policy = model.graph, PAHQ("int8", scope)
     full = all_weights(model)
     monkeypatch.setattr("circuitkit.precision.mixed_weights.make_weight_store", lambda *_: store)
-    with prepared(policy, model):
+    with prepare_policy(policy, model):
         units = dict.fromkeys(unit_of(graph, reader) for reader in reversed(range(graph.n_readers)))
         tested = [unit for unit in units if unit is not None and (unit.kind == "attention" or "mlp" in scope)]
         for unit in tested:
@@ -162,7 +162,7 @@ def test_a_search_reads_each_unit_from_its_prefetched_copy(variant, scope, monke
                         assert model.weights.attention(unit.layer).q is not None
         assert (store.used, store.direct) == (2 * len(tested), 0)
         assert store.started == len(tested)
-    assert same(all_weights(model), full)
+    assert are_equal(all_weights(model), full)
 
 
 @pytest.mark.cuda

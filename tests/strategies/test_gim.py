@@ -12,7 +12,7 @@ from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 from torch import nn
 
 import circuitkit
-from circuitkit.contracts.weights import prepared
+from circuitkit.contracts.weights import prepare_policy
 from circuitkit.data.objectives import LogitDifference
 from circuitkit.engine.ablation import Resample, Zero
 from circuitkit.engine.attribution.edge_scores import attribute, attribute_writers
@@ -100,7 +100,7 @@ def test_gate_and_up_get_half_of_their_gradients(variant, policy):
     x = torch.randn(3, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     weight = torch.randn(3, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     twins = copy.deepcopy(hf).model.layers
-    with nullcontext() if policy is None else prepared(policy, model):
+    with nullcontext() if policy is None else prepare_policy(policy, model):
         for layer, twin in enumerate(twins):
             twin.mlp.load_state_dict(dict(model.weights.mlp(layer)), assign=True)
             norm = twin.post_attention_layernorm

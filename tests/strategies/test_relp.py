@@ -13,7 +13,7 @@ from support.tiny import VARIANTS, random_batch, tiny, tiny_hf
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import circuitkit
-from circuitkit.contracts.weights import prepared
+from circuitkit.contracts.weights import prepare_policy
 from circuitkit.engine.ablation import Resample, Zero
 from circuitkit.engine.attribution.edge_scores import attribute, attribute_writers
 from circuitkit.engine.capture import capture
@@ -94,7 +94,7 @@ def test_no_value_changes_and_the_model_keeps_its_own_gradients(variant, policy)
     before = attribute(prepare(model, batch))
     ruled = model.under(RelPRule())
     assert torch.equal(model.answer_logits(batch), ruled.answer_logits(batch))
-    with nullcontext() if policy is None else prepared(policy, model):
+    with nullcontext() if policy is None else prepare_policy(policy, model):
         ruled = model.under(RelPRule())
         x = torch.randn(5, model.family.width, dtype=torch.float64, requires_grad=True)
         assert torch.equal(model.mlp(1, x), ruled.mlp(1, x))

@@ -1,30 +1,25 @@
-"""What every family and every ablation must do: checks of one of them, with one model."""
+"""What every family must do: checks of one of them, with one model."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from circuitkit.contracts.comparing import differ, largest
 from circuitkit.contracts.outcome import NotApplicableError, refuse
 from circuitkit.contracts.weights import all_weights
 from circuitkit.data.objectives import LogitDifference
 from circuitkit.data.prompt_batch import PromptBatch
-from circuitkit.engine.ablation import Ablation, Resample
+from circuitkit.engine.ablation import Resample
 from circuitkit.engine.attribution.edge_scores import attribute
-from circuitkit.engine.capture import capture
 from circuitkit.engine.circuit_run import CircuitRun
 from circuitkit.engine.editors.incremental import IncrementalEditor
 from circuitkit.engine.editors.replay import ReplayEditor
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import PreparedBatch
-from circuitkit.errors import CircuitKitError
 from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.run.discoverer import Discoverer
 
-MakeAblation = Callable[[], Ablation]
 _SIZES: Mapping[str, int] = {
     "vocab_size": 37,
     "hidden_size": 16,
@@ -44,48 +39,6 @@ _SIZES: Mapping[str, int] = {
 
 _CHECKED = 32
 """How many readers of a model, and edges into each, the two editors are compared on; a tiny model has fewer."""
-
-
-def random_prompts(
-    model: CircuitModel, seed: int = 0, lengths: tuple[int, ...] = (5, 7, 6, 7), positions: int = 1, answers: int = 1
-) -> PromptBatch:
-    """Make random pairs that part in the middle and share their last token, with different random answers.
-
-    Args:
-        model: for its vocabulary, and that of its outputs.
-        seed: of the prompts.
-        lengths: one per prompt.
-        positions: how many answer positions, at the end; with several, the first prompt has one less.
-        answers: how many answers, and as many wrong ones, a position has; with several, one prompt has fewer.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    vocabulary, outputs = model.family.embeddings(), model.family.unembedding()[0].shape[0]
-    clean = [torch.randint(vocabulary, (length,), generator=generator, dtype=torch.int64) for length in lengths]
-    corrupted = [ids.clone() for ids in clean]
-    for ids in corrupted:
-        part = slice(len(ids) // 3, len(ids) - 1)
-        ids[part] = (
-            ids[part] + torch.randint(1, vocabulary, ids[part].shape, generator=generator, dtype=ids.dtype)
-        ) % vocabulary
-
-    def draw() -> list[int]:
-        different: list[int] = torch.randperm(outputs, generator=generator, dtype=torch.int64).tolist()
-        return different[: 2 * answers]
-
-    tokens = [[draw() for _ in range(positions)] for _ in lengths]
-    right = [[found[:answers] for found in row] for row in tokens]
-    wrong = [[found[answers:] for found in row] for row in tokens]
-    where = [list(range(-positions, 0)) for _ in lengths]
-    if positions > 1:
-        for rows in (right, wrong, where):
-            del rows[0][0]
-    if answers > 1:
-        del right[-1][-1][1:]
-    one, other = ([ids.tolist() for ids in side] for side in (clean, corrupted))
-    return PromptBatch.from_ids(one, other, right, wrong, answer_positions=where)
-
-
-# Families
 
 
 def wrap_tiny_model(model_type: str) -> CircuitModel:
@@ -164,7 +117,7 @@ def check_ends(model: CircuitModel, batch: PromptBatch) -> None:
             real = batch.mask[row]
             with torch.no_grad():
                 expected = model.model(prompts[row][real][None]).logits[0, -1]
-            if _differ(found[row, -1], expected):
+            if differ(found[row, -1], expected):
                 refuse(
                     f"With {what}, the logits are not the module's own on the "
                     f"{'clean' if kept else 'corrupted'} prompt.",
@@ -183,7 +136,7 @@ def check_gradients(model: CircuitModel, batch: PromptBatch) -> None:
     mask = torch.ones(len(model.graph), dtype=model.dtype, requires_grad=True)
     value = MaskedRun(prepared).values(mask[None]).sum()
     (gradient,) = torch.autograd.grad(value, mask)
-    if _differ(-found, gradient.double()):
+    if differ(-found, gradient.double()):
         refuse(
             "First-order effects of edges are not those of autograd through the masked run.",
             "Let `mlp_module`, norms and rotary positions be what the forward pass uses.",
@@ -206,7 +159,7 @@ def check_editors(model: CircuitModel, batch: PromptBatch) -> None:
             editor.open(reader)
         removals = torch.eye(graph.prefix(reader), dtype=torch.bool)[_sample(graph.prefix(reader))]
         fast, slow = (editor.values(removals).double() for editor in editors)
-        if not bool(slow.isfinite().all()) or not torch.allclose(fast, slow, atol=1e-4 * max(1.0, _largest(slow))):
+        if not bool(slow.isfinite().all()) or not torch.allclose(fast, slow, atol=1e-4 * max(1.0, largest(slow))):
             refuse(
                 f"Removing edges into {graph.reader_names[reader]} has other effects by the incremental editor.",
                 "Report it with the family: it declares `parallel`, `coupled` or `causal` wrongly, or the engine errs.",
@@ -219,104 +172,3 @@ def _sample(count: int) -> list[int]:
     """Choose up to `_CHECKED` of the numbers below `count`, evenly, with the first and the last."""
     chosen = min(count, _CHECKED)
     return [number * (count - 1) // max(chosen - 1, 1) for number in range(chosen)]
-
-
-def _largest(values: Tensor) -> float:
-    return float(values.abs().max())
-
-
-def _differ(found: Tensor, expected: Tensor) -> bool:
-    """Tell whether values differ by more than rounding explains.
-
-    Raises:
-        ContractError: nothing can be compared, since the expected ones are all zero, or some are not finite.
-    """
-    limit = 1e-4 * _largest(expected)
-    if not 0 < limit < math.inf:
-        refuse(
-            "What it should compute is not finite, or zero everywhere, so that nothing can be compared.",
-            "Check the weights of the model.",
-        )
-    return not _largest(found - expected) <= limit  # NaN differs
-
-
-# Ablations
-
-
-def check_ablated_outputs(make: MakeAblation, model: CircuitModel, batch: PromptBatch) -> None:
-    """Check the shape of the ablated outputs, and what the ablation says of them.
-
-    Raises:
-        ContractError: they are not of the shape of all writers' outputs, or others than it says.
-    """
-    ablation = make()
-    with torch.no_grad():
-        ablation.fit(model, [batch])
-        ablation.check(batch)
-        found = ablation.outputs(model, batch, model.context(batch))
-    shape = (model.graph.n_writers, len(batch), batch.length, model.family.width)
-    try:
-        torch.broadcast_to(found, shape)
-    except RuntimeError:
-        refuse(f"Ablated outputs have the shape {list(found.shape)}.", f"Give {list(shape)}, or what broadcasts to it.")
-    if not bool(found.isfinite().all()) or found.dtype != model.dtype:
-        refuse(f"Ablated outputs are {found.dtype}, or not finite.", f"Give finite {model.dtype}.")
-    first = ablation.first_changed_position(batch)
-    if not 0 <= first < batch.length:
-        refuse(f"`first_changed_position` is {first}.", f"Return a position from 0 to {batch.length - 1}.")
-    _check_positions(ablation, model, batch, found.expand(shape))
-    if not ablation.per_prompt and not torch.equal(found.expand(shape), found.expand(shape)[:, :1].expand(shape)):
-        refuse("It says `per_prompt = False`, and its outputs differ between prompts.", "Leave it True.")
-
-
-def _check_positions(ablation: Ablation, model: CircuitModel, batch: PromptBatch, found: Tensor) -> None:
-    if not model.family.causal:
-        return
-    context = model.context(batch)
-    with torch.no_grad():
-        clean = capture(model, model.inputs(batch.clean, context), context)
-    for row in range(len(batch)):
-        before = slice(ablation.first_changed_position(batch[row : row + 1]))
-        one, other = found[:, row, before], clean[:, row, before]
-        if not torch.allclose(one, other, atol=1e-4 * _largest(clean)):
-            refuse(
-                f"Ablated outputs before `first_changed_position`, {before.stop}, are not those of the clean prompt.",
-                "Return the first position at which they can differ, such as 0.",
-            )
-
-
-def check_ablated_circuits(make: MakeAblation, model: CircuitModel, batch: PromptBatch) -> None:
-    """Check that circuits compute the same with and without the shortcuts that its attributes allow.
-
-    Raises:
-        ContractError: they do not.
-    """
-    ablation = make()
-    with torch.no_grad():
-        ablation.fit(model, [batch])
-        prepared = PreparedBatch(model, batch, LogitDifference(), ablation)
-        fast, slow = CircuitRun(prepared), MaskedRun(prepared)
-        generator = torch.Generator().manual_seed(0)
-        for share in (0.0, 0.05, 0.2, 0.5, 0.9):
-            kept = torch.rand(len(model.graph), dtype=torch.float64, generator=generator) < share
-            (expected,) = slow.final(kept.to(model.dtype)[None])
-            if not _largest(fast.final(kept) - expected) <= 1e-4 * _largest(expected):
-                refuse(
-                    "Circuits compute something else if what it declares is used: `is_run` and "
-                    "`first_changed_position`.",
-                    "Set `is_run = True` only if its outputs are those of one run of the model.",
-                )
-
-
-def check_ablation_runs(make: MakeAblation, model: CircuitModel, batch: PromptBatch) -> None:
-    """Check that circuits can be found and measured with it.
-
-    Raises:
-        ContractError: a run refuses it, or scores are not finite.
-    """
-    try:
-        result = Discoverer("cpu", callbacks=[]).run(model, batch, "eap", ablation=make(), sizes=(0.1,))
-    except CircuitKitError as error:
-        refuse(error.problem, error.remedy)
-    if not bool(result.circuit.scores.isfinite().all()):
-        refuse("Scores with it are not finite.", "Give finite outputs.")
