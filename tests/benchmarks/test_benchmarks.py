@@ -150,14 +150,15 @@ def test_the_plot_of_a_learning_curve_has_a_panel_per_method(tmp_path):
     import plot_learning_curve
 
     circuit = {"fraction": 0.01, "edges": 7, "found": 0.9, "held_out": 0.5}
+    sizes = [circuit, {**circuit, "fraction": 0.05}]
     points = [
-        {"method": method, "templates": templates, "prompts": prompts, "own": circuit, "sizes": [circuit]}
+        {"method": method, "templates": templates, "prompts": prompts, "own": circuit, "sizes": sizes}
         for method in ("acdc", "eap_ig")
         for templates, prompts in (("0", 4), ("0", 4), ("0", 16), ("all", 16))
     ]
     plot_learning_curve.draw(points, tmp_path / "curve.svg")
     drawn = (tmp_path / "curve.svg").read_text()
-    assert all(f"<!-- {text} -->" in drawn for text in ("acdc", "eap ig", "7 edges", "1.0% of the edges"))
+    assert all(f"<!-- {text} -->" in drawn for text in ("acdc", "eap ig", "7 edges", "1.0% of the edges", "5.0% of the edges"))
 
 
 @pytest.mark.parametrize("script", ["acdc", "eap", "edge_pruning", "growth", "pahq"])
