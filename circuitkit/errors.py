@@ -42,16 +42,13 @@ def quote(value: object) -> str:
     return text if len(text) <= _MOST else f"{text[:_MOST]}..."
 
 
-def cannot_move(what: str, device: object, error: Exception) -> UsageError:
-    """Make the error for something that torch cannot move to a device."""
+def cannot_move(what: str, device: object, error: Exception) -> CircuitKitError:
+    """Make the error for something that torch cannot move to a device: one that is full, or one that there is not."""
+    problem = f"{what} cannot be moved to {quote(device)}: {_reason(error)}."
+    if "out of memory" in str(error):
+        return CircuitKitError(problem, "Free memory there, or choose another device.")
     where = "cpu, cuda or another device that torch.device names"
-    return UsageError(f"{what} cannot be moved to {quote(device)}: {_reason(error)}.", f"Choose {where}.")
-
-
-def no_room(what: str, device: object, error: Exception) -> CircuitKitError:
-    """Make the error for something that does not fit into the memory of a device."""
-    remedy = "Free memory there, or choose another device."
-    return CircuitKitError(f"{what} cannot be moved to {quote(device)}: {_reason(error)}.", remedy)
+    return UsageError(problem, f"Choose {where}.")
 
 
 def _reason(error: Exception) -> str:

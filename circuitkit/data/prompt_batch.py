@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from circuitkit.data.ids import is_id, read_positions, read_rows, read_sets
-from circuitkit.errors import UsageError, cannot_move, no_room, quote
+from circuitkit.errors import UsageError, cannot_move, quote
 
 Ids = Tensor | Sequence[Sequence[int]]
 Answers = Tensor | Sequence[int] | Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]]
@@ -230,8 +230,6 @@ class PromptBatch:
         """
         try:
             return self._map(lambda values: values.to(device))
-        except torch.OutOfMemoryError as error:
-            raise no_room("The prompts", device, error) from error
         except (RuntimeError, AssertionError) as error:
             raise cannot_move("The prompts", device, error) from error
 

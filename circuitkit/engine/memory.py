@@ -15,8 +15,8 @@ FRACTION = 0.5
 """The fraction of the free memory that the engine's largest buffers may take together."""
 _WORTH_RELEASING = 1 << 20
 _LAYERS_BETWEEN_RELEASES = 3
-_NO_MEMORY = ("can't allocate memory", "not enough memory")
-"""What torch says where a CPU has no memory left, on Linux and elsewhere; it has no class for such errors."""
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""What torch says where memory runs out: on CPUs of Linux and others, and CUDA. Not all such errors have a class."""
 _UNKNOWN = 4 << 30  # for systems that do not report free memory: that of a small machine
 
 

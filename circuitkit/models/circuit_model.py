@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.data.logits import Logits
 from circuitkit.data.prompt_batch import PromptBatch
-from circuitkit.errors import UsageError, cannot_move, no_room, quote
+from circuitkit.errors import UsageError, cannot_move, quote
 from circuitkit.models import parity
 from circuitkit.models.attention import Attention, Rotary, attention_norms
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
@@ -267,8 +267,6 @@ class CircuitModel:
         """
         try:
             self.model.to(device)  # type: ignore[arg-type]
-        except torch.OutOfMemoryError as error:
-            raise no_room(f"The model {self.name!r}", device, error) from error
         except (RuntimeError, AssertionError) as error:
             raise cannot_move(f"The model {self.name!r}", device, error) from error
         self.refresh()

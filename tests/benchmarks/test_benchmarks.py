@@ -158,7 +158,9 @@ def test_the_plot_of_a_learning_curve_has_a_panel_per_method(tmp_path):
     ]
     plot_learning_curve.draw(points, tmp_path / "curve.svg")
     drawn = (tmp_path / "curve.svg").read_text()
-    assert all(f"<!-- {text} -->" in drawn for text in ("acdc", "eap ig", "7 edges", "1.0% of the edges", "5.0% of the edges"))
+    assert all(
+        f"<!-- {text} -->" in drawn for text in ("acdc", "eap ig", "7 edges", "1.0% of the edges", "5.0% of the edges")
+    )
 
 
 @pytest.mark.parametrize("script", ["acdc", "eap", "edge_pruning", "growth", "pahq"])

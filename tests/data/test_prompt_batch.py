@@ -1,5 +1,6 @@
 """Batches of prompts."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -274,17 +275,26 @@ def test_joined_batches_are_the_batch_of_all_their_prompts():
     assert PromptBatch.join([parts[0], replace(parts[1], templates=())]).templates == ()
 
 
-def test_a_device_that_is_full_is_no_unknown_device(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more"), "allocate 2.00 GiB"),
+        (RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"), "CUDA error: out of memory"),
+    ],
+)
+def test_a_device_that_is_full_is_no_unknown_device(
+    error: RuntimeError, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Advice to choose an existing device would mislead."""
 
     def run_out(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more")
+        raise error
 
     batch, model = PromptBatch.from_ids([[5, 6]], [[5, 1]], [1]), tiny("gpt2")
     monkeypatch.setattr(torch.Tensor, "to", run_out)
     monkeypatch.setattr(model.model, "to", run_out)
     for moved in (batch, model):
-        with pytest.raises(CircuitKitError, match=r"Tried to allocate 2\.00 GiB\. Free memory there") as caught:
+        with pytest.raises(CircuitKitError, match=f"{re.escape(reason)}. Free memory there") as caught:
             moved.to("cuda")
         assert not isinstance(caught.value, UsageError)
-        assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+        assert caught.value.__cause__ is error

@@ -349,6 +349,7 @@ def test_the_return_value_of_a_strategy_is_checked(model: CircuitModel, batch: P
         (MemoryError(), "Memory ran out (MemoryError). Give a smaller memory budget"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried\nand more"), "Memory ran out (CUDA out of memory. Tried)."),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), "Memory ran out (DefaultCPUAllocator: can't"),
+        (RuntimeError("CUDA error: out of memory\nCompile with"), "Memory ran out (CUDA error: out of memory)."),
     ],
 )
 def test_a_failed_evaluation_does_not_lose_the_circuit(
