@@ -106,7 +106,7 @@ def import_object(path: str) -> Any:
 
 def unknown_name(what: str, name: object, known: list[str]) -> UsageError:
     """Make the error for a name that is not among `known`; the message begins with the nearest names."""
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
     hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     return UsageError(f"There is no {what} {name!r}.", f"{hint}Known: {', '.join(known) or 'none'}.")
 

@@ -9,15 +9,23 @@ from circuitkit.config import registry, specs
 from circuitkit.config.specs import Spec
 from circuitkit.contracts import ablations, families, objectives, policies, resuming, strategies, tasks
 from circuitkit.contracts.arguments import check_arguments
-from circuitkit.contracts.outcome import NotApplicableError, Outcome, describe, refuse, run_check
+from circuitkit.contracts.outcome import ContractError, NotApplicableError, Outcome, describe, refuse, run_check
 from circuitkit.contracts.prompts import random_prompts
 from circuitkit.contracts.strategies import StrategyCase
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.models.backward_rule import PLAIN
 from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.models.families.base import Family
+from circuitkit.models.parity import ParityError
+from circuitkit.strategies.gim import GIMRule
+from circuitkit.strategies.relp import RelPRule
 from circuitkit.torch_state import usual_torch_state
 
 Checks = Iterator[tuple[str, Callable[[], Any]]]
+_COMPARE = (
+    "Compare with the forward pass of transformers' module: `rotary`, `scale`, `window`, norms, `head_norms`, "
+    "`parallel`, soft-capping, and whether something else adds to the stream."
+)
 POLICIES = ("full", "pahq", "all_low")
 """The precision policies that a strategy is checked under."""
 
@@ -70,11 +78,18 @@ def _import(path: str) -> Any:
     try:
         return registry.import_object(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"{path!r} cannot be imported: {error}.", "Run from the folder of its file, or install its package."
-        ) from error
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        remedy = "Run from the folder of its file, or install its package."
+        if missing and missing not in (path, *_parents(path)):
+            remedy = f"Install what has the module {missing!r}, which it imports."
+        raise UsageError(f"{path!r} cannot be imported: {error}.", remedy) from error
     except Exception as error:  # whatever a module of somebody else's raises
         raise UsageError(f"{path!r} cannot be imported. {describe(error)}", "Mend its module.") from error
+
+
+def _parents(path: str) -> Iterator[str]:
+    while path := path.rpartition(".")[0]:
+        yield path
 
 
 def _import_family(spec: Spec) -> Any:
@@ -228,7 +243,11 @@ def _of_model(kind: type[Family], name: str, wrap: Callable[[], CircuitModel]) -
     made: list[CircuitModel] = []
 
     def wrap_by_kind() -> None:
-        model = wrap()
+        try:
+            model = wrap()
+        except CircuitKitError as error:
+            remedy = error.remedy if not isinstance(error, ParityError) else _COMPARE
+            raise ContractError(error.problem, remedy) from error
         if type(model.family) is not kind:
             refuse(
                 f"The model {name!r} is wrapped by the family {type(model.family).__name__} and not by "
@@ -241,8 +260,12 @@ def _of_model(kind: type[Family], name: str, wrap: Callable[[], CircuitModel]) -
     for model in made:  # none, if the check above has failed
         batch = random_prompts(model)
         yield "gives out detached views of the parameters, by head", partial(families.check_views, model)
+        yield "says what its norms are", partial(families.check_norms, model)
+        yield "says what its MLPs are", partial(families.check_mlps, model)
         yield "has all of the model in its writers and constants", partial(families.check_ends, model, batch)
-        yield "has first-order effects as autograd has them", partial(families.check_gradients, model, batch)
+        for rule, name in ((PLAIN, ""), (RelPRule(), ", by RelP's rule"), (GIMRule(), ", by GIM's rule")):
+            what = f"has first-order effects as autograd has them{name}"
+            yield what, partial(families.check_gradients, model, batch, rule)
         yield "has the same exact effects by both editors", partial(families.check_editors, model, batch)
 
 

@@ -1,9 +1,11 @@
 """What every family must do: checks of one of them, with one model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from circuitkit.contracts.comparing import differ, largest
@@ -18,7 +20,9 @@ from circuitkit.engine.editors.incremental import IncrementalEditor
 from circuitkit.engine.editors.replay import ReplayEditor
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import PreparedBatch
+from circuitkit.models.backward_rule import PLAIN, BackwardRule
 from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.models.norm import Norm
 
 _SIZES: Mapping[str, int] = {
     "vocab_size": 37,
@@ -103,6 +107,75 @@ def check_views(model: CircuitModel) -> None:
                 refuse(f"`{name}_bias` of layer {layer} is no detached view of a parameter.", "Take it `.detach()`ed.")
 
 
+def check_norms(model: CircuitModel) -> None:
+    """Check that norms are given out as what methods that change gradients can change.
+
+    Raises:
+        ContractError: one is no `Norm`.
+    """
+    family = model.family
+    norms: list[tuple[str, Any]] = [("final_norm", family.final_norm())]
+    for layer in range(model.graph.layers):
+        norms.append(("attention_norm", family.attention_norm(layer)))
+        norms += [("mlp_norm", family.mlp_norm(layer))] if model.graph.mlps else []
+    for name, norm in norms:
+        if not isinstance(norm, Norm):
+            refuse(f"`{name}` returns a {type(norm).__name__}.", "Return `layer_norm(module)` or `rms_norm(module)`.")
+
+
+def check_mlps(model: CircuitModel) -> None:
+    """Check what methods that change gradients must know of MLPs: the activation function, and whether there are gates.
+
+    Raises:
+        ContractError: `mlp_activation` or `gated` does not fit.
+        NotApplicableError: the model has no MLPs.
+    """
+    if not model.graph.mlps:
+        raise NotApplicableError("the model has no MLPs")
+    family = model.family
+    for layer in range(model.graph.layers):
+        module = family.mlp_module(layer)
+        activation = family.mlp_activation(module)
+        x = torch.randn(2, family.width, generator=torch.Generator().manual_seed(layer), dtype=torch.float64)
+        given: list[Tensor] = []
+        with torch.no_grad(), _ones_from(activation, given):
+            outputs = module(x.to(model.device, model.dtype))
+        if not given or not _is_elementwise(activation, given[0]):
+            refuse(
+                f"`mlp_activation` of layer {layer} returns {activation}, which is no function that the MLP applies to "
+                "each hidden value.",
+                "Return the module of its activation function.",
+            )
+        gated = not torch.equal(outputs[0], outputs[1])
+        if gated != family.gated:
+            refuse(
+                f"`gated` is {family.gated}, but with a constant in place of its activation function the MLP of layer "
+                f"{layer} {'still depends' if gated else 'no longer depends'} on its input.",
+                f"Set `gated = {gated}`.",
+            )
+
+
+@contextmanager
+def _ones_from(activation: nn.Module, given: list[Tensor]) -> Iterator[None]:
+    """Let a module return ones inside a `with`, and keep what it is given."""
+
+    def replace_output(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        given.append(arguments[0])
+        return torch.ones_like(output)
+
+    handle = activation.register_forward_hook(replace_output)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _is_elementwise(function: nn.Module, x: Tensor) -> bool:
+    with torch.no_grad():
+        found, turned = function(x), function(x.flip(-1))
+    return found.shape == x.shape and torch.allclose(found.flip(-1), turned)
+
+
 def check_ends(model: CircuitModel, batch: PromptBatch) -> None:
     """Check that the circuit of all edges computes what the module computes, and that of none the corrupted run.
 
@@ -125,16 +198,16 @@ def check_ends(model: CircuitModel, batch: PromptBatch) -> None:
                 )
 
 
-def check_gradients(model: CircuitModel, batch: PromptBatch) -> None:
-    """Check first-order effects against autograd through the masked run, edge by edge.
+def check_gradients(model: CircuitModel, batch: PromptBatch, rule: BackwardRule = PLAIN) -> None:
+    """Check first-order effects against autograd through the masked run, edge by edge, by one backward rule.
 
     Raises:
         ContractError: they differ.
     """
-    prepared = PreparedBatch(model, batch, LogitDifference(), Resample())
-    found = attribute(prepared).double()
+    plain, ruled = (PreparedBatch(one, batch, LogitDifference(), Resample()) for one in (model, model.under(rule)))
+    found = attribute(plain, rule).double()
     mask = torch.ones(len(model.graph), dtype=model.dtype, requires_grad=True)
-    value = MaskedRun(prepared).values(mask[None]).sum()
+    value = MaskedRun(ruled).values(mask[None]).sum()
     (gradient,) = torch.autograd.grad(value, mask)
     if differ(-found, gradient.double()):
         refuse(

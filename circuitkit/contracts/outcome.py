@@ -1,13 +1,20 @@
 """How a check of a class ends: passed, failed with what to do, or not applicable with the reason."""
 
+import contextlib
+import inspect
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
+import torch
+import transformers
+
 from circuitkit.errors import CircuitKitError
 
-_PACKAGE = Path(__file__).parents[1]
+_LIBRARIES = tuple(Path(inspect.getfile(module)).parent for module in (torch, transformers))
+_PYTHON = Path(contextlib.__file__).parent
+_OURS = Path(__file__).parents[1]
 
 
 class ContractError(CircuitKitError):
@@ -55,16 +62,23 @@ def run_check(what: str, check: Callable[[], Any]) -> Outcome:
     except CircuitKitError as error:
         return Outcome(what, "failed", " ".join(str(error).split()))
     except Exception as error:  # whatever a class of somebody else's raises
-        return Outcome(what, "failed", f"{describe(error)} Mend that; errors of a user are a UsageError.")
+        return Outcome(what, "failed", f"{describe(error)} Mend that, or raise a UsageError if a user caused it.")
     return Outcome(what, "passed", remark if isinstance(remark, str) else "")
 
 
 def describe(error: Exception) -> str:
     """Say what code that is not ours has raised, and where in it."""
     frames = traceback.extract_tb(error.__traceback__)
-    outside = [frame for frame in frames if _PACKAGE not in Path(frame.filename).parents]
-    at = (outside or frames)[-1]
+    outside = [frame for frame in frames if not Path(frame.filename).is_relative_to(_OURS)]
+    of_the_class = [frame for frame in outside if not _is_library(Path(frame.filename))]
+    at = (of_the_class or outside or frames)[-1]
     said = " ".join(str(error).split())
     return (
         f"It raised {type(error).__name__}{f': {said}' if said else ''} ({Path(at.filename).name}, line {at.lineno})."
     )
+
+
+def _is_library(file: Path) -> bool:
+    """Tell whether a file is Python's own, torch's or transformers'."""
+    installed = {"site-packages", "dist-packages"} & set(file.parts)
+    return any(file.is_relative_to(it) for it in _LIBRARIES) or (file.is_relative_to(_PYTHON) and not installed)

@@ -1,3 +1,10 @@
 from .backward_rule import BackwardRule as BackwardRule
 from .circuit_model import CircuitModel as CircuitModel
 from .families.base import Family as Family
+from .families.base import layer_norm as layer_norm
+from .families.base import rms_norm as rms_norm
+from .families.base import unsupported as unsupported
+from .norm import Norm as Norm
+from .rotary import RotaryPositions as RotaryPositions
+from .weights import AttentionWeights as AttentionWeights
+from .weights import ModuleWeights as ModuleWeights

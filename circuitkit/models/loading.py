@@ -99,6 +99,8 @@ def load_tokenizer(source: str, local_only: bool = False) -> PreTrainedTokenizer
             problem = f"The tokenizer of {source!r} cannot be read: {first_line(error)}."
             raise CircuitKitError(problem, "Download it again, or remove its files to use token ids.") from error
         return None
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        return None  # transformers makes an empty one, of the model's type, for a folder without a tokenizer's files
     return tokenizer
 
 
@@ -110,11 +112,21 @@ def find_family(config: PreTrainedConfig) -> type[Family]:
     """
     known = registry.names("families")
     if config.model_type in known:
-        found: type[Family] = registry.load("families", config.model_type)
+        found = registry.load("families", config.model_type)
+        if not (isinstance(found, type) and issubclass(found, Family)):
+            path = registry.class_path("families", config.model_type)
+            raise UsageError(
+                f"{path}, registered for {config.model_type!r} models, is no subclass of "
+                "circuitkit.models.families.Family.",
+                "Make it one, or remove its entry point.",
+            )
         return found
     kind = _describe_kind(config)
     if kind is None:
-        raise registry.unknown_name("supported architecture", config.model_type, known)
+        raise UsageError(
+            f"There is no supported architecture {config.model_type!r}.",
+            f"Known: {', '.join(known)}. A class of your own adds one (docs/how-to/extend.md).",
+        )
     raise UsageError(
         f"The architecture {config.model_type!r} is {kind}, which circuitkit cannot represent.",
         f"Choose a decoder whose layers are attention and one dense MLP: {', '.join(known)}.",

@@ -36,6 +36,10 @@ LONGEST = 64
 """The longest prompt of the check on load; runs with longer prompts are checked again if a window ends in between."""
 
 
+class ParityError(CircuitKitError):
+    """A family does not represent something of a model's architecture."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What a model computed on the prompts of the check.
@@ -193,9 +197,7 @@ def refusal(model: PreTrainedModel, ours: Run, theirs: Run, allowed: float) -> C
             f"{problem[:-1]}; it has forward hooks ({shown}), which circuitkit does not run.",
             "Remove hooks that change values: handle.remove().",
         )
-    return CircuitKitError(
-        problem, "Its architecture has something this family does not represent: choose another model."
-    )
+    return ParityError(problem, "Its architecture has something this family does not represent: choose another model.")
 
 
 def _first_difference(ours: Run, theirs: Run, allowed: float) -> str:

@@ -10,11 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from circuitkit.models.families import Family
-from circuitkit.models.families.base import layer_norm
-from circuitkit.models.norm import Norm
-from circuitkit.models.rotary import RotaryPositions
-from circuitkit.models.weights import AttentionWeights
+from circuitkit.models import AttentionWeights, Family, Norm, RotaryPositions, layer_norm
 
 
 class Starcoder2(Family):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from circuitkit import CircuitModel, PrecisionPolicy, UsageError
-from circuitkit.models.weights import AttentionWeights, ModuleWeights
+from circuitkit.models import AttentionWeights, ModuleWeights
 
 
 class HalfOutputs(PrecisionPolicy):

@@ -60,8 +60,15 @@ BROKEN = {
     "        {}['steps']\n\n"
     "    def discover(self, run):\n"
     "        return None\n",
+    "four": "import not_installed",
+    "five": "import torch\nfrom circuitkit import DiscoveryStrategy\n\n\n"
+    "class Strategy(DiscoveryStrategy):\n"
+    "    def __init__(self):\n"
+    "        torch.nn.Linear(2, 2)(torch.zeros(3))\n\n"
+    "    def discover(self, run):\n"
+    "        return None\n",
 }
-"""Modules that cannot be imported, and a constructor that raises."""
+"""Modules that cannot be imported, and constructors that raise, one of them inside torch."""
 
 
 @pytest.mark.parametrize(
@@ -78,6 +85,8 @@ BROKEN = {
         ("broken_one.Strategy", "It raised NameError: name 'undefined' is not defined (broken_one.py, line 1)"),
         ("broken_two.Strategy", "'broken_two.Strategy' cannot be imported. It raised SyntaxError"),
         ("broken_three.Strategy", "Strategy cannot be made. It raised KeyError: 'steps' (broken_three.py, line 6)"),
+        ("broken_four.Strategy", "Install what has the module 'not_installed', which it imports."),
+        ("broken_five.Strategy", "(broken_five.py, line 7)"),
     ],
 )
 def test_what_is_no_class_of_ours_is_refused(

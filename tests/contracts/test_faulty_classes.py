@@ -25,6 +25,8 @@ from circuitkit.engine.ablation import Resample, Zero
 from circuitkit.models.families import Llama
 from circuitkit.models.weights import ModuleWeights
 from circuitkit.precision.pahq import PAHQ
+from circuitkit.strategies.gim import GIMRule
+from circuitkit.strategies.relp import RelPRule
 from circuitkit.tasks.ioi import NAMES
 
 DICE: list[int] = []
@@ -206,7 +208,7 @@ def test_the_checks_of_families_find_faults(monkeypatch: pytest.MonkeyPatch) -> 
     families.check_views(model)
 
     attribute, values = families.attribute, families.IncrementalEditor.values
-    monkeypatch.setattr(families, "attribute", lambda prepared: attribute(prepared) * 1.01)
+    monkeypatch.setattr(families, "attribute", lambda *prepared: attribute(*prepared) * 1.01)
     with pytest.raises(ContractError, match="not those of autograd"):
         families.check_gradients(model, batch)
     monkeypatch.setattr(families.IncrementalEditor, "values", lambda self, removals: values(self, removals) + 0.01)
@@ -214,7 +216,7 @@ def test_the_checks_of_families_find_faults(monkeypatch: pytest.MonkeyPatch) -> 
         families.check_editors(model, batch)
 
     for value in (torch.nan, 0.0):
-        monkeypatch.setattr(families, "attribute", lambda prepared, value=value: attribute(prepared) * value)
+        monkeypatch.setattr(families, "attribute", lambda *prepared, value=value: attribute(*prepared) * value)
         with pytest.raises(ContractError, match="not those of autograd"):
             families.check_gradients(model, batch)
 
@@ -229,6 +231,40 @@ def test_the_checks_of_families_find_faults(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(model, "_final_norm", replace(model._final_norm, weight=model._final_norm.weight * 2))
     with pytest.raises(ContractError, match="With all edges, the logits are not the module's own"):
         families.check_ends(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "said"),
+    [
+        ("gpt2", "gated", True, "`gated` is True, but .* no longer depends on its input. Set `gated = False`"),
+        ("llama", "gated", False, "`gated` is False, but .* still depends on its input. Set `gated = True`"),
+        ("gpt2", "mlp_activation", lambda mlp: mlp.c_proj, r"`mlp_activation` of layer 0 returns Conv1D"),
+        ("llama", "mlp_activation", lambda _: torch.nn.SiLU(), r"`mlp_activation` of layer 0 returns SiLU\(\)"),
+        ("gpt2", "final_norm", lambda: torch.nn.LayerNorm(16), "`final_norm` returns a LayerNorm. Return"),
+        ("gpt2", "mlp_norm", lambda _: torch.nn.LayerNorm(16), "`mlp_norm` returns a LayerNorm. Return"),
+    ],
+)
+def test_what_only_changed_gradients_need_is_checked(
+    kind: str, name: str, value: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = families.wrap_tiny_model(kind)
+    check = families.check_norms if "norm" in name else families.check_mlps
+    check(model)
+    monkeypatch.setattr(model.family, name, value)
+    with pytest.raises(ContractError, match=said):
+        check(model)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neox", "gemma2", "olmo2", "phi"])
+def test_first_order_effects_by_other_backward_rules_are_checked(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = families.wrap_tiny_model(kind)
+    batch = random_prompts(model)
+    for rule in (RelPRule(), GIMRule()):
+        families.check_gradients(model, batch, rule)
+    attribute = families.attribute
+    monkeypatch.setattr(families, "attribute", lambda prepared, _: attribute(prepared))
+    with pytest.raises(ContractError, match="not those of autograd"):
+        families.check_gradients(model, batch, RelPRule())
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 0.0])

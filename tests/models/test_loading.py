@@ -2,12 +2,15 @@
 
 import json
 import logging
+from importlib.metadata import EntryPoint
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.tiny import VARIANTS, tiny_hf
 
+from circuitkit import discover
+from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.models import loading
 from circuitkit.models.circuit_model import CircuitModel
@@ -73,3 +76,21 @@ def test_a_name_that_no_hub_answers_for_is_one_line(monkeypatch, caplog, capfd):
     assert not caplog.records
     assert capfd.readouterr().err == ""
     assert hub.isEnabledFor(logging.WARNING), "only while loading"
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_folder_without_a_tokenizer_has_none(kind, tmp_path):
+    """Transformers makes an empty tokenizer for some types of models."""
+    tiny_hf(kind).save_pretrained(tmp_path)
+    model = CircuitModel.from_pretrained(tmp_path)
+    assert model.tokenizer is None
+    with pytest.raises(UsageError, match="no tokenizer"):
+        discover(model, "ioi", "eap", examples=4)
+
+
+def test_a_class_registered_as_a_family_that_is_none(tmp_path, monkeypatch):
+    tiny_hf("llama").save_pretrained(tmp_path)
+    entries = registry._entries("families") | {"llama": EntryPoint("llama", "pathlib:Path", "circuitkit.families")}
+    monkeypatch.setattr(registry, "_entries", lambda _: entries)
+    with pytest.raises(UsageError, match=r"pathlib\.Path, registered for 'llama' models, is no subclass of"):
+        CircuitModel.from_pretrained(tmp_path)

@@ -126,7 +126,10 @@ class Family(ABC):
         return self.rotary(positions, like)
 
     def scales_from(self) -> int | None:
-        """Return the length above which positions are scaled by the prompt's length; None: they never are."""
+        """Return the length above which positions are scaled by the prompt's length; None: they never are.
+
+        The logits are compared with the model's own again where a run first has longer prompts.
+        """
         return None
 
     def embeddings(self) -> int:
