@@ -43,8 +43,7 @@ class Quantization(PrecisionPolicy):
                 raise UsageError(f"{name}={value!r} is unknown.", f"Choose {' or '.join(map(repr, known))}.")
         self.mode: Mode = mode
         self.scope: Scope = scope
-        self._model: CircuitModel | None = None
-        self._weights: MixedWeights | None = None
+        self._prepared: tuple[CircuitModel, MixedWeights] | None = None
 
     @usual_torch_state()
     def prepare(self, model: CircuitModel) -> None:
@@ -56,7 +55,7 @@ class Quantization(PrecisionPolicy):
             UsageError: the policy already holds a model's weights, or the model has several dtypes.
             CircuitKitError: there is no space for the full weights, or the model has lost some.
         """
-        if self._weights is not None:
+        if self._prepared is not None:
             raise UsageError(f"This {type(self).__name__} already holds a model's weights.", "Call close() first.")
         model.check_weights()
         if model.family.made:
@@ -67,7 +66,7 @@ class Quantization(PrecisionPolicy):
         weights = MixedWeights(model, self.mode, self.scope == "attention+mlp")
 
         def take() -> None:
-            self._model, self._weights = model, weights
+            self._prepared = model, weights
             model.weights = weights  # instead of views of the module's own weights, which would keep them in memory
             weights.take()
 
@@ -80,9 +79,9 @@ class Quantization(PrecisionPolicy):
         Raises:
             CircuitKitError: some could not be restored; the model refuses to be used.
         """
-        if self._model is None or self._weights is None:
+        if self._prepared is None:
             return
-        model, weights = self._model, self._weights
+        model, weights = self._prepared
         with hold_signals():
             try:
                 interruption = weights.give_back()
@@ -91,19 +90,20 @@ class Quantization(PrecisionPolicy):
                 model.weights = LostWeights(error)
                 raise
             finally:
-                self._model = self._weights = None
+                self._prepared = None
         if interruption is not None:
             raise interruption
 
     def full(self) -> AbstractContextManager[None]:
         """Put everything in full precision inside a `with`; each layer is read from the store when it is accessed."""
-        return nullcontext() if self._weights is None else self._weights.in_full(None)
+        return nullcontext() if self._prepared is None else self._prepared[1].in_full(None)
 
     def low_precision_writers(self) -> Tensor | None:
         """Return which writers have low-precision weights now, bool `[W]`; None: nothing is prepared."""
-        if self._model is None or self._weights is None:
+        if self._prepared is None:
             return None
-        graph, units = self._model.graph, self._weights.units
+        model, weights = self._prepared
+        graph, units = model.graph, weights.units
         if units is None:
             return torch.zeros(graph.n_writers, dtype=torch.bool)
         lowered = torch.ones(graph.n_writers, dtype=torch.bool)
@@ -120,7 +120,7 @@ class Quantization(PrecisionPolicy):
 
     def footprint(self) -> dict[str, int]:
         """Count bytes of weights: `high` (embeddings, norms, ...), `low`, and `full` (on disk or pinned)."""
-        return {} if self._weights is None else self._weights.footprint()
+        return {} if self._prepared is None else self._prepared[1].footprint()
 
 
 class AllLowPrecision(Quantization):
@@ -169,9 +169,12 @@ class PAHQ(Quantization):
 
     def investigate(self, readers: Collection[int]) -> AbstractContextManager[None]:
         """Put exactly the units of these readers in full precision inside a `with`."""
-        if self._model is None or self._weights is None or self._weights.units is None:
+        if self._prepared is None:
             return nullcontext()
-        return self._weights.in_full(frozenset(self._units(self._model.graph, readers)))
+        model, weights = self._prepared
+        if weights.units is None:
+            return nullcontext()
+        return weights.in_full(frozenset(self._units(model.graph, readers)))
 
     def groups(self, graph: EdgeGraph) -> Iterator[Sequence[int]]:
         """Yield one set per k, of the k-th key-value group of every layer, then one of the MLPs.

@@ -63,8 +63,9 @@ def again(evaluation: Evaluation) -> Evaluation:
     return found
 
 
-def test_an_evaluation_comes_back_from_its_files_bit_by_bit() -> None:
-    one = on_toy()
+@pytest.mark.parametrize("examples", [24, 1])
+def test_an_evaluation_comes_back_from_its_files_bit_by_bit(examples: int) -> None:
+    one = on_toy(examples=examples)
     other = again(one)
     assert other == one
     assert other.to_dict() == one.to_dict()

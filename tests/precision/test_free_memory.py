@@ -9,7 +9,7 @@ import torch
 from support.tiny import random_batch, tiny, tiny_hf
 
 from circuitkit.models.circuit_model import CircuitModel
-from circuitkit.precision.free_memory import ParameterIndex
+from circuitkit.precision.free_memory import MappedPages, ParameterIndex
 from circuitkit.precision.pahq import PAHQ
 
 RESIDENT = """
@@ -63,6 +63,33 @@ def test_resident_memory_falls(source, mode, tmp_path):
     unread = 16384 * 768 * 4 // 1024 if source == "file" else 0  # the unembedding, which loading has read
     assert before - after > 0.8 * (full - low + unread)
     assert peak - before < 0.7 * full  # not the full weights, the low ones and the store at once
+
+
+SMAPS = """\
+7f0000000000-7f0000100000 r--p 00000000 fe:00 16 /a/file with spaces
+Anonymous:             0 kB
+Swap:                  0 kB
+7f0000100000-7f0000200000 rw-p 00100000 fe:00 16 /a/file that was written to
+Anonymous:             4 kB
+Swap:                  0 kB
+7f0000200000-7f0000300000 rw-p 00000000 00:00 0
+Anonymous:             0 kB
+Swap:                  0 kB
+7f0000300000-7f0000400000 rw-p 00000000 00:00 0 [heap]
+Anonymous:             0 kB
+Swap:                  0 kB
+7f0000400000-7f0000500000 rw-p 00000000 fe:00 17 /a/file whose written pages are in the swap
+Anonymous:             0 kB
+Swap:                  8 kB
+7f0000500000-7f0000600000 r--p 00000000 fe:00 18 /b
+Anonymous:             0 kB
+Swap:                  0 kB
+"""
+
+
+def test_pages_of_files_that_nobody_has_written_to_can_be_read_again(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: SMAPS)
+    assert MappedPages()._ranges == [(0x7F0000000000, 0x7F0000100000), (0x7F0000500000, 0x7F0000600000)]
 
 
 def test_what_is_tied_is_not_freed():

@@ -216,9 +216,7 @@ class Cone:
         k = self._with_past(layer.k, groups, keys, step.keys)
         v = self._with_past(layer.v, groups, values, step.values)
         hypotheses = max(q.shape[1], k.shape[1], v.shape[1])
-        if q.shape[1] != hypotheses:
-            q = q.expand(-1, hypotheses, -1, -1, -1)
-        return q, k, v
+        return q.expand(-1, hypotheses, -1, -1, -1), k, v
 
     def _with_past(self, live: Tensor, groups: Tensor, new: Tensor | None, readers: PlannedReaders | None) -> Tensor:
         """Return keys or values of a part's heads over all positions, `[n, J or 1, B, T, E]`."""
