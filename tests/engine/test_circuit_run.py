@@ -153,6 +153,17 @@ def test_multiply_adds_are_counted():
     assert run.forward_equivalents - before == pytest.approx((forward - saved) / forward)
 
 
+def test_multiply_adds_of_the_past_are_counted():
+    """Keys and values at positions before the first that differ, where the heads are those of the ablated run."""
+    model, batch = tiny("llama"), random_batch(lengths=(9, 9))
+    family, graph = model.family, model.graph
+    run = CircuitRun(prepare(model, batch, Resample))
+    positions = 2 * 3  # both prompts have their first three tokens in common
+    assert len(run.rows.past) == positions
+    projections = 2 * family.kv_heads * family.width * family.head_width
+    assert run.forward_equivalents == pytest.approx(graph.layers * positions * projections / run._macs_of_forward)
+
+
 class Broadcast(Ablation):
     """Ablated outputs that belong to no run, one vector per prompt."""
 

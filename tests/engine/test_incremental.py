@@ -8,6 +8,7 @@ from support.prepared import ABLATIONS
 from support.tiny import VARIANTS, random_batch, tiny
 
 from circuitkit.data.objectives import AnswerLogProbability, KLDivergence, LogitDifference, ProbabilityDifference
+from circuitkit.engine.ablation import Resample
 from circuitkit.engine.editors.incremental import IncrementalEditor
 from circuitkit.engine.editors.positions import Positions
 from circuitkit.engine.editors.replay import ReplayEditor
@@ -205,3 +206,20 @@ def test_an_editor_restarted_within_a_layer_has_the_values_of_a_new_one():
             editor.open(reader)
         removals = torch.rand(3, graph.prefix(reader), generator=generator) < 0.5
         assert torch.allclose(used.values(removals), new.values(removals), atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [IncrementalEditor, ReplayEditor])
+def test_what_is_computed_is_counted_alike_in_one_batch_and_in_several(kind):
+    model, batch = tiny("llama"), random_batch(lengths=(6, 6, 6))
+    reader = model.graph.reader_names.index("a1.h0<q>")
+    removals = torch.eye(model.graph.prefix(reader), dtype=torch.bool)[:3]
+    counted = []
+    for size in (3, 2):
+        editor = kind(prepare_batches(model, batch.split(size), LogitDifference(), Resample()))
+        editor.open(reader)
+        before = editor.forward_equivalents
+        editor.values(removals)
+        counted.append(editor.forward_equivalents - before)
+    assert counted[0] == pytest.approx(counted[1])
+    if kind is ReplayEditor:  # the circuit as it stands and three removals, from layer 1 on
+        assert counted[0] == pytest.approx(4 * (model.graph.layers - 1) / model.graph.layers)

@@ -98,6 +98,13 @@ def test_batches_share_what_the_held_parts_leave(available, largest):
     assert sum(predicted.values()) <= available
 
 
+@pytest.mark.parametrize(("each", "available", "count"), [(3, 10, 3), (10, 10, 1), (0, 7, 7)])
+def test_as_many_as_fit(each, available, count):
+    assert memory.how_many(each, available, "hypothesis") == count
+    with pytest.raises(CircuitKitError, match="One hypothesis takes"):
+        memory.how_many(available + 1, available, "hypothesis")
+
+
 def test_what_runs_only_if_there_is_room():
     need = Need(working={"autograd": 7}, extra={"autograd": 28})
     assert need.predict(2, 1000) == {"autograd": 70}

@@ -5,6 +5,7 @@ import itertools
 import json
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,13 @@ from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.ablation import Resample
 from circuitkit.engine.prepared_batch import prepare_batches
 from circuitkit.errors import UsageError
-from circuitkit.evaluation import intervals
+from circuitkit.evaluation import evaluator, intervals
 from circuitkit.evaluation.evaluation import Evaluation, Measured, Point
 from circuitkit.evaluation.evaluator import Evaluator, check_curves, evaluate
 from circuitkit.evaluation.generalization import GAP, generalization_notes
 from circuitkit.evaluation.intervals import Figure
 from circuitkit.evaluation.prompt_table import PromptValues, write_prompt_table
+from circuitkit.evaluation.prompts import prompt_notes
 from circuitkit.models.circuit_model import CircuitModel
 
 LENGTHS = (5, 7, 6, 5, 8, 6, 7, 5)
@@ -61,6 +63,26 @@ def again(evaluation: Evaluation) -> Evaluation:
     found = Evaluation.from_dict(described, file.take(list(described["full"]), circuits, described["prompts"]))
     file.finish()
     return found
+
+
+def test_its_time_is_that_of_the_circuits_and_at_first_of_the_captures(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(100.0)
+    monkeypatch.setattr(evaluator, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    one = make_evaluator()  # looks at the clock before and after the captures
+    circuit = Circuit.from_scores(one.graph, torch.arange(len(one.graph), dtype=torch.float64))
+    assert [one.evaluate(circuit, [0.5]).seconds for _ in range(2)] == [2, 1]
+
+
+def test_a_note_says_of_which_splits_it_is_true() -> None:
+    batches = {split: random_batch(seed) for seed, split in enumerate(("train", "validation", "test"))}
+    batches["train"] = replace(batches["train"], notes=("Of all.", "Of two.", "Of one."))
+    batches["validation"] = replace(batches["validation"], notes=("Of all.", "Of two."))
+    batches["test"] = replace(batches["test"], notes=("Of all.",))
+    assert prompt_notes(batches) == [
+        "Of all.",
+        "In the train and validation split: Of two.",
+        "In the train split: Of one.",
+    ]
 
 
 @pytest.mark.parametrize("examples", [24, 1])

@@ -55,9 +55,12 @@ def test_a_circuit_that_chose_its_edges_has_a_point_of_its_own():
     one = evaluator()
     scores = torch.rand(len(one.graph))
     own = Circuit.from_scores(one.graph, scores).top(30)
-    (point,) = one.evaluate(own).curve("own")
+    found = one.evaluate(own)
+    (point,), (others,) = found.curve("own"), found.curve("complement")
     assert (point.edges, point.fraction) == (30, 30 / len(one.graph))
     assert point.value == pytest.approx(one.value(own.kept))
+    assert (others.edges, others.fraction) == (len(one.graph) - 30, pytest.approx(1 - 30 / len(one.graph)))
+    assert others.value == pytest.approx(one.value(~own.kept))
     assert not one.evaluate(Circuit.from_scores(one.graph, scores)).curve("own")
 
 
