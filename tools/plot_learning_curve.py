@@ -37,7 +37,7 @@ def circuits(point: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def panel(axes: Axes, points: list[dict[str, Any]], counts: list[int]) -> None:
     """Plot one method; `counts`: the numbers of prompts of all methods."""
     lines: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    apart = 2 * counts[-1]  # the place of all templates on the logarithmic axis
+    apart = 3 * counts[-1]  # the place of all templates on the logarithmic axis
     for point in points:
         place = point["prompts"] if point["templates"] != "all" else apart
         for label, circuit in circuits(point).items():
@@ -57,7 +57,7 @@ def panel(axes: Axes, points: list[dict[str, Any]], counts: list[int]) -> None:
     axes.set(title=points[0]["method"].replace("_", " "), ylim=(0, 1.02), xscale="log")
     ticks = [*counts, apart] if any(point["templates"] == "all" for point in points) else counts
     axes.set_xticks(ticks, [*map(str, counts), f"{counts[-1]}, all\ntemplates"][: len(ticks)])
-    axes.set_xlim(ticks[0] / 1.5, ticks[-1] * 1.5)
+    axes.set_xlim(ticks[0] / 2, ticks[-1] * 2)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     if len(lines) > 1:
