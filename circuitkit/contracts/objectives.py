@@ -1,10 +1,14 @@
 """What every objective must do: checks of one of them, with one model."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from circuitkit.contracts.outcome import refuse
+from circuitkit.data.logits import Logits
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.models.circuit_model import CircuitModel
@@ -43,10 +47,13 @@ def check_objective_values(make: MakeObjective, model: CircuitModel, batch: Prom
         refuse(
             "Values are not finite.", "Mind sets of unequal size: -1 fills `answers`, `wrong_answers` and positions."
         )
+    _check_rows(objective, model, batch)
+    _check_padding(objective, model, batch)
+    if not several.requires_grad:
+        refuse("`values` has no gradient.", "Use torch's differentiable operations alone: no `detach`, no `item`.")
     (gradient,) = torch.autograd.grad(several.sum(), changed)
     if not bool(gradient.isfinite().all()) or not bool(gradient.abs().sum() > 0):
         refuse("Its gradient is not finite, or zero.", "Use differentiable operations; mask with `torch.where` before.")
-    _check_rows(objective, model, batch)
     alone = torch.stack([objective.values(model.logits(one), batch, reference) for one in changed])
     if not torch.allclose(alone, several, rtol=1e-12 if model.dtype == torch.float64 else 1e-4):
         refuse("A hypothesis has another value alone than among others.", "Let no value depend on other hypotheses.")
@@ -66,6 +73,54 @@ def _check_rows(objective: Objective, model: CircuitModel, batch: PromptBatch) -
     )
     if not torch.allclose(alone, values, rtol=1e-9 if model.dtype == torch.float64 else 1e-4, atol=1e-9):
         refuse("A prompt has another value alone than in a batch.", "Sum over answers and positions, not over prompts.")
+
+
+def _check_padding(objective: Objective, model: CircuitModel, batch: PromptBatch) -> None:
+    """Check that what fills sets of answers and positions changes no value, nor does the order in a set."""
+
+    def filled(tokens: Tensor) -> Tensor:
+        return F.pad(tokens, (0, 1) if tokens.ndim == 2 else (0, 1, 0, 1), value=-1)
+
+    changed = {
+        "an answer position is missing": replace(
+            batch,
+            answers=filled(batch.answers),
+            wrong_answers=filled(batch.wrong_answers),
+            answer_positions=filled(batch.answer_positions),
+        ),
+        "answers are in another order": replace(
+            batch, answers=_turned(batch.answers), wrong_answers=_turned(batch.wrong_answers)
+        ),
+    }
+
+    def values(of: PromptBatch) -> Tensor:
+        logits = model.logits(model.final_stream(of))
+        return objective.values(logits if objective.whole_vocabulary else _Few(**vars(logits)), of, reference(of))
+
+    def reference(of: PromptBatch) -> Tensor | None:
+        return objective.reference(model.logits(model.final_stream(of)))
+
+    expected = values(batch)
+    for what, other in changed.items():
+        if not torch.allclose(values(other), expected, rtol=1e-9 if model.dtype == torch.float64 else 1e-4, atol=1e-9):
+            refuse(
+                f"Where {what}, values differ.",
+                "Leave out what is -1 in `answers`, `wrong_answers` and `answer_positions`; treat all of a set alike.",
+            )
+
+
+def _turned(tokens: Tensor) -> Tensor:
+    """Return sets of tokens in the reverse order; what fills them stays behind."""
+    sizes = (tokens >= 0).sum(-1, keepdim=True)
+    places = torch.arange(tokens.shape[-1], dtype=torch.int64)
+    return tokens.gather(-1, torch.where(places < sizes, sizes - 1 - places, places))
+
+
+class _Few(Logits):
+    """Logits whose whole vocabulary nobody computes."""
+
+    def all(self) -> Tensor:
+        refuse("It says whole_vocabulary = False, and computes `logits.all()`.", "Set it to True, or use `logits.of`.")
 
 
 def check_objective_order(make: MakeObjective, model: CircuitModel, batch: PromptBatch) -> None:

@@ -122,14 +122,27 @@ def _raise_inside(context: object) -> None:
 
 
 def check_groups(make: Make, model: CircuitModel) -> None:
-    """Check that every reader is in one group.
+    """Check that every reader is in one group, and that groups are small enough for some writers to stay low.
 
     Raises:
-        ContractError: one is in none, or in two.
+        ContractError: one is in none, or in two; or nothing is low while any group is investigated.
     """
     groups = [list(group) for group in make().groups(model.graph)]
     if sorted(itertools.chain(*groups)) != list(range(model.graph.n_readers)) or not all(groups):
         refuse("`groups` does not yield every reader once.", "Yield sets that cover `range(graph.n_readers)`.")
+    with prepare_policy(make(), model) as policy:
+        low = policy.low_precision_writers()
+        if low is None or not bool(low.any()) or not policy.depends_on_reader:
+            return
+        for group in groups:
+            with policy.investigate(group):
+                left = policy.low_precision_writers()
+            if left is not None and bool(left.any()):
+                return
+    refuse(
+        "While any of its `groups` is investigated, no writer is in low precision: attribution would round nothing.",
+        "Yield smaller sets, such as the readers of one head of every layer.",
+    )
 
 
 def check_closing(make: Make, model: CircuitModel) -> None:

@@ -1,6 +1,6 @@
 """Each check of tasks, objectives, policies, ablations and families finds what it is for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -16,10 +16,11 @@ from circuitkit import (
     Task,
     UsageError,
 )
+from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.contracts import ablations, check_class, families
 from circuitkit.contracts.objectives import check_objective_order, check_objective_values
 from circuitkit.contracts.outcome import ContractError
-from circuitkit.contracts.policies import check_closing, check_effects, check_low_precision_writers
+from circuitkit.contracts.policies import check_closing, check_effects, check_groups, check_low_precision_writers
 from circuitkit.contracts.prompts import random_prompts
 from circuitkit.engine.ablation import Resample, Zero
 from circuitkit.models.families import Llama
@@ -60,6 +61,19 @@ def test_the_checks_of_policies_find_faults() -> None:
 
     with pytest.raises(ContractError, match="still has the weights of Other"):
         check_closing(Stays, CircuitModel.from_pretrained("toy"))
+
+
+class Wide(PAHQ):
+    """Puts all readers into one group, so that attribution rounds nothing."""
+
+    def groups(self, graph: EdgeGraph) -> Iterator[Sequence[int]]:
+        yield range(graph.n_readers)
+
+
+def test_groups_leave_something_low(toy: CircuitModel) -> None:
+    check_groups(lambda: PAHQ("bf16"), toy)
+    with pytest.raises(ContractError, match="attribution would round nothing"):
+        check_groups(lambda: Wide("bf16"), toy)
 
 
 class Counts(PrecisionPolicy):
@@ -124,6 +138,50 @@ class OneSided(Objective):
         answers = batch.answers.clamp(min=0)
         moved = logits.all().gather(-1, answers.expand(logits.all().shape[:-1] + answers.shape[-1:]))
         return (moved - reference.gather(-1, answers)).clamp(min=0).sum((-2, -1))
+
+
+class CountsPadding(Objective):
+    """Takes what fills sets of answers for answers."""
+
+    def values(self, logits: Any, batch: Any, reference: Any) -> torch.Tensor:
+        return -logits.of(batch.answers).mean((-2, -1))
+
+
+class OnlyFirst(Objective):
+    """Looks at the first answer of a set."""
+
+    def values(self, logits: Any, batch: Any, reference: Any) -> torch.Tensor:
+        return -(logits.of(batch.answers[..., :1])[..., 0] * (batch.answer_positions >= 0)).sum(-1)
+
+
+class Understates(OnlyFirst):
+    """Computes what it says that it does not."""
+
+    whole_vocabulary = False
+
+    def values(self, logits: Any, batch: Any, reference: Any) -> torch.Tensor:
+        return (logits.all().logsumexp(-1) * (batch.answer_positions >= 0)).sum(-1)
+
+
+class Detached(Objective):
+    """Has no gradient."""
+
+    def values(self, logits: Any, batch: Any, reference: Any) -> torch.Tensor:
+        return (logits.all().detach().logsumexp(-1) * (batch.answer_positions >= 0)).sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        (CountsPadding, "Where an answer position is missing, values differ"),
+        (OnlyFirst, "Where answers are in another order, values differ"),
+        (Understates, r"says whole_vocabulary = False, and computes `logits\.all\(\)`"),
+        (Detached, "`values` has no gradient"),
+    ],
+)
+def test_the_checks_of_objectives_look_at_sets_of_answers(objective: Any, said: str, toy: CircuitModel) -> None:
+    with pytest.raises(ContractError, match=said):
+        check_objective_values(objective, toy, random_prompts(toy, positions=2, answers=3))
 
 
 def test_the_checks_of_objectives_find_what_shows_on_some_prompts_only(toy: CircuitModel) -> None:

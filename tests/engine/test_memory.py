@@ -184,3 +184,10 @@ def test_needs_grow_with_what_is_held():
     assert total(mean.editor()) < total(plain.editor())
     assert total(plain.attribution(steps=5)) > 2 * total(plain.attribution())
     assert total(plain.masked_run(checkpoint=True)) < total(plain.masked_run())
+
+
+def test_a_masked_run_needs_the_inputs_of_a_layer_and_their_gradients():
+    model, batch = tiny("llama"), random_batch()
+    need = Footprints(model, batch, LogitDifference(), Resample(), FullPrecision()).masked_run()
+    inputs = torch.empty(model.graph.readers_per_layer, *batch.clean.shape, model.family.width, dtype=model.dtype)
+    assert need.working["inputs"] * len(batch) == 2 * inputs.nbytes

@@ -1,9 +1,11 @@
 """Evaluations by slow definitions, their files, and what is noted of them."""
 
+import importlib
 import io
 import itertools
 import json
-from dataclasses import replace
+import pkgutil
+from dataclasses import is_dataclass, replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -366,3 +368,11 @@ def test_an_evaluation_reports_how_far_it_is() -> None:
     result = discoverer.run("toy", "ioi", "eap", examples=4, sizes=[0.1, 1.0], rankings=["absolute", "greedy"])
     assert told == [(done, 8) for done in range(1, 9)]
     assert {point.ranking for point in result.evaluations["train"][0].points} == {"absolute", "greedy"}
+
+
+@pytest.mark.parametrize("file", [found.name for found in pkgutil.iter_modules(circuitkit.evaluation.__path__)])
+def test_what_was_measured_cannot_be_changed(file: str) -> None:
+    module = importlib.import_module(f"circuitkit.evaluation.{file}")
+    own = [found for found in vars(module).values() if getattr(found, "__module__", "") == module.__name__]
+    classes = [found for found in own if isinstance(found, type) and is_dataclass(found)]
+    assert all(found.__dataclass_params__.frozen for found in classes)  # type: ignore[attr-defined]

@@ -17,6 +17,8 @@ from circuitkit.cli.main import main
 from circuitkit.comparison.grid import Grid
 from circuitkit.comparison.progress import GridProgress
 from circuitkit.comparison.runner import compare
+from circuitkit.data.logits import Logits
+from circuitkit.data.objectives import Objective
 from circuitkit.report.comparison_tables import comparison_tables
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.run.result import Result
@@ -159,3 +161,16 @@ def test_a_comparison_says_before_the_first_search_that_the_model_is_near_chance
     assert lines[0] == "3 cells to run."
     assert lines[1].startswith(f"no in toy: {CHANCE}")
     assert [line[:5] for line in lines[2:]] == ["[1/3]", "[2/3]", "[3/3]"]
+
+
+class Saturated(Objective):
+    """Is the same whatever the model says."""
+
+    def values(self, logits: Logits, batch: PromptBatch, reference: torch.Tensor | None) -> torch.Tensor:
+        return (0 * logits.of(batch.answers)).sum((-2, -1))
+
+
+def test_a_ranking_of_zeros_says_that_it_means_nothing() -> None:
+    result = circuitkit.discover("toy", "ioi", "eap", objective=Saturated(), examples=8, sizes=[])
+    assert any(note.startswith("Every edge scores 0") for note in result.notes)
+    assert not any("scores 0" in note for note in circuitkit.discover("toy", "ioi", "eap", examples=8, sizes=[]).notes)
