@@ -1,20 +1,22 @@
-"""What the constructor of every strategy must do: its arguments are its configuration."""
+"""What the constructor of every class must do: its arguments are its configuration."""
 
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from circuitkit.config import specs
 from circuitkit.contracts.outcome import NotApplicableError, refuse
-from circuitkit.contracts.strategies import StrategyCase
 from circuitkit.errors import UsageError
-from circuitkit.strategies.base import DiscoveryStrategy
 
 
-def check_arguments(case: StrategyCase) -> str:
+def check_arguments(make: Callable[[], Any], kind_of_class: str) -> str:
     """Check that the constructor's arguments are its configuration: typed, documented, kept, and checked.
+
+    Args:
+        make: makes an object of the class.
+        kind_of_class: such as `strategies`.
 
     Returns:
         A remark, or nothing.
@@ -23,34 +25,35 @@ def check_arguments(case: StrategyCase) -> str:
         ContractError: they are not.
         NotApplicableError: it has none.
     """
-    strategy = case.make()
-    kind, before = type(strategy), repr(vars(strategy))
+    made = make()
+    kind, before = type(made), repr(vars(made))
+    general = specs.base(kind_of_class).__mro__
     parameters = _read_parameters(kind)
     if not parameters:
         raise NotApplicableError("its constructor has no arguments")
     for name, parameter in parameters.items():
         if parameter.annotation is parameter.empty:
             refuse(f"The argument {name!r} has no type.", "Annotate it: configurations are checked against the types.")
-        if not any(_describes(base, name) for base in kind.__mro__ if base not in DiscoveryStrategy.__mro__):
+        if not any(_describes(base, name) for base in kind.__mro__ if base not in general):
             refuse(f"The docstring of {kind.__name__} does not say what {name!r} is.", "Describe it under Args.")
-        if not hasattr(strategy, name):
+        if not hasattr(made, name):
             refuse(
                 f"{kind.__name__} has no attribute {name!r}, from which configurations are written.",
                 f"Keep the argument as it was given: `self.{name} = {name}`.",
             )
         if parameter.annotation in (int, float):
-            _check_number(kind, parameters, name, vars(strategy))
+            _check_number(kind, parameters, name, vars(made))
     if kind.__module__ in ("__main__", "builtins"):
         return "it is in no file: whether it can be made again from a configuration is not known"
-    again: DiscoveryStrategy = specs.make("strategies", specs.describe(strategy))
-    one, other = (specs.resolve("strategies", specs.describe(made)) for made in (strategy, again))
+    again = specs.make(kind_of_class, specs.describe(made))
+    one, other = (specs.resolve(kind_of_class, specs.describe(each)) for each in (made, again))
     if one != other:
         refuse(
-            f"{strategy!r}, made again from its configuration, is {again!r}.",
+            f"{made!r}, made again from its configuration, is {again!r}.",
             "Keep every argument under its own name, as plain data.",
         )
-    if repr(vars(strategy)) != before:
-        refuse("Describing the strategy changes it.", "Change no attribute outside of the constructor.")
+    if repr(vars(made)) != before:
+        refuse("Describing it changes it.", "Change no attribute outside of the constructor.")
     return ""
 
 

@@ -26,6 +26,7 @@ _COMPARE = (
     "Compare with the forward pass of transformers' module: `rotary`, `scale`, `window`, norms, `head_norms`, "
     "`parallel`, soft-capping, and whether something else adds to the stream."
 )
+_ARGUMENTS = "has typed, documented arguments, which it keeps and checks"
 POLICIES = ("full", "pahq", "all_low")
 """The precision policies that a strategy is checked under."""
 
@@ -144,7 +145,7 @@ def _try_to_make(make: Callable[[], Any], name: str) -> None:
 def _of_strategy(make: Callable[[], Any], model: CircuitModel) -> Checks:
     prompts = random_prompts(model, lengths=(6, 7, 5, 7))
     case = StrategyCase(make, model, prompts, random_prompts(model, 7, lengths=(6, 5, 6)))
-    yield "has typed, documented arguments, which it keeps and checks", partial(check_arguments, case)
+    yield _ARGUMENTS, partial(check_arguments, make, "strategies")
     for policy in POLICIES:
         what = f"scores every edge, and leaves the model and global state as they were (precision {policy})"
         yield what, partial(strategies.check_scores, case, policy)
@@ -179,6 +180,7 @@ def _check_resuming(case: StrategyCase) -> str:
 
 def _of_policy(make: Callable[[], Any], model: CircuitModel) -> Checks:
     batch = random_prompts(model)
+    yield _ARGUMENTS, partial(check_arguments, make, "precision")
     yield "names the writers whose weights are low", partial(policies.check_low_precision_writers, make, model)
     yield "changes weights, if it says so", partial(policies.check_has_effect, make, model)
     yield "nests `investigate` and `full`, also after exceptions", partial(policies.check_contexts, make, model)
@@ -188,6 +190,7 @@ def _of_policy(make: Callable[[], Any], model: CircuitModel) -> Checks:
 
 
 def _of_task(make: Callable[[], Any], model: CircuitModel) -> Checks:
+    yield _ARGUMENTS, partial(check_arguments, make, "tasks")
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise UsageError(f"The model {model.name!r} has no tokenizer.", "Choose one that has.")
@@ -207,6 +210,7 @@ def _of_task(make: Callable[[], Any], model: CircuitModel) -> Checks:
 
 def _of_objective(make: Callable[[], Any], model: CircuitModel) -> Checks:
     one, several = random_prompts(model), random_prompts(model, positions=2, answers=3)
+    yield _ARGUMENTS, partial(check_arguments, make, "objectives")
     what = "gives one value per prompt, with a gradient"
     yield what, partial(objectives.check_objective_values, make, model, several)
     yield "is lower for better answers", partial(objectives.check_objective_order, make, model, one)
@@ -215,6 +219,7 @@ def _of_objective(make: Callable[[], Any], model: CircuitModel) -> Checks:
 
 def _of_ablation(make: Callable[[], Any], model: CircuitModel) -> Checks:
     batch = random_prompts(model, lengths=(6, 6, 6, 6))
+    yield _ARGUMENTS, partial(check_arguments, make, "ablations")
     yield "gives every writer an output", partial(ablations.check_ablated_outputs, make, model, batch)
     yield "declares what its outputs are", partial(ablations.check_ablated_circuits, make, model, batch)
     yield "can be used in a run", partial(ablations.check_ablation_runs, make, model, batch)

@@ -166,7 +166,7 @@ def test_the_same_seed_gives_the_same_result_and_nothing_global_changes(name):
 def test_its_arguments_are_its_configuration(name):
     has_none = not inspect.signature(type(make(name))).parameters
     with pytest.raises(NotApplicableError) if has_none else nullcontext():
-        check_arguments(case(name, None))
+        check_arguments(case(name, None).make, "strategies")
 
 
 @pytest.mark.parametrize("name", NAMES)

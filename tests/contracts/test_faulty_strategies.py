@@ -15,7 +15,7 @@ from circuitkit import (
     DiscoveryStrategy,
     UsageError,
 )
-from circuitkit.contracts.arguments import check_arguments
+from circuitkit.contracts import arguments
 from circuitkit.contracts.outcome import ContractError, NotApplicableError
 from circuitkit.contracts.prompts import random_prompts
 from circuitkit.contracts.resuming import Interrupting, _interrupt, check_forgetting, check_resuming
@@ -240,6 +240,10 @@ class Wavers(Faulty):
 
 
 Check = Callable[[StrategyCase], Any]
+
+
+def check_arguments(case: StrategyCase) -> str:
+    return arguments.check_arguments(case.make, "strategies")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from circuitkit.engine.editors.replay import ReplayEditor
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import prepare_batches
 from circuitkit.engine.search.greedy import GreedySearch
+from circuitkit.errors import CircuitKitError
 from circuitkit.storage.state import load_state, save_state
 
 OBJECTIVES = [LogitDifference, ProbabilityDifference, AnswerLogProbability, KLDivergence]
@@ -223,3 +224,12 @@ def test_what_is_computed_is_counted_alike_in_one_batch_and_in_several(kind):
     assert counted[0] == pytest.approx(counted[1])
     if kind is ReplayEditor:  # the circuit as it stands and three removals, from layer 1 on
         assert counted[0] == pytest.approx(4 * (model.graph.layers - 1) / model.graph.layers)
+
+
+def test_one_removal_that_does_not_fit_is_refused():
+    model, batch = tiny("llama"), random_batch()
+    prepared = prepare_batches(model, [batch], LogitDifference(), Resample())
+    editor = ReplayEditor(prepared, memory_budget=prepared[0].inputs[0].nbytes)
+    editor.open(model.graph.logits)
+    with pytest.raises(CircuitKitError, match=r"takes .* MiB, but only .* may be used"):
+        editor.values(torch.eye(model.graph.prefix(model.graph.logits), dtype=torch.bool))

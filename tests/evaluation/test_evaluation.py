@@ -102,6 +102,14 @@ def test_an_evaluation_comes_back_from_its_files_bit_by_bit(examples: int) -> No
         assert values.shape == (len(one.points) + len(one.minimality) + 2, one.prompts)
 
 
+@pytest.mark.parametrize(("more", "prompts"), [(1, 24), (0, 25), (0, 0)])
+def test_a_table_with_fewer_values_than_wanted_is_refused(more: int, prompts: int) -> None:
+    one = on_toy()
+    file = PromptValues(write_prompt_table({"test": [one]}))
+    with pytest.raises(ValueError, match="fewer values than the evaluations"):
+        file.take(list(one.full), len(one.points) + len(one.minimality) + more, prompts)
+
+
 def test_the_table_has_the_value_of_every_prompt() -> None:
     one = on_toy()
     table = pd.read_parquet(io.BytesIO(write_prompt_table({"test": [one]})))
