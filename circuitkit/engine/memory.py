@@ -187,11 +187,13 @@ def kept_by_autograd(run: Callable[[], Tensor], known: Iterator[Tensor]) -> int:
     def pack(tensor: Tensor) -> Tensor:
         if (place := tensor.untyped_storage().data_ptr()) not in others:
             kept[place] = tensor
-        return tensor
+        return tensor.detach()
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         run()
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    kept.clear()  # the graph holds `pack`, and would be held by its own results
+    return size
 
 
 def how_many(bytes_each: int, available: int, what: str) -> int:

@@ -1,5 +1,6 @@
 """Free memory: what the system reports, and the limits of control groups."""
 
+import gc
 import weakref
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from circuitkit.config import registry
 from circuitkit.data.objectives import KLDivergence, LogitDifference
 from circuitkit.engine import memory
 from circuitkit.engine.ablation import Mean, Resample
+from circuitkit.engine.attribution.reader_gradients import bytes_per_run
 from circuitkit.engine.capture import capture
 from circuitkit.engine.footprint import Footprints
 from circuitkit.engine.memory import Need
@@ -184,6 +186,19 @@ def test_needs_grow_with_what_is_held():
     assert total(mean.editor()) < total(plain.editor())
     assert total(plain.attribution(steps=5)) > 2 * total(plain.attribution())
     assert total(plain.masked_run(checkpoint=True)) < total(plain.masked_run())
+
+
+def test_what_was_measured_is_let_go():
+    model, batch = tiny("llama"), random_batch()
+    prepared = PreparedBatch(model, batch, LogitDifference(), Resample())
+
+    def live() -> int:
+        bytes_per_run(prepared)
+        gc.collect()
+        return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
+
+    live()
+    assert live() == live()
 
 
 def test_a_masked_run_needs_the_inputs_of_a_layer_and_their_gradients():
