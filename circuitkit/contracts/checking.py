@@ -153,7 +153,10 @@ def _of_strategy(make: Callable[[], Any], model: CircuitModel) -> Checks:
     yield "finds the same circuit under a policy that rounds nothing", partial(_check_rounding, case)
     yield "keeps nothing of a run in the object", partial(resuming.check_forgetting, case)
     yield "finds circuits that are the same when read from the run's folder", partial(strategies.check_files, case)
-    yield "ends with the same circuit if it is interrupted and resumed", partial(_check_resuming, case)
+    what = "ends with the same circuit if it is interrupted and resumed"
+    yield what, partial(_check_resuming, case)
+    low = replace(case, precision="pahq")
+    yield f"{what} (precision pahq)", partial(resuming.check_resuming, low, in_the_middle_alone=True)
     yield "predicts its cost in a dry run", partial(strategies.check_cost, case)
     yield "finds sparser circuits at larger operating points", partial(strategies.check_operating_point, case)
 

@@ -89,12 +89,16 @@ def save_always() -> Iterator[None]:
         discovery.SECONDS_BETWEEN_CHECKPOINTS = before
 
 
-def check_resuming(case: StrategyCase) -> Resumptions:
+def check_resuming(case: StrategyCase, in_the_middle_alone: bool = False) -> Resumptions:
     """Check that a run that is interrupted and resumed ends with the same circuit as one that is not, bit for bit.
 
     It is interrupted before its first report of progress, and at the first, a middle and the last. If none of these
     resumes from a saved state, although the strategy saves some, it is interrupted after the first, a middle and the
     last of these too.
+
+    Args:
+        case: the case.
+        in_the_middle_alone: interrupt at a middle report, and after a middle state, and nowhere else.
 
     Raises:
         ContractError: the circuit is another, or an interrupted run leaves a result, or the model changed.
@@ -105,12 +109,14 @@ def check_resuming(case: StrategyCase) -> Resumptions:
     count, saves = undisturbed.seen, undisturbed.saves
     found = Resumptions({}, saves)
     resumed = False
-    for at in sorted({0, min(1, count), (count + 1) // 2, count}):
+    middle = (count + 1) // 2
+    for at in [middle] if in_the_middle_alone else sorted({0, min(1, count), middle, count}):
         counter = _resume(case, whole, Interrupting(at), f"at report {at} of {count}")
         found.reports[at] = (count, counter.seen)
         resumed |= counter.resumed
-    if not resumed and saves:
-        for at in sorted({1, (saves + 1) // 2, saves}):
+    if saves and (in_the_middle_alone or not resumed):
+        middle = (saves + 1) // 2
+        for at in [middle] if in_the_middle_alone else sorted({1, middle, saves}):
             _resume(case, whole, Interrupting(after_saves=at), f"after state {at} of {saves} was saved,")
     state.check()
     return found

@@ -76,3 +76,9 @@ def test_other_ablations_take_prompts_of_any_length(ablation):
         prepared = prepare(MODEL, batch, ablation)
         ablation().check(batch)
         assert prepared.ablated.shape[0] == MODEL.graph.n_writers
+
+
+@pytest.mark.parametrize("ablation", [Mean("each"), Mean("pooled"), Zero(), Resample()])
+def test_what_is_the_same_for_all_prompts_is_held_once(ablation):
+    ablation.fit(MODEL, [SIX])
+    assert ablation.per_prompt == (outputs(ablation, SIX).shape[1] > 1)
