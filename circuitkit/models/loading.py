@@ -42,6 +42,11 @@ def load_pretrained(
     """
     source = locate(str(name))
     wanted = parse_dtype(dtype)
+    if Path(source).is_dir() and not (Path(source) / "config.json").exists():
+        raise UsageError(
+            f"The folder {str(name)!r} has no config.json, and so no model.",
+            "Give one that `save_pretrained` has written; `circuitkit list models` shows other choices.",
+        )
     with quiet():
         file = GGUFFile(Path(source)) if is_gguf(source) else None
         place = describe_place(source)

@@ -94,3 +94,8 @@ def test_a_class_registered_as_a_family_that_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_entries", lambda _: entries)
     with pytest.raises(UsageError, match=r"pathlib\.Path, registered for 'llama' models, is no subclass of"):
         CircuitModel.from_pretrained(tmp_path)
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(UsageError, match=r"has no config\.json, and so no model\. Give one that `save_pretrained`"):
+        CircuitModel.from_pretrained(tmp_path)
