@@ -17,6 +17,7 @@ from circuitkit import (
     UsageError,
 )
 from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.config import registry
 from circuitkit.contracts import ablations, check_class, families
 from circuitkit.contracts.objectives import check_objective_order, check_objective_values
 from circuitkit.contracts.outcome import ContractError
@@ -311,6 +312,13 @@ def test_what_only_changed_gradients_need_is_checked(
     monkeypatch.setattr(model.family, name, value)
     with pytest.raises(ContractError, match=said):
         check(model)
+
+
+@pytest.mark.parametrize("kind", registry.names("families"))
+def test_our_families_say_what_their_norms_and_mlps_are(kind: str) -> None:
+    model = families.wrap_tiny_model(kind)
+    families.check_norms(model)
+    families.check_mlps(model)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neox", "gemma2", "olmo2", "phi"])
