@@ -107,6 +107,15 @@ def flip_first(where):
     return put(*SEARCH, "decided", value=flip)
 
 
+def lose_undecided(state):
+    """Remove an edge that the search has not decided, from the circuit and from that at the layer's start."""
+    search = state["strategy"]["search"]
+    lost = int((~search["decided"]).nonzero()[0])
+    for name in ("kept", "layer_start"):
+        search[name] = search[name].clone()
+        search[name][lost] = False
+
+
 COMMON = {
     "no strategy": drop("strategy"),
     "a foreign key": lambda state: state.update(foreign=1),
@@ -151,6 +160,7 @@ OF_ACDC = {
     "scores float32": put(*SEARCH, "scores", value=lambda scores: scores.float()),
     "sources unknown": put(*SEARCH, "score_sources", value=lambda sources: sources + 9),
     "kept all": put(*SEARCH, "kept", value=torch.ones_like),
+    "kept without an edge not decided": lose_undecided,
     "kept floats": put(*SEARCH, "kept", value=lambda kept: kept.double()),
     "layer_start none": put(*SEARCH, "layer_start", value=torch.zeros_like),
     "removals foreign": put(*SEARCH, "removals", value=[[10**6, torch.zeros(2, dtype=torch.bool)]]),
