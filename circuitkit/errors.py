@@ -3,6 +3,9 @@
 import reprlib
 from importlib.util import find_spec
 
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""What torch says where memory runs out: on CPUs of Linux and others, and CUDA. Not all such errors have a class."""
+
 
 class CircuitKitError(Exception):
     """An error that the user can fix.
@@ -45,7 +48,7 @@ def quote(value: object) -> str:
 def cannot_move(what: str, device: object, error: Exception) -> CircuitKitError:
     """Make the error for something that torch cannot move to a device: one that is full, or one that there is not."""
     problem = f"{what} cannot be moved to {quote(device)}: {_reason(error)}."
-    if "out of memory" in str(error):
+    if any(said in str(error) for said in NO_MEMORY):
         return CircuitKitError(problem, "Free memory there, or choose another device.")
     where = "cpu, cuda or another device that torch.device names"
     return UsageError(problem, f"Choose {where}.")

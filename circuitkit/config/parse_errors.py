@@ -19,7 +19,7 @@ _TYPE_NAMES = {
     "bool": "true or false",
     "str": "text",
     "NoneType": "null",
-    "Sequence": "a list, such as [1, 2]",
+    "Sequence": "a list in brackets",
     "dict": "a mapping",
 }
 

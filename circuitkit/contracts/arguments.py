@@ -43,7 +43,7 @@ def check_arguments(make: Callable[[], Any], kind_of_class: str) -> str:
             )
         if parameter.annotation in (int, float):
             _check_number(kind, parameters, name, vars(made))
-    if kind.__module__ in ("__main__", "builtins"):
+    if kind.__module__ in ("__main__", "builtins") or "<locals>" in kind.__qualname__:
         return "it is in no file: whether it can be made again from a configuration is not known"
     again = specs.make(kind_of_class, specs.describe(made))
     one, other = (specs.resolve(kind_of_class, specs.describe(each)) for each in (made, again))

@@ -187,13 +187,15 @@ def _of_policy(make: Callable[[], Any], model: CircuitModel) -> Checks:
     yield "names the writers whose weights are low", partial(policies.check_low_precision_writers, make, model)
     yield "changes weights, if it says so", partial(policies.check_has_effect, make, model)
     yield "nests `investigate` and `full`, also after exceptions", partial(policies.check_contexts, make, model)
-    yield "puts every reader into one group", partial(policies.check_groups, make, model)
+    yield (
+        "puts every reader into exactly one group, and keeps some writers low",
+        partial(policies.check_groups, make, model),
+    )
     yield "restores every weight, bit for bit, and can be used again", partial(policies.check_closing, make, model)
     yield "gives finite effects, and the full model inside `full`", partial(policies.check_effects, make, model, batch)
 
 
 def _of_task(make: Callable[[], Any], model: CircuitModel) -> Checks:
-    yield _ARGUMENTS, partial(check_arguments, make, "tasks")
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise UsageError(f"The model {model.name!r} has no tokenizer.", "Choose one that has.")
@@ -205,6 +207,7 @@ def _of_task(make: Callable[[], Any], model: CircuitModel) -> Checks:
         return
     except Exception:  # the checks say what
         pass
+    yield _ARGUMENTS, partial(check_arguments, make, "tasks")
     yield "refuses a model without a tokenizer in words", partial(tasks.check_no_tokenizer, make)
     yield "makes disjoint splits that the seed decides", partial(tasks.check_prompts, make, tokenizer)
     yield "counts the prompts of a split", partial(tasks.check_available, make, tokenizer)
@@ -271,8 +274,8 @@ def _of_model(kind: type[Family], name: str, wrap: Callable[[], CircuitModel]) -
         yield "says what its norms are", partial(families.check_norms, model)
         yield "says what its MLPs are", partial(families.check_mlps, model)
         yield "has all of the model in its writers and constants", partial(families.check_ends, model, batch)
-        for rule, name in ((PLAIN, ""), (RelPRule(), ", by RelP's rule"), (GIMRule(), ", by GIM's rule")):
-            what = f"has first-order effects as autograd has them{name}"
+        for rule, by in ((PLAIN, ""), (RelPRule(), ", by RelP's rule"), (GIMRule(), ", by GIM's rule")):
+            what = f"has first-order effects as autograd has them{by}"
             yield what, partial(families.check_gradients, model, batch, rule)
         yield "has the same exact effects by both editors", partial(families.check_editors, model, batch)
 

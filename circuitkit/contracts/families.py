@@ -1,14 +1,14 @@
 """What every family must do: checks of one of them, with one model."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from circuitkit.contracts.comparing import differ, largest
+from circuitkit.contracts.comparing import differ, differ_at_all, largest
 from circuitkit.contracts.outcome import NotApplicableError, refuse
 from circuitkit.contracts.weights import all_weights
 from circuitkit.data.objectives import LogitDifference
@@ -20,8 +20,10 @@ from circuitkit.engine.editors.incremental import IncrementalEditor
 from circuitkit.engine.editors.replay import ReplayEditor
 from circuitkit.engine.masked_run import MaskedRun
 from circuitkit.engine.prepared_batch import PreparedBatch
+from circuitkit.errors import UsageError
 from circuitkit.models.backward_rule import PLAIN, BackwardRule
 from circuitkit.models.circuit_model import CircuitModel
+from circuitkit.models.module_copy import copy_mlp, copy_without_hooks
 from circuitkit.models.norm import Norm
 
 _SIZES: Mapping[str, int] = {
@@ -117,9 +119,12 @@ def check_norms(model: CircuitModel) -> None:
     norms: list[tuple[str, Any]] = [("final_norm", family.final_norm())]
     for layer in range(model.graph.layers):
         norms.append(("attention_norm", family.attention_norm(layer)))
-        norms += [("mlp_norm", family.mlp_norm(layer))] if model.graph.mlps else []
+        norms += [("head_norms", norm) for norm in family.head_norms(layer) or ()]
+        norms.append(("attention_norm_after", family.attention_norm_after(layer)))
+        if model.graph.mlps:
+            norms += [("mlp_norm", family.mlp_norm(layer)), ("mlp_norm_after", family.mlp_norm_after(layer))]
     for name, norm in norms:
-        if not isinstance(norm, Norm):
+        if not isinstance(norm, Norm) and not (norm is None and name.endswith("_after")):
             refuse(f"`{name}` returns a {type(norm).__name__}.", "Return `layer_norm(module)` or `rms_norm(module)`.")
 
 
@@ -128,52 +133,65 @@ def check_mlps(model: CircuitModel) -> None:
 
     Raises:
         ContractError: `mlp_activation` or `gated` does not fit.
-        NotApplicableError: the model has no MLPs.
+        NotApplicableError: the model has no MLPs, or they have no module of an activation function.
     """
     if not model.graph.mlps:
         raise NotApplicableError("the model has no MLPs")
-    family = model.family
     for layer in range(model.graph.layers):
-        module = family.mlp_module(layer)
-        activation = family.mlp_activation(module)
-        x = torch.randn(2, family.width, generator=torch.Generator().manual_seed(layer), dtype=torch.float64)
-        given: list[Tensor] = []
-        with torch.no_grad(), _ones_from(activation, given):
-            outputs = module(x.to(model.device, model.dtype))
-        if not given or not _is_elementwise(activation, given[0]):
-            refuse(
-                f"`mlp_activation` of layer {layer} returns {activation}, which is no function that the MLP applies to "
-                "each hidden value.",
-                "Return the module of its activation function.",
-            )
-        gated = not torch.equal(outputs[0], outputs[1])
-        if gated != family.gated:
-            refuse(
-                f"`gated` is {family.gated}, but with a constant in place of its activation function the MLP of layer "
-                f"{layer} {'still depends' if gated else 'no longer depends'} on its input.",
-                f"Set `gated = {gated}`.",
-            )
+        try:
+            _check_mlp(model, layer)
+        except UsageError as error:
+            raise NotApplicableError(f"RelP refuses such models: {error.problem}") from error
 
 
-@contextmanager
-def _ones_from(activation: nn.Module, given: list[Tensor]) -> Iterator[None]:
-    """Let a module return ones inside a `with`, and keep what it is given."""
+def _check_mlp(model: CircuitModel, layer: int) -> None:
+    """Check one layer's MLP, with its activation function, constants and the identity in the function's place."""
+    family, module = model.family, model.family.mlp_module(layer)
+    generator = torch.Generator().manual_seed(layer)
+    x = torch.randn(1, 4, family.width, generator=generator, dtype=torch.float64).to(model.device, model.dtype)
+    x[0, 2], x[0, 3] = x[0, 0] + x[0, 1], 0
+    probes = {name: _Probe(name) for name in ("itself", "constants", "identity")}
+    outputs = {}
+    for name, probe in probes.items():
+        twin = copy_mlp(module, probe, family.mlp_activation)
+        with torch.no_grad():
+            outputs[name] = functional_call(twin, dict(model.weights.mlp(layer)), (x,))[0]
+    gated = differ_at_all(outputs["constants"][0], outputs["constants"][1])
+    one, other, both, neither = outputs["identity"]
+    function = family.mlp_activation(copy_without_hooks(module))
+    affine = gated or not differ_at_all(one + other, both + neither)
+    if not probes["itself"].given or not affine or not _is_elementwise(function, probes["itself"].given[0]):
+        refuse(
+            f"`mlp_activation` of layer {layer} returns {function}, which is not the function that the MLP applies to "
+            "each hidden value.",
+            "Return the module of its activation function.",
+        )
+    if gated != family.gated:
+        refuse(
+            f"`gated` is {family.gated}, but with a constant in place of its activation function the MLP of layer "
+            f"{layer} {'still depends' if gated else 'no longer depends'} on its input.",
+            f"Set `gated = {gated}`.",
+        )
 
-    def replace_output(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        given.append(arguments[0])
-        return torch.ones_like(output)
 
-    handle = activation.register_forward_hook(replace_output)
-    try:
-        yield
-    finally:
-        handle.remove()
+class _Probe(BackwardRule):
+    """Puts constants, the identity or nothing in the place of an activation function, and keeps what that is given."""
+
+    def __init__(self, instead: str) -> None:
+        self._instead, self.given = instead, list[Tensor]()
+
+    def activation(self, x: Tensor, output: Tensor) -> Tensor:
+        self.given.append(x)
+        return {"itself": output, "constants": torch.ones_like(output), "identity": x}[self._instead]
 
 
 def _is_elementwise(function: nn.Module, x: Tensor) -> bool:
+    """Tell whether a change of one number changes that of the result alone."""
+    changed = x.clone()
+    changed[..., 0] += 1
     with torch.no_grad():
-        found, turned = function(x), function(x.flip(-1))
-    return found.shape == x.shape and torch.allclose(found.flip(-1), turned)
+        found, other = function(x), function(changed)
+    return found.shape == x.shape and not differ_at_all(found[..., 1:], other[..., 1:])
 
 
 def check_ends(model: CircuitModel, batch: PromptBatch) -> None:
@@ -203,8 +221,13 @@ def check_gradients(model: CircuitModel, batch: PromptBatch, rule: BackwardRule 
 
     Raises:
         ContractError: they differ.
+        NotApplicableError: the rule cannot be applied to such models.
     """
-    plain, ruled = (PreparedBatch(one, batch, LogitDifference(), Resample()) for one in (model, model.under(rule)))
+    try:
+        models = (model, model.under(rule))
+    except UsageError as error:
+        raise NotApplicableError(f"the rule refuses such models: {error.problem}") from error
+    plain, ruled = (PreparedBatch(one, batch, LogitDifference(), Resample()) for one in models)
     found = attribute(plain, rule).double()
     mask = torch.ones(len(model.graph), dtype=model.dtype, requires_grad=True)
     value = MaskedRun(ruled).values(mask[None]).sum()

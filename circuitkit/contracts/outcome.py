@@ -80,5 +80,7 @@ def describe(error: Exception) -> str:
 
 def _is_library(file: Path) -> bool:
     """Tell whether a file is Python's own, torch's or transformers'."""
+    if str(file).startswith("<"):  # such as <frozen importlib._bootstrap>
+        return True
     installed = {"site-packages", "dist-packages"} & set(file.parts)
     return any(file.is_relative_to(it) for it in _LIBRARIES) or (file.is_relative_to(_PYTHON) and not installed)

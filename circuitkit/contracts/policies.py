@@ -134,6 +134,8 @@ def check_groups(make: Make, model: CircuitModel) -> None:
         low = policy.low_precision_writers()
         if low is None or not bool(low.any()) or not policy.depends_on_reader:
             return
+        if len(groups) == 1 and model.graph.kv_heads == 1:
+            return  # there is nothing smaller to yield
         for group in groups:
             with policy.investigate(group):
                 left = policy.low_precision_writers()

@@ -8,15 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from circuitkit.errors import CircuitKitError
+from circuitkit.errors import NO_MEMORY, CircuitKitError
 from circuitkit.precision.free_memory import return_free_memory
 
 FRACTION = 0.5
 """The fraction of the free memory that the engine's largest buffers may take together."""
 _WORTH_RELEASING = 1 << 20
 _LAYERS_BETWEEN_RELEASES = 3
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-"""What torch says where memory runs out: on CPUs of Linux and others, and CUDA. Not all such errors have a class."""
 _UNKNOWN = 4 << 30  # for systems that do not report free memory: that of a small machine
 
 
@@ -38,7 +36,7 @@ def explain_out_of_memory() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        plain = isinstance(error, RuntimeError) and any(said in str(error) for said in _NO_MEMORY)
+        plain = isinstance(error, RuntimeError) and any(said in str(error) for said in NO_MEMORY)
         if not plain and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
         what = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -189,11 +187,12 @@ def kept_by_autograd(run: Callable[[], Tensor], known: Iterator[Tensor]) -> int:
             kept[place] = tensor
         return tensor.detach()
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
-    size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    kept.clear()  # the graph holds `pack`, and would be held by its own results
-    return size
+    try:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            run()
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    finally:
+        kept.clear()  # the graph holds `pack`, and would be held by its own results
 
 
 def how_many(bytes_each: int, available: int, what: str) -> int:

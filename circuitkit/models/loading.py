@@ -1,5 +1,6 @@
 """Loading transformers models and tokenizers, with one-line errors."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def load_pretrained(
     """
     source = locate(str(name))
     wanted = parse_dtype(dtype)
-    if Path(source).is_dir() and not (Path(source) / "config.json").exists():
+    if os.path.isdir(source) and not (Path(source) / "config.json").exists():  # noqa: PTH112  no error for long names
         raise UsageError(
             f"The folder {str(name)!r} has no config.json, and so no model.",
             "Give one that `save_pretrained` has written; `circuitkit list models` shows other choices.",
@@ -121,8 +122,7 @@ def find_family(config: PreTrainedConfig) -> type[Family]:
         if not (isinstance(found, type) and issubclass(found, Family)):
             path = registry.class_path("families", config.model_type)
             raise UsageError(
-                f"{path}, registered for {config.model_type!r} models, is no subclass of "
-                "circuitkit.models.families.Family.",
+                f"{path}, registered for {config.model_type!r} models, is no subclass of circuitkit.models.Family.",
                 "Make it one, or remove its entry point.",
             )
         return found
@@ -130,7 +130,7 @@ def find_family(config: PreTrainedConfig) -> type[Family]:
     if kind is None:
         raise UsageError(
             f"There is no supported architecture {config.model_type!r}.",
-            f"Known: {', '.join(known)}. A class of your own adds one (docs/how-to/extend.md).",
+            f"Known: {', '.join(known)}. A class of your own adds one: see `Family`.",
         )
     raise UsageError(
         f"The architecture {config.model_type!r} is {kind}, which circuitkit cannot represent.",

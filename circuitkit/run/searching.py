@@ -23,10 +23,10 @@ def search(strategy: DiscoveryStrategy, run: Discovery) -> list[Circuit]:
         run.resume()
         circuits = check_circuits(strategy, strategy.discover(run), run)
         run.fabric.call("on_discovery_end", run, circuits)
-        if not any(bool(circuit.scores.any()) for circuit in circuits):
+        if not any(not circuit.is_ranking or bool(circuit.scores.any()) for circuit in circuits):
             run.note(
-                "Every edge scores 0: to first order, no removal of an edge changes the objective. This ranking means "
-                "nothing; choose another objective."
+                "Every edge scores 0, and this ranking means nothing: the objective does not change, or removed edges "
+                "carry what they carried before. Look at the objective, the prompts and the ablation."
             )
         judge_scores(circuits[0], run)
         return circuits

@@ -1,14 +1,12 @@
 """`circuitkit check CLASS`: what the command takes, and what it shows."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.outside import EXAMPLES
 
-from circuitkit import (
-    CircuitModel,
-    UsageError,
-)
+from circuitkit import CircuitModel, PromptBatch, Task, UsageError
 from circuitkit.cli.main import main
 from circuitkit.contracts import Outcome, check_class
 from circuitkit.tasks.prompt_file import PromptFile
@@ -112,6 +110,25 @@ def test_families_and_ablations_are_checked(name: str | dict[str, str]) -> None:
     outcomes = list(check_class(name))
     assert len(outcomes) >= 2
     assert {outcome.state for outcome in outcomes if "no arguments" not in outcome.text} == {"passed"}
+
+
+class Refusing(Task):
+    """Refuses every tokenizer.
+
+    Args:
+        place: where.
+    """
+
+    def __init__(self, place: str = "store") -> None:
+        self.place = place
+
+    def prompts(self, *_: Any, **__: Any) -> PromptBatch:
+        raise UsageError("No word is one token.", "Choose another model.")
+
+
+@pytest.mark.parametrize("task", ["capital", Refusing])
+def test_nothing_is_checked_of_a_task_that_refuses_the_model(task: str | type) -> None:
+    assert [outcome.state for outcome in check_class(task)] == ["not applicable"]
 
 
 def test_a_task_whose_words_the_model_does_not_know_is_not_judged() -> None:

@@ -148,6 +148,20 @@ class CountsPadding(Objective):
         return -logits.of(batch.answers).mean((-2, -1))
 
 
+class CountsPositions(Objective):
+    """Compares with the full model, also at positions that a prompt does not have."""
+
+    needs_answers = False
+    zero_at_full_model = True
+
+    def reference(self, full: Any) -> torch.Tensor:
+        return full.all().log_softmax(-1)
+
+    def values(self, logits: Any, batch: Any, reference: Any) -> torch.Tensor:
+        found = logits.all().log_softmax(-1)
+        return (reference.exp() * (reference - found)).sum(-1).mean(-1)
+
+
 class OnlyFirst(Objective):
     """Looks at the first answer of a set."""
 
@@ -174,8 +188,9 @@ class Detached(Objective):
 @pytest.mark.parametrize(
     ("objective", "said"),
     [
-        (CountsPadding, "Where an answer position is missing, values differ"),
-        (OnlyFirst, "Where answers are in another order, values differ"),
+        (CountsPadding, "Where sets of answers are filled up, values differ. Leave out what is -1"),
+        (CountsPositions, "Where an answer position is missing, values differ. Leave out positions"),
+        (OnlyFirst, "Where answers of a set are in another order, values differ. Treat all of them alike"),
         (Understates, r"says whole_vocabulary = False, and computes `logits\.all\(\)`"),
         (Detached, "`values` has no gradient"),
     ],
@@ -298,6 +313,7 @@ def test_the_checks_of_families_find_faults(monkeypatch: pytest.MonkeyPatch) -> 
         ("gpt2", "gated", True, "`gated` is True, but .* no longer depends on its input. Set `gated = False`"),
         ("llama", "gated", False, "`gated` is False, but .* still depends on its input. Set `gated = True`"),
         ("gpt2", "mlp_activation", lambda mlp: mlp.c_proj, r"`mlp_activation` of layer 0 returns Conv1D"),
+        ("gpt2", "mlp_activation", lambda mlp: mlp.dropout, r"`mlp_activation` of layer 0 returns Dropout"),
         ("llama", "mlp_activation", lambda _: torch.nn.SiLU(), r"`mlp_activation` of layer 0 returns SiLU\(\)"),
         ("gpt2", "final_norm", lambda: torch.nn.LayerNorm(16), "`final_norm` returns a LayerNorm. Return"),
         ("gpt2", "mlp_norm", lambda _: torch.nn.LayerNorm(16), "`mlp_norm` returns a LayerNorm. Return"),
@@ -308,6 +324,8 @@ def test_what_only_changed_gradients_need_is_checked(
 ) -> None:
     model = families.wrap_tiny_model(kind)
     check = families.check_norms if "norm" in name else families.check_mlps
+    check(model)
+    model.model.train()  # in which dropout is active
     check(model)
     monkeypatch.setattr(model.family, name, value)
     with pytest.raises(ContractError, match=said):

@@ -96,6 +96,12 @@ def test_a_class_registered_as_a_family_that_is_none(tmp_path, monkeypatch):
         CircuitModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "nowhere/" + "x" * 300])
+def test_a_long_name_is_no_model(name):
+    with pytest.raises(UsageError, match="There is no model"):
+        CircuitModel.from_pretrained(name)
+
+
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(UsageError, match=r"has no config\.json, and so no model\. Give one that `save_pretrained`"):
         CircuitModel.from_pretrained(tmp_path)
