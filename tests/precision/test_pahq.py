@@ -125,3 +125,13 @@ def test_what_the_engine_is_told():
     published = PAHQ(anchor=False, recheck_close=False)
     assert (published.anchored, published.rechecks_close) == (False, False)
     assert (per_head.advice(), uniform.advice()) == ("precision: full", "mode='int8'")
+
+
+def test_a_closed_policy_has_no_file_left():
+    policy = PAHQ("bf16")
+    policy.prepare(tiny("llama"))
+    assert policy._prepared is not None
+    file = policy._prepared[1]._store._file
+    assert not file.closed
+    policy.close()
+    assert file.closed
