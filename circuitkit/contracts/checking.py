@@ -81,16 +81,11 @@ def _import(path: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         remedy = "Run from the folder of its file, or install its package."
-        if missing and missing not in (path, *_parents(path)):
+        if missing and not f"{path}.".startswith(f"{missing}."):
             remedy = f"Install what has the module {missing!r}, which it imports."
         raise UsageError(f"{path!r} cannot be imported: {error}.", remedy) from error
     except Exception as error:  # whatever a module of somebody else's raises
         raise UsageError(f"{path!r} cannot be imported. {describe(error)}", "Mend its module.") from error
-
-
-def _parents(path: str) -> Iterator[str]:
-    while path := path.rpartition(".")[0]:
-        yield path
 
 
 def _import_family(spec: Spec) -> Any:
@@ -155,7 +150,7 @@ def _of_strategy(make: Callable[[], Any], model: CircuitModel) -> Checks:
     yield "finds circuits that are the same when read from the run's folder", partial(strategies.check_files, case)
     what = "ends with the same circuit if it is interrupted and resumed"
     yield what, partial(_check_resuming, case)
-    low = replace(case, precision="pahq")
+    low = replace(case, policy="pahq")
     yield f"{what} (precision pahq)", partial(resuming.check_resuming, low, in_the_middle_alone=True)
     yield "predicts its cost in a dry run", partial(strategies.check_cost, case)
     yield "finds sparser circuits at larger operating points", partial(strategies.check_operating_point, case)
@@ -257,7 +252,7 @@ def _of_model(kind: type[Family], name: str, wrap: Callable[[], CircuitModel]) -
         try:
             model = wrap()
         except CircuitKitError as error:
-            remedy = error.remedy if not isinstance(error, ParityError) else _COMPARE
+            remedy = _COMPARE if isinstance(error, ParityError) else error.remedy
             raise ContractError(error.problem, remedy) from error
         if type(model.family) is not kind:
             refuse(

@@ -1,6 +1,6 @@
 """What every family must do: checks of one of them, with one model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -150,7 +150,11 @@ def _check_mlp(model: CircuitModel, layer: int) -> None:
     generator = torch.Generator().manual_seed(layer)
     x = torch.randn(1, 4, family.width, generator=generator, dtype=torch.float64).to(model.device, model.dtype)
     x[0, 2], x[0, 3] = x[0, 0] + x[0, 1], 0
-    probes = {name: _Probe(name) for name in ("itself", "constants", "identity")}
+    probes = {
+        "itself": _Probe(lambda _, output: output),
+        "constants": _Probe(lambda _, output: torch.ones_like(output)),
+        "identity": _Probe(lambda given, _: given),
+    }
     outputs = {}
     for name, probe in probes.items():
         twin = copy_mlp(module, probe, family.mlp_activation)
@@ -175,14 +179,14 @@ def _check_mlp(model: CircuitModel, layer: int) -> None:
 
 
 class _Probe(BackwardRule):
-    """Puts constants, the identity or nothing in the place of an activation function, and keeps what that is given."""
+    """Changes the output of an activation function, which no rule of a method does, and keeps what that is given."""
 
-    def __init__(self, instead: str) -> None:
-        self._instead, self.given = instead, list[Tensor]()
+    def __init__(self, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._change, self.given = change, list[Tensor]()
 
     def activation(self, x: Tensor, output: Tensor) -> Tensor:
         self.given.append(x)
-        return {"itself": output, "constants": torch.ones_like(output), "identity": x}[self._instead]
+        return self._change(x, output)
 
 
 def _is_elementwise(function: nn.Module, x: Tensor) -> bool:

@@ -109,17 +109,21 @@ def check_resuming(case: StrategyCase, in_the_middle_alone: bool = False) -> Res
     count, saves = undisturbed.seen, undisturbed.saves
     found = Resumptions({}, saves)
     resumed = False
-    middle = (count + 1) // 2
-    for at in [middle] if in_the_middle_alone else sorted({0, min(1, count), middle, count}):
+    for at in _places(count, 0, in_the_middle_alone):
         counter = _resume(case, whole, Interrupting(at), f"at report {at} of {count}")
         found.reports[at] = (count, counter.seen)
         resumed |= counter.resumed
     if saves and (in_the_middle_alone or not resumed):
-        middle = (saves + 1) // 2
-        for at in [middle] if in_the_middle_alone else sorted({1, middle, saves}):
+        for at in _places(saves, 1, in_the_middle_alone):
             _resume(case, whole, Interrupting(after_saves=at), f"after state {at} of {saves} was saved,")
     state.check()
     return found
+
+
+def _places(count: int, least: int, in_the_middle_alone: bool) -> list[int]:
+    """Return where to interrupt, of the numbers from `least` to `count`."""
+    middle = (count + 1) // 2
+    return [middle] if in_the_middle_alone else sorted({least, min(1, count), middle, count})
 
 
 def _resume(case: StrategyCase, whole: Circuit, interrupting: Interrupting, when: str) -> Interrupting:

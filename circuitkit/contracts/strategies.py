@@ -36,7 +36,7 @@ class StrategyCase:
         others: other prompts.
         examples: how many prompts of a task are used.
         seed: of the runs.
-        precision: of runs for which no other is given; None: the strategy's own.
+        policy: the precision policy of runs for which no other is given; None: the strategy's own.
     """
 
     make: Callable[[], DiscoveryStrategy]
@@ -45,7 +45,7 @@ class StrategyCase:
     others: PromptBatch | Task | str
     examples: int = 4
     seed: int = 3
-    precision: str | None = None
+    policy: str | None = None
 
     def run(
         self,
@@ -60,7 +60,7 @@ class StrategyCase:
         discoverer = Discoverer("cpu", callbacks=list(callbacks), seed=self.seed)
         made = self.make() if strategy is None else strategy
         task = self.prompts if prompts is None else prompts
-        precision = self.precision if policy is None else policy
+        precision = self.policy if policy is None else policy
         options = {"sizes": (), "examples": self.examples, "precision": precision, **more}
         return discoverer.run(self.model, task, made, **options)
 
