@@ -155,7 +155,7 @@ def _rewrite(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:
     """
     result: list[str] = []
     waiting = ""  # the option whose value comes next
-    for argument in _arguments_last(arguments, specs_of):
+    for argument in _arguments_last(_named_help(arguments, specs_of), specs_of):
         option, equals, value = argument.partition("=")
         if waiting:
             result.append(_rewrite_value(waiting, argument, specs_of))
@@ -178,6 +178,21 @@ def _rewrite_argument(text: str) -> str:
         return f"{option}{equals}{to_config_text(specs.rewrite_argument('strategies', found))}"
     except UsageError:  # it names something else, such as a logger
         return text
+
+
+def _named_help(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:
+    """Let `--strategy acdc --strategy.help` mean `--strategy.help acdc`: alone it has nothing to describe."""
+    result = list(arguments)
+    for name in specs_of:
+        values = [
+            after if argument == f"--{name}" else argument.partition("=")[2]
+            for argument, after in zip(arguments, [*arguments[1:], ""], strict=True)
+            if argument == f"--{name}" or argument.startswith(f"--{name}=")
+        ]
+        for place, (argument, after) in enumerate(zip(arguments, [*arguments[1:], "--"], strict=True)):
+            if values and argument == f"--{name}.help" and after.startswith("--"):
+                result[place] = f"{argument}={values[-1]}"
+    return result
 
 
 def _arguments_last(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:

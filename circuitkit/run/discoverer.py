@@ -332,6 +332,7 @@ def discover(
     rankings: Sequence[Ranking] = CURVES,
     seed: int = 0,
     out: str | Path | None = None,
+    overwrite: bool = False,
     resume: bool = False,
     trusted_only: bool = False,
 ) -> Result:
@@ -357,6 +358,7 @@ def discover(
         rankings: how circuits of these sizes are chosen: any of `signed`, `absolute`, `greedy` and `random`.
         seed: seed of the prompts, the strategy and the random control.
         out: a folder for the results; one that already holds results is refused.
+        overwrite: replace the results in `out`.
         resume: if `out` holds a finished run of this configuration, return it; if it holds an interrupted one,
             continue it; otherwise start from scratch. Without it, an interrupted run in `out` is an error.
         trusted_only: import no class but registered ones, whatever a name or class path says (see `Discoverer`).
@@ -387,5 +389,6 @@ def discover(
         splits=splits,
         rankings=rankings,
         out=out,
+        overwrite=overwrite,
         resume=resume,
     )

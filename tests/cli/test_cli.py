@@ -254,9 +254,22 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     for command in COMMANDS:
         assert main([command, "--help"]) == 0
         assert f"circuitkit {command}" in capsys.readouterr().out
-    assert main(["discover", "--strategy.help", "acdc"]) == 0
-    assert "try_whole_reader" in capsys.readouterr().out
     assert main([]) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--strategy.help", "acdc"],
+        ["--strategy.help=acdc"],
+        ["--strategy", "acdc", "--strategy.help"],
+        ["--strategy.help", "--strategy", "acdc"],
+        ["--strategy=acdc", "--strategy.help", "--model", "toy"],
+    ],
+)
+def test_help_of_a_class(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["discover", *arguments]) == 0
+    assert "try_whole_reader" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_leaves_no_files(

@@ -269,6 +269,17 @@ def test_the_command_line_names_the_interrupted_run_of_a_default_folder(tmp_path
     assert (folder / "checkpoint").exists()
 
 
+def test_discover_replaces_results_only_if_it_is_told_to(tmp_path):
+    def discover(strategy, **options):
+        return circuitkit.discover("toy", "ioi", strategy, examples=4, sizes=(), out=tmp_path / "run", **options)
+
+    discover("eap")
+    with pytest.raises(UsageError, match=r"overwrite=True"):
+        discover("random_edges")
+    found = discover("random_edges", overwrite=True)
+    assert torch.equal(Result.load(tmp_path / "run").circuit.scores, found.circuit.scores)
+
+
 def test_resume_needs_a_folder(tmp_path, monkeypatch, capsys):
     for method in (Discoverer("cpu").run, Discoverer("cpu").dry_run):
         with pytest.raises(UsageError, match=r"resume.*no folder.*out"):
