@@ -1,7 +1,10 @@
 """Draw what `benchmarks/learning_curve.py` measured: docs/figures/learning_curve.svg.
 
     python benchmarks/learning_curve.py --out FOLDER | tee curve.txt
-    python tools/plot_learning_curve.py curve.txt [--out docs/figures/learning_curve.svg]
+    python tools/plot_learning_curve.py [curve.txt] [--out docs/figures/learning_curve.svg]
+
+The measured points are kept in docs/figures/learning_curve.json. Those of the file are added, or replace the same ones;
+then all are drawn. So the hours that the grid takes can be spent in parts, on several days.
 
 One panel per method: faithfulness in the KL divergence over the number of prompts, where the circuit was found (dashed)
 and on test prompts (solid); of some sizes of a ranking, and of ACDC's own circuit, with its mean number of edges. A dot
@@ -25,6 +28,7 @@ FRACTIONS = (0.005, 0.01, 0.05)
 COLORS = ("#1f5fa8", "#c4541b", "#3a7d44")
 SPLITS = {"found": "--", "held_out": "-"}
 OUT = Path(__file__).parents[1] / "docs" / "figures" / "learning_curve.svg"
+DATA = OUT.with_suffix(".json")
 
 
 def circuits(point: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -64,6 +68,17 @@ def panel(axes: Axes, points: list[dict[str, Any]], counts: list[int]) -> None:
         axes.legend(frameon=False, fontsize=7, loc="lower right")
 
 
+def merge(kept: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add points, which replace those of the same method, prompts and seed; sort them as the benchmark does."""
+
+    def key(point: dict[str, Any]) -> tuple[Any, ...]:
+        return point["templates"] == "all", point["prompts"], point["seed"], point["method"]
+
+    by_key = {key(point): point for point in [*kept, *new]}
+    methods = list(dict.fromkeys(point["method"] for point in [*kept, *new]))
+    return sorted(by_key.values(), key=lambda point: (*key(point)[:-1], methods.index(point["method"])))
+
+
 def draw(points: list[dict[str, Any]], out: Path) -> None:
     """Draw all panels into a file."""
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "svg.hashsalt": "learning_curve"})
@@ -84,10 +99,14 @@ def draw(points: list[dict[str, Any]], out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="what the benchmark printed")
+    parser.add_argument("file", type=Path, nargs="?", help="what the benchmark printed")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
-    draw(json.loads(arguments.file.read_text().splitlines()[-1])["points"], arguments.out)
+    points = json.loads(DATA.read_text())
+    if arguments.file:
+        points = merge(points, json.loads(arguments.file.read_text().splitlines()[-1])["points"])
+        DATA.write_text("[\n" + ",\n".join(map(json.dumps, points)) + "\n]\n")
+    draw(points, arguments.out)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,26 @@ def test_the_plot_of_a_learning_curve_has_a_panel_per_method(tmp_path):
     )
 
 
+def test_points_of_a_learning_curve_are_added_to_those_measured_before(tmp_path, monkeypatch):
+    import plot_learning_curve
+
+    def point(method, prompts, found, templates="0"):
+        circuit = {"fraction": 0.01, "edges": 7, "found": found, "held_out": 0.5}
+        where = {"method": method, "templates": templates, "prompts": prompts, "seed": 0}
+        return {**where, "own": circuit, "sizes": [circuit]}
+
+    before = [point("eap_ig", 4, 0.1), point("acdc", 4, 0.2), point("acdc", 16, 0.3, "all")]
+    new = [point("acdc", 16, 0.4), point("acdc", 4, 0.5)]
+    monkeypatch.setattr(plot_learning_curve, "DATA", tmp_path / "points.json")
+    (tmp_path / "points.json").write_text(json.dumps(before))
+    (tmp_path / "curve.txt").write_text(f"a line\n{json.dumps({'points': new})}\n")
+    monkeypatch.setattr(sys, "argv", ["plot.py", str(tmp_path / "curve.txt"), "--out", str(tmp_path / "curve.svg")])
+    plot_learning_curve.main()
+    kept = json.loads((tmp_path / "points.json").read_text())
+    assert kept == [before[0], new[1], new[0], before[2]]
+    assert (tmp_path / "curve.svg").exists()
+
+
 @pytest.mark.parametrize("script", ["acdc", "eap", "edge_pruning", "growth", "pahq"])
 def test_a_benchmark_says_at_once_that_its_model_is_not_fetched(script, tmp_path, monkeypatch):
     monkeypatch.setenv("CIRCUITKIT_CACHE", str(tmp_path))
