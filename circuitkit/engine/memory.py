@@ -21,7 +21,8 @@ _UNKNOWN = 4 << 30  # for systems that do not report free memory: that of a smal
 def budget(device: torch.device) -> int:
     """Return the bytes that the engine may use on a device: half of what is free."""
     if device.type == "cuda":
-        return int(FRACTION * torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for reuse
+        return int(FRACTION * (torch.cuda.mem_get_info(device)[0] + unused))
     free = free_bytes()
     return _UNKNOWN if free is None else int(FRACTION * free)
 

@@ -20,8 +20,7 @@ class Context:
     Attributes:
         positions: `[B, T]`.
         attention_masks: for each window (None: unlimited) an additive mask `[B, T, T]`, 0 where a query may attend to a
-            key. A padded position attends to itself only, so that its values are finite and affect no
-            other position.
+            key. Nothing attends to a padded position but itself, so that its values are finite and affect no other.
         rotary: for each kind (`Family.rotary_kind`) cosines and sines `[B, T, *]`, or None.
     """
 

@@ -19,6 +19,11 @@ def unwrap(module: Any) -> Any:
     return getattr(module, "_orig_mod", module)
 
 
+def uncompiled_name(name: str) -> str:
+    """Return a parameter's name as it is without `torch.compile`."""
+    return name.replace("_orig_mod.", "")
+
+
 def is_made(module: nn.Module) -> bool:
     """Tell whether the matrix of this layer is made when it is asked for."""
     return _is_quantized(module) or _has_adapters(module)

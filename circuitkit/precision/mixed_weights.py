@@ -123,13 +123,13 @@ class MixedWeights:
     def in_full(self, units: frozenset[Unit] | None) -> Iterator[None]:
         """Put exactly these units (None: all) in full precision inside a `with`."""
         before = self.units
-        self.units = units
-        if units is not None:
-            self._store.prefetch(self._units_to_prefetch(units))
-            if len(units) == 1 and units != self._investigated:  # a search has reached the next unit
-                self._investigated = units
-                return_free_memory()  # the freed weights of the last unit leave holes in the heap
         try:
+            self.units = units
+            if units:  # none: what has been fetched stays for the reads that follow
+                self._store.prefetch(self._units_to_prefetch(units))
+                if len(units) == 1 and units != self._investigated:  # a search has reached the next unit
+                    self._investigated = units
+                    return_free_memory()  # the freed weights of the last unit leave holes in the heap
             yield
         finally:
             self.units = before

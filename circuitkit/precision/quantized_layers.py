@@ -4,7 +4,7 @@ The constructor writes the module's own weights to the store, head by head and b
 `free` may free them. Biases stay in the module.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from circuitkit.errors import UsageError
 from circuitkit.models.families.base import Family
+from circuitkit.models.linear_layers import uncompiled_name
 from circuitkit.precision.free_memory import ParameterIndex
 from circuitkit.precision.quantization import Mode, quantize
 from circuitkit.precision.weight_store import WeightStore
@@ -136,7 +137,7 @@ class MLPLayer:
         self.name = f"MLP of layer {layer}"
         self._module, self._layer, self._store = family.mlp_module(layer), layer, store
         weights = family.mlp_weights(layer)
-        parameters = {name for name, parameter in self._module.named_parameters() if parameter.ndim == 2}
+        parameters = {name for name, parameter in self._named_parameters() if parameter.ndim == 2}
         matrices = {name: weight for name, weight in weights.items() if name in parameters}
         self._others = {name: weight for name, weight in weights.items() if name not in parameters}
         self._shapes = {name: matrix.shape for name, matrix in matrices.items()}
@@ -172,13 +173,18 @@ class MLPLayer:
         """Give the module its weights back."""
         full = self.full()
         with self._parameters.allocated():
-            for name in self._shapes:
-                self._module.get_parameter(name).detach().copy_(full[name])
+            for name, parameter in self._named_parameters():
+                if name in self._shapes:
+                    parameter.detach().copy_(full[name])
 
     def _transpose(self, name: str, matrix: Tensor) -> Tensor:
         """Convert between the module's orientation and `[out, in]`: only transformers' `Conv1D` has `[in, out]`."""
-        parent = self._module.get_submodule(name.rpartition(".")[0])
-        return matrix.T if isinstance(parent, Conv1D) else matrix
+        modules = self._module.named_modules()
+        turned = {uncompiled_name(f"{name}.weight") for name, module in modules if isinstance(module, Conv1D)}
+        return matrix.T if name in turned else matrix
+
+    def _named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return ((uncompiled_name(name), parameter) for name, parameter in self._module.named_parameters())
 
 
 def _check_dtypes(weights: Iterable[Tensor], wanted: torch.dtype, where: str) -> None:

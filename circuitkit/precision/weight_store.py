@@ -130,8 +130,19 @@ class PinnedWeightStore:
         self._fetched: dict[Unit, Callable[[], Tensor]] = {}
 
     def write(self, key: Key, rows: Tensor) -> None:
-        """Copy to pinned memory."""
-        self._rows[key] = self._pin(rows)
+        """Copy to pinned memory.
+
+        Raises:
+            CircuitKitError: there is not enough.
+        """
+        try:
+            self._rows[key] = self._pin(rows)
+        except RuntimeError as error:
+            raise CircuitKitError(
+                f"{rows.nbytes / 2**20:,.1f} MiB of full-precision weights cannot be pinned in host memory: "
+                f"{str(error).splitlines()[0]}.",
+                "Free memory, or raise the limit for locked memory (ulimit -l).",
+            ) from error
         self.nbytes += rows.nbytes
 
     def read(self, key: Key, start: int = 0, stop: int | None = None) -> Tensor:
@@ -152,7 +163,7 @@ class PinnedWeightStore:
                 self._fetched[unit] = self._start_copy(source)
 
     def close(self) -> None:
-        """Free the memory; torch waits for copies in progress."""
+        """Let the memory go; torch waits for copies in progress, and may keep pinned pages for its next use of them."""
         self._fetched.clear()
         self._rows.clear()
 

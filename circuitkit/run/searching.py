@@ -7,6 +7,7 @@ import torch
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
+from circuitkit.engine.memory import explain_out_of_memory
 from circuitkit.evaluation.intervals import FEWEST
 from circuitkit.evaluation.score_intervals import compute_half_agreement, compute_score_intervals
 from circuitkit.run.found_circuits import check_circuits
@@ -31,7 +32,8 @@ def search(strategy: DiscoveryStrategy, run: Discovery) -> list[Circuit]:
         judge_scores(circuits[0], run)
         return circuits
 
-    return under_policy(strategy, run, discover)
+    with explain_out_of_memory():
+        return under_policy(strategy, run, discover)
 
 
 def judge_scores(ranking: Circuit, run: Discovery) -> None:

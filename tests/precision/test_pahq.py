@@ -6,13 +6,15 @@ import os
 
 import pytest
 import torch
-from support.tiny import tiny
+from support.tiny import tiny, tiny_hf
 
 from circuitkit.contracts.weights import all_weights, are_equal, prepare_policy
 from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import FullPrecision
 from circuitkit.precision.free_memory import MappedPages
 from circuitkit.precision.pahq import PAHQ, AllLowPrecision
+from circuitkit.precision.weight_store import FileWeightStore
 
 SCOPES = ("attention", "attention+mlp")
 
@@ -43,6 +45,38 @@ def test_a_full_disk_leaves_the_model_as_it_was(variant, scope, share, monkeypat
     with prepare_policy(policy, model):  # as the message advises
         assert not list(tmp_path.iterdir())
     assert are_equal(all_weights(model), full)
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "llama"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_mlps_are_quantized_as_others(variant, whole):
+    hf, plain = tiny_hf(variant), PAHQ("int8", "attention+mlp")
+    with prepare_policy(plain, model := CircuitModel.from_model(hf)):
+        expected = all_weights(model)
+    for block in hf.transformer.h if variant == "gpt2" else hf.model.layers:
+        if whole:
+            block.mlp = torch.compile(block.mlp, backend="eager")
+        else:
+            for name, child in list(block.mlp.named_children()):
+                setattr(block.mlp, name, torch.compile(child, backend="eager"))
+    compiled, policy = CircuitModel.from_model(hf), PAHQ("int8", "attention+mlp")
+    full = all_weights(compiled)
+    with prepare_policy(policy, compiled):
+        assert are_equal(all_weights(compiled), expected)
+    assert are_equal(all_weights(compiled), full)
+
+
+def test_a_failed_prefetch_leaves_the_precision_as_it_was(monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model, policy = tiny("llama"), PAHQ()
+    with prepare_policy(policy, model):
+        low = all_weights(model)
+        monkeypatch.setattr(FileWeightStore, "prefetch", fail)
+        with pytest.raises(torch.OutOfMemoryError), policy.investigate([model.graph.reader_index("q", 1, 0)]):
+            pass
+        assert are_equal(all_weights(model), low)
 
 
 def test_an_interrupt_while_freeing_leaves_the_model_as_it_was(monkeypatch):

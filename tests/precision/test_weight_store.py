@@ -86,6 +86,15 @@ def test_no_temporary_folder(tmp_path, monkeypatch):
         make("file")
 
 
+def test_memory_that_cannot_be_pinned_is_one_line(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("CUDA error: out of memory\nCompile with ...")
+
+    monkeypatch.setattr(PinnedWeightStore, "_pin", fail)
+    with pytest.raises(CircuitKitError, match=r"^4\.0 MiB.*cannot be pinned.*CUDA error: out of memory\. .*ulimit -l"):
+        make("pinned").write(("mlp", 0), torch.ones(1, 1 << 20))
+
+
 class CopiesOnTheCPU(PinnedWeightStore):
     """Counts copies that are started, and those that are read; everything else is as on a CUDA device."""
 

@@ -483,3 +483,12 @@ def test_any_lightning_logger_can_be_passed(model: CircuitModel, batch: PromptBa
     logger = CSVLogger(tmp_path, name="own", version="", flush_logs_every_n_steps=1)
     Discoverer("cpu", callbacks=[], loggers=[logger]).run(model, batch, "acdc")
     assert "wall_s" in (tmp_path / "own" / "metrics.csv").read_text()
+
+
+def test_memory_that_runs_out_in_a_search_is_one_line(monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("circuitkit.engine.editors.cone.Cone.values", fail)
+    with pytest.raises(CircuitKitError, match=r"^Memory ran out \(CUDA out of memory.*smaller memory budget"):
+        Discoverer("cpu").run("toy", "ioi", "acdc", examples=2, sizes=())

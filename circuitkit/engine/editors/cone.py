@@ -244,13 +244,13 @@ def _replace(old: Tensor, numbers: Tensor, new: Tensor, replaced: Tensor) -> Ten
 
     Args:
         old: `[n, 1, ...]`.
-        numbers: the numbers of the heads or readers in `old`, `[n]`; they may repeat.
+        numbers: the numbers of the heads or readers in `old`, `[n]`, on the CPU; they may repeat.
         new: `[m, J, ...]`.
-        replaced: the numbers of those in `new`, `[m]`, ascending.
+        replaced: the numbers of those in `new`, `[m]`, on the CPU, ascending.
     """
     place = torch.searchsorted(replaced, numbers).clamp(max=len(replaced) - 1)  # where each number would be
     hit = replaced[place] == numbers
     if bool(hit.all()):
         return new if len(new) == len(numbers) and bool((replaced == numbers).all()) else new[place]
     result = old.expand(-1, new.shape[1], *old.shape[2:])
-    return torch.where(hit.view(-1, *[1] * (result.ndim - 1)), new[place], result)
+    return torch.where(hit.to(new.device).view(-1, *[1] * (result.ndim - 1)), new[place], result)
