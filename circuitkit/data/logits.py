@@ -1,9 +1,16 @@
-"""Logits at the answer positions, computed only for the tokens that an objective needs."""
+"""Logits at the answer positions, computed only for the tokens that an objective needs; in float32 at least.
+
+Logits in bfloat16 have steps of 0.06 at 10; probabilities and differences that were computed in them would hide what
+most edges do. `all` still has the model's own rounding, since the whole table in float32 would be dear.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+LEAST_BYTES = torch.float32.itemsize
+"""Of a logit."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +31,17 @@ class Logits:
 
     def all(self) -> Tensor:
         """Compute the logits of the whole vocabulary, `[..., B, A, V]`."""
-        return self._capped(torch.nn.functional.linear(self.hidden, self.weight, self.bias))
+        return self._capped(_wide(torch.nn.functional.linear(self.hidden, self.weight, self.bias)))
 
     def of(self, tokens: Tensor) -> Tensor:
         """Compute the logits `[..., B, A, n]` of the tokens `[B, A, n]` only; undefined where a token is -1."""
         rows = tokens.clamp(min=0)
-        logits = (self.weight[rows] @ self.hidden.unsqueeze(-1)).squeeze(-1)
+        logits = (_wide(self.weight[rows]) @ _wide(self.hidden).unsqueeze(-1)).squeeze(-1)
         return self._capped(logits if self.bias is None else logits + self.bias[rows])
 
     def _capped(self, logits: Tensor) -> Tensor:
         return logits if self.cap is None else self.cap * (logits / self.cap).tanh()
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

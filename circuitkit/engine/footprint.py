@@ -6,6 +6,7 @@ and the backward rule, so it is measured, on one layer and one prompt.
 
 from dataclasses import dataclass
 
+from circuitkit.data.logits import LEAST_BYTES
 from circuitkit.data.objectives import Objective
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine import masked_run
@@ -58,7 +59,7 @@ class Footprints:
     @property
     def _whole_logits(self) -> int:
         vocabulary = self.model.family.unembedding()[0].shape[0]
-        return _LOGITS * self.batch.answer_positions.shape[1] * vocabulary * self._item
+        return _LOGITS * self.batch.answer_positions.shape[1] * vocabulary * max(self._item, LEAST_BYTES)
 
     def attribution(self, rule: BackwardRule = PLAIN, steps: int = 1, keep: bool = False) -> Need:
         """Count attribution: every batch's memory is free before the next.

@@ -74,12 +74,13 @@ class Norm:
             `s * (g - mean(g) - x̂ mean(g x̂))` where `g = weight * gradient`. The term `mean(g)` is left out if the
             norm is not centered, `x̂ mean(g x̂)` if it is frozen.
         """
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # squares overflow in float16
         if self.centered:
             x = x - x.mean(-1, keepdim=True)
         scale = (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
         gradient *= self.weight
         if not self.frozen:
-            normed = x * scale
+            normed = (x * scale).to(gradient.dtype)
             # One product per position, [R, D] with [D]: broadcasting would copy x̂ for every gradient
             along = gradient.flatten(1, -2).transpose(0, 1) @ normed.flatten(0, -2).unsqueeze(-1)
             along = along.transpose(0, 1).unflatten(1, x.shape[:-1]) / x.shape[-1]  # [R, ..., 1]

@@ -91,6 +91,24 @@ def test_soft_capped_logits_are_those_of_the_answers_too(objective, batch):
     assert not torch.allclose(values, uncapped, atol=1e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_small_effect_is_seen_in_half_precision(objective, dtype, batch):
+    """The values are computed in float32 from the rounded logits, so that an effect of 0.01 is not a rounding error."""
+    torch.manual_seed(3)
+    hidden = (3 * torch.randn(2, 1, 4)).to(dtype)
+    moved = hidden.clone()
+    moved[..., 0] *= 1 + 4 * torch.finfo(dtype).eps
+    reference = objective().reference(logits_of(hidden))
+    values = [objective().values(logits_of(rows), batch, reference) for rows in (hidden, moved)]
+    wide = objective().reference(logits_of(hidden.double()))
+    exact = [objective().values(logits_of(rows.double()), batch, wide) for rows in (hidden, moved)]
+    assert values[0].dtype == torch.float32
+    effect, expected = values[1] - values[0], exact[1] - exact[0]
+    assert torch.allclose(effect.double(), expected, atol=1e-6)
+    assert (expected != 0).any()
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_value_of_a_prompt_is_the_mean_over_its_answer_positions(objective):
     batch = PromptBatch.from_ids(

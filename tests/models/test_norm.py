@@ -20,6 +20,21 @@ def test_vjp_equals_autograd(centered):
     assert torch.allclose(norm.vjp(x.detach(), gradients.clone()), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("centered", [True, False])
+def test_a_large_component_leaves_a_gradient_in_half_precision(centered, dtype):
+    """As streams of GPT-2 and Llama have at their first token: the square of 400 is infinite in float16."""
+    torch.manual_seed(0)
+    weight, bias = torch.randn(2, 64)
+    x, gradients = torch.randn(3, 64), torch.randn(5, 3, 64)
+    x[:, 7] = 400
+    norm = Norm(weight, bias if centered else None, 1e-5, centered)
+    half = replace(norm, weight=weight.to(dtype), bias=bias.to(dtype) if centered else None)
+    expected = norm.vjp(x, gradients.clone())
+    found = half.vjp(x.to(dtype), gradients.to(dtype)).float()
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
 @pytest.mark.parametrize("centered", [True, False])
 def test_a_frozen_norm_has_the_same_value_and_a_constant_scale_in_its_gradient(centered):
     torch.manual_seed(0)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from circuitkit.circuit.graph import Block
+from circuitkit.data.logits import LEAST_BYTES
 from circuitkit.engine.editors.deltas import KeptEdges
 from circuitkit.engine.editors.live_state import LiveState
 from circuitkit.engine.editors.positions import PositionSet
@@ -252,8 +253,10 @@ class ConePlan:
                 vectors += self._graph.coupled * sum((2 + 2 * len(part.writers)) * part.at.count for part in step.parts)
                 largest = max(largest, vectors)
         vocabulary = self._model.family.unembedding()[0].shape[0]
-        numbers = (deltas + largest) * self._model.family.width + 3 * narrow * vocabulary
-        return numbers * len(self._state.prepared.batch) * self._state.differences.element_size()
+        each = self._state.differences.element_size()
+        bytes_per_prompt = (deltas + largest) * self._model.family.width * each
+        bytes_per_prompt += 3 * narrow * vocabulary * max(each, LEAST_BYTES)
+        return bytes_per_prompt * len(self._state.prepared.batch)
 
     @property
     def copied_bytes(self) -> int:
