@@ -11,6 +11,7 @@ from torch import Tensor
 
 from circuitkit.data.ids import is_id, read_positions, read_rows, read_sets
 from circuitkit.errors import UsageError, cannot_move, quote
+from circuitkit.torch_state import usual_torch_state
 
 Ids = Tensor | Sequence[Sequence[int]]
 Answers = Tensor | Sequence[int] | Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]]
@@ -41,6 +42,7 @@ class PromptBatch:
     templates: tuple[str, ...] = ()
 
     @classmethod
+    @usual_torch_state()
     def from_ids(
         cls,
         clean: Ids,

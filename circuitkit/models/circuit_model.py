@@ -404,6 +404,7 @@ class CircuitModel:
             last = stream  # only this one is held
         return self.at_answers(last, batch)
 
+    @usual_torch_state()
     def answer_logits(self, batch: PromptBatch) -> Tensor:
         """Compute the full model's logits on the clean prompts at the answer positions, `[B, A, V]`."""
         batch = batch.to(self.device)

@@ -32,12 +32,28 @@ def default_float64() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+@contextmanager
+def medium_products() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 STATES: dict[str, list[Callable[[], object]]] = {
     "plain": [],
     "default float64": [default_float64],
     "no_grad": [torch.no_grad],
     "inference_mode": [torch.inference_mode],
     "inference_mode and default float64": [torch.inference_mode, default_float64],
+    "another device, autocast and fast products": [
+        lambda: torch.device("meta"),
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        medium_products,
+    ],
 }
 POLICIES: dict[str, Callable[[], PAHQ | None]] = {"own": lambda: None, "nf4": lambda: PAHQ("nf4", "attention+mlp")}
 CASES = [

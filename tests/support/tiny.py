@@ -134,15 +134,17 @@ def random_batch(
     seed: int = 0, lengths: tuple[int, ...] = (5, 7, 6), positions: int = 1, answers: int = 1, missing: int = 0
 ) -> PromptBatch:
     """Random pairs that part in the middle and share their last token; the first lacks `missing` positions."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     clean, corrupted = [], []
     for length in lengths:
-        one = torch.randint(VOCABULARY, (length,), generator=generator)
+        one = torch.randint(VOCABULARY, (length,), generator=generator, device="cpu")
         other = one.clone()
-        other[length // 3 : length - 1] = torch.randint(VOCABULARY, (length - 1 - length // 3,), generator=generator)
+        other[length // 3 : length - 1] = torch.randint(
+            VOCABULARY, (length - 1 - length // 3,), generator=generator, device="cpu"
+        )
         clean.append(one.tolist())
         corrupted.append(other.tolist())
-    tokens = torch.randint(VOCABULARY, (2, len(lengths), positions, answers), generator=generator)
+    tokens = torch.randint(VOCABULARY, (2, len(lengths), positions, answers), generator=generator, device="cpu")
     while (clash := (tokens[1][..., None] == tokens[0][..., None, :]).any(-1)).any():
         tokens[1][clash] = (tokens[1][clash] + 1) % VOCABULARY  # no token is both right and wrong
     where = [list(range(-positions, 0)) for _ in lengths]
