@@ -13,7 +13,7 @@ says how sure a mean over prompts is.
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -315,7 +315,7 @@ class Evaluator:
                 one.ranking,
                 one.fraction,
                 one.edges_asked,
-                int(one.kept.sum()),
+                len(replace(circuit, kept=one.kept).prune()),
                 {name: figures[number] for name, figures in measured.items()},
             )
             for number, one in enumerate(chosen)

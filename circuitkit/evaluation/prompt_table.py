@@ -19,8 +19,9 @@ def write_prompt_table(evaluations: Mapping[str, Sequence[Evaluation]]) -> bytes
     """Write a row per split, circuit, point, measure and prompt, as a Parquet file.
 
     Columns: `split`; `circuit`, its number from 1; `ranking`, `fraction` and `edges` as in `Point`, where the circuit
-    without a sampled edge has the ranking `without EDGE`, and the full and the ablated model `full` and `ablated`;
-    `measure`; `prompt`, its number from 0; `template`, empty if the prompts have none; `value`.
+    without a sampled edge has the ranking `without EDGE` (its `edges` are all others, unconnected ones too), and the
+    full and the ablated model `full` and `ablated`; `measure`; `prompt`, its number from 0; `template`, empty if the
+    prompts have none; `value`.
 
     Args:
         evaluations: by split, one per circuit.
@@ -39,7 +40,7 @@ def _table(split: str, number: int, evaluation: Evaluation) -> pa.Table:
     points, sampled = evaluation.points, evaluation.minimality
     rankings = [*(point.ranking for point in points), *(f"without {one.edge}" for one in sampled), *_ENDS]
     fractions = [*(point.fraction for point in points), *(None for _ in sampled), 1.0, 0.0]
-    own = [point.edges - 1 for point in evaluation.curve("own")]
+    own = [point.edges_asked - 1 for point in evaluation.curve("own")]
     edges = [*(point.edges for point in points), *(own * len(sampled)), None, 0]
     prompts, rows, measures = evaluation.prompts, len(rankings), list(evaluation.values)
     templates = list(evaluation.templates) or [""] * prompts

@@ -93,7 +93,7 @@ def _measured(evaluations: Mapping[str, Evaluation]) -> list[str]:
         ("  full model", *("" for _ in evaluations), ""),
         *_model_rows(list(evaluations.values())),
     ]
-    own = {point.edges for point in last.curve("own")}
+    own = {point.edges_asked for point in last.curve("own")}
     for number, point in enumerate(last.points):
         shown = point.ranking == "own" or (point.ranking == "absolute" and point.edges_asked not in {0, *own})
         if not shown:

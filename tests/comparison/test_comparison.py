@@ -71,7 +71,7 @@ def test_results_are_read_by_the_folder_of_a_row(hostile: Comparison) -> None:
     acdc = hostile.to_pandas().query("strategy.str.startswith('[red]') and ranking == 'own'")
     assert len(acdc) == 2
     result = hostile.results[acdc["folder"].iloc[0]]
-    assert [len(circuit) for circuit in result.circuits] == acdc["edges"].tolist()
+    assert [len(circuit) for circuit in result.circuits] == acdc["edges_asked"].tolist()
     assert set(hostile.results) | set(hostile.errors) == {row["folder"] for row in hostile}
     assert len(hostile.results) == 3
     assert all(isinstance(found, Result) for found in hostile.results.values())

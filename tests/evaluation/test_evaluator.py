@@ -57,11 +57,24 @@ def test_a_circuit_that_chose_its_edges_has_a_point_of_its_own():
     own = Circuit.from_scores(one.graph, scores).top(30)
     found = one.evaluate(own)
     (point,), (others,) = found.curve("own"), found.curve("complement")
-    assert (point.edges, point.fraction) == (30, 30 / len(one.graph))
+    assert (point.edges_asked, point.fraction) == (30, 30 / len(one.graph))
     assert point.value == pytest.approx(one.value(own.kept))
-    assert (others.edges, others.fraction) == (len(one.graph) - 30, pytest.approx(1 - 30 / len(one.graph)))
+    assert (others.edges_asked, others.fraction) == (len(one.graph) - 30, pytest.approx(1 - 30 / len(one.graph)))
     assert others.value == pytest.approx(one.value(~own.kept))
     assert not one.evaluate(Circuit.from_scores(one.graph, scores)).curve("own")
+
+
+@pytest.mark.parametrize("ablation", [Resample, Mean, Zero])
+def test_unconnected_edges_of_a_circuit_are_not_counted(ablation):
+    one = evaluator("gpt2", ablation)
+    own = Circuit.from_names(one.graph, ["input->logits", "a1.h0->logits"])  # nothing reaches a1.h0
+    assert len(own) == 2
+    found = one.evaluate(own, sizes=[])
+    (point,), (others,) = found.curve("own"), found.curve("complement")
+    assert (point.edges_asked, point.edges) == (2, 1)
+    assert point.value == pytest.approx(one.value(own.kept))
+    rest = Circuit.from_names(one.graph, [name for name in one.graph.names if name not in own.names()])
+    assert (others.edges_asked, others.edges) == (len(one.graph) - 2, len(rest.prune()))
 
 
 def test_batches_make_no_difference():
