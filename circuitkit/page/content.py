@@ -217,7 +217,8 @@ def _read_run(folder: Path) -> dict[str, Any]:
         found["frame"] = to_frame(rows_of(_as_cell(labels, result), ".", result))
     else:
         only = f" (only on {', '.join(result.evaluations)})" if result.evaluations else ""
-        again = f"{reproduce_command(folder)} --splits [train,test]"
+        sizes = " --sizes null" if result.config.get("sizes") == [] else ""  # which evaluates nothing
+        again = f"{reproduce_command(folder)} --splits '[train,test]'{sizes}"
         what = "on both found-on and held-out prompts" if "test" in result.evaluations else "on held-out prompts"
         notes.append(f"The run was not evaluated {what}{only}, so there are no figures. Repeat it with them: {again}")
     return found | {

@@ -1,12 +1,14 @@
 """What a page reads from a folder: of a comparison or of a run, finished or not, and of neither."""
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 from support.page_reader import read_page
 
+from circuitkit.cli.main import main
 from circuitkit.comparison.grid import Grid
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.page.content import Content, choose_shown, to_records
@@ -21,6 +23,7 @@ GRID = {
     "strategies": {"eap": "eap", "acdc": "acdc"},
     "seeds": [0, 1],
 }
+ASKED = "--splits '[train,test]'"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,21 @@ def test_a_run_without_evaluation(compared: Path, tmp_path: Path) -> None:
     bare.save(tmp_path / "bare")
     content = Content.load(tmp_path / "bare")
     assert content.frame.empty
-    assert "--splits [train,test]" in content.notes[0]
+    assert content.notes[0].endswith(f"circuitkit discover --config {tmp_path}/bare/config.yaml --out NEW {ASKED}")
+
+
+def test_the_advice_for_a_run_without_evaluation_leads_to_figures(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compared / Content.load(compared).cells[0].folder / "config.yaml"
+    assert main(["discover", "--config", str(config), "--sizes", "[]", "--out", str(tmp_path / "bare")]) == 0
+    (note,) = Content.load(tmp_path / "bare").notes
+    assert note.endswith(f"--out NEW {ASKED} --sizes null")
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(note.partition("circuitkit ")[2])) == 0
+    content = Content.load(Path("NEW"))
+    assert not content.notes
+    assert len(content.frame)
 
 
 def test_a_run_that_is_not_finished(compared: Path, tmp_path: Path) -> None:
