@@ -219,8 +219,9 @@ def _read_run(folder: Path) -> dict[str, Any]:
         only = f" (only on {', '.join(result.evaluations)})" if result.evaluations else ""
         sizes = " --sizes null" if result.config.get("sizes") == [] else ""  # which evaluates nothing
         again = f"{reproduce_command(folder)} --splits '[train,test]'{sizes}"
-        what = "on both found-on and held-out prompts" if "test" in result.evaluations else "on held-out prompts"
-        notes.append(f"The run was not evaluated {what}{only}, so there are no figures. Repeat it with them: {again}")
+        notes.append(
+            f"The run was {say_unevaluated(result)}{only}, so there are no figures. Repeat it with them: {again}"
+        )
     return found | {
         "title": f"{labels['strategy']} on {labels['task']} in {labels['model']}",
         "cells": [cell],
@@ -229,6 +230,11 @@ def _read_run(folder: Path) -> dict[str, Any]:
         "controls": frozenset({labels["strategy"]} if result.config["strategy"]["class_path"].endswith(RANDOM) else ()),
         "notes": notes,
     }
+
+
+def say_unevaluated(result: Result) -> str:
+    """Say of a result without figures on which prompts it was not evaluated."""
+    return f"not evaluated on {'both found-on and ' * ('test' in result.evaluations)}held-out prompts"
 
 
 def _label(result: Result) -> dict[str, Any]:

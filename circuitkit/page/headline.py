@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from circuitkit.evaluation.intervals import Figure
-from circuitkit.page.content import Content
+from circuitkit.page.content import Content, say_unevaluated
 from circuitkit.page.evidence import (
     difference_of,
     join_names,
@@ -76,7 +76,7 @@ def _say_nothing(content: Content) -> str:
     if not states:
         return "This comparison has no cells."
     if content.kind == "run":
-        why = "was not evaluated on held-out prompts" if states == ["finished"] else "is not finished"
+        why = f"was {say_unevaluated(content.results['.'])}" if states == ["finished"] else "is not finished"
         return f"There are no figures of this run: it {why}."
     if states.count("failed") == len(states):
         return f"All {len(states)} cells failed: there is nothing to compare. Their errors are below."

@@ -195,15 +195,18 @@ def test_an_empty_name_is_no_folder(
     assert not (copied / "report.html").exists()
 
 
-def test_a_run_that_was_evaluated_on_train_only(copied: Path) -> None:
+@pytest.mark.parametrize(
+    ("split", "where"), [("train", "on held-out prompts"), ("test", "on both found-on and held-out prompts")]
+)
+def test_a_run_that_was_evaluated_on_one_split_only(split: str, where: str, copied: Path) -> None:
     folder = copied / Content.load(copied).cells[1].folder
     result = Result.load(folder)
-    train = {"train": result.evaluations["train"]}
-    Result(result.circuits, train, result.metrics, result.config, result.environment).save(folder, overwrite=True)
+    found = {split: result.evaluations[split]}
+    Result(result.circuits, found, result.metrics, result.config, result.environment).save(folder, overwrite=True)
     write_report(folder)
     text = read_page(folder).text
-    assert "There are no figures of this run: it was not evaluated on held-out prompts." in text
-    assert "The run was not evaluated on held-out prompts (only on train)" in text
+    assert f"There are no figures of this run: it was not evaluated {where}." in text
+    assert f"The run was not evaluated {where} (only on {split})" in text
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n"])
