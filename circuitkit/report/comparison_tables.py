@@ -1,6 +1,6 @@
 """A comparison's tables for the terminal, from the rows of `results.csv`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from statistics import mean
 from typing import Any
@@ -91,7 +91,8 @@ def _tables(name: str, all_rows: Sequence[Row], width: int) -> Group:
     rows, failures = [row for row in all_rows if not row["error"]], map(escape, _failures(all_rows))
     if not rows:
         return Group(f"[bold]{escape(name)}: no cell is finished[/]", *failures)
-    seeds, prompts = _count_seeds(rows), max(row["prompts_test"] for row in rows)
+    seeds, numbers = _count_seeds(rows), [row["prompts_test"] for row in rows]
+    prompts = _join_ends(f"{end}" for end in (min(numbers), max(numbers)))
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
     title = f"[bold]{escape(name)}: faithfulness on {prompts} test prompts{over}[/]"
     several = len({row["precision"] for row in rows if not _is_control(row)}) > 1
@@ -105,12 +106,36 @@ def _tables(name: str, all_rows: Sequence[Row], width: int) -> Group:
 def _model_line(rows: Sequence[Row]) -> str:
     """Say how well the full model itself does the task."""
     parts = []
-    if (accuracy := average_over_seeds(rows, "accuracy_model")).value is not None:
-        interval = Figure(accuracy.value, accuracy.low, accuracy.high)
-        parts.append(f"right on {format_interval(interval, percent=True)} of the answers")
-    if (difference := average_over_seeds(rows, "logit_difference_model")).value is not None:
-        parts.append(f"logit difference {_one_line(difference)}")
-    return escape(f"The full model: {', '.join(parts)}" if parts else "The full model's accuracy is not defined.")
+    if accuracy := _of_model(rows, "accuracy_model", percent=True):
+        parts.append(f"right on {accuracy} of the answers")
+    if difference := _of_model(rows, "logit_difference_model"):
+        parts.append(f"logit difference {difference}")
+    if not parts:
+        return "The full model's accuracy is not defined."
+    where = "" if _share_prompts(rows) else ", on the different test prompts of the rows"
+    return escape(f"The full model{where}: {', '.join(parts)}")
+
+
+def _of_model(rows: Sequence[Row], name: str, percent: bool = False) -> str:
+    """Format a figure of the full model, as a range where the rows' test prompts differ; empty if there is none."""
+    if not _share_prompts(rows):
+        values = [row[name] for row in rows if row[name] is not None]
+        ends = (min(values), max(values)) if values else ()
+        return _join_ends(format_interval(Figure(end, None, None), percent) for end in ends)
+    figure = average_over_seeds(rows, name)
+    if percent and figure.value is not None:
+        return format_interval(Figure(*figure[:3]), percent=True)
+    return _one_line(figure)
+
+
+def _share_prompts(rows: Sequence[Row]) -> bool:
+    """Tell whether all rows of a seed were measured on the same test prompts."""
+    return len({(row["seed"], row["prompts_test_hash"]) for row in rows}) == _count_seeds(rows)
+
+
+def _join_ends(ends: Iterable[str]) -> str:
+    """Join the ends of a range, which may be equal."""
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _size_table(rows: Sequence[Row], several: bool, width: int) -> Table:

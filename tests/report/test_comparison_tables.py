@@ -55,3 +55,19 @@ def test_precisions_that_change_no_figure_share_a_line() -> None:
     (of_random,) = (number for number, line in enumerate(lines) if line.startswith("random"))
     assert lines[of_random : of_random + 2] == ["random full 0.50 1.00 s 7", "int8 3.00 s 7"]
     assert [line for line in lines if line.startswith("eap")] == ["eap full 0.50 2.00 s 7", "eap int8 0.40 2.00 s 7"]
+
+
+def test_rows_of_different_test_prompts_have_the_ranges_of_all() -> None:
+    def row(strategy: str, prompts: int, accuracy: float, difference: float) -> dict[str, Any]:
+        of_model = {"accuracy_model": accuracy, "logit_difference_model": difference}
+        return make_row(strategy, "full", 0, prompts_test=prompts, prompts_test_hash=str(prompts), **of_model)
+
+    lines = show([row("eap", 16, 0.5, 1.25), row("acdc", 6, 1.0, 2.5), row("gim", 6, 1.0, 2.5)])
+    assert lines[0] == "ioi in toy, kl: faithfulness on 6 to 16 test prompts"
+    wanted = "right on 50% to 100% of the answers, logit difference 1.25 to 2.50"
+    assert lines[1] == f"The full model, on the different test prompts of the rows: {wanted}"
+    lines = show([row("acdc", 6, 1.0, 2.5), row("gim", 6, 1.0, 2.5)])
+    assert lines[:2] == [
+        "ioi in toy, kl: faithfulness on 6 test prompts",
+        "The full model: right on 100% of the answers, logit difference 2.50",
+    ]
