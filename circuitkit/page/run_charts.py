@@ -18,6 +18,7 @@ from circuitkit.page.chart_theme import (
     shape_channels,
     tooltip,
 )
+from circuitkit.page.evidence import join_names
 from circuitkit.run.result import Result
 
 _MOST = 8
@@ -26,6 +27,8 @@ _SAMPLES = 60
 """Points of one line."""
 _TEMPLATES = 24
 """Templates in one chart."""
+_PENALIZED = (".EdgePruning", ".SubnetworkProbing", ".UGS")
+"""Ends of the class paths of strategies that sample masks, and train with a penalty."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ _HISTORIES = {
         "How training went",
         "steps",
         "objective on the batch",
-        "The objective of the masked model on the training batch of each step, lower is better; noisy, since masks are "
-        "sampled. It rises as the penalty closes edges. Not shown: the penalty, and held-out prompts.",
+        "The objective of the masked model on the training batch of each step, lower is better. Not shown: held-out "
+        "prompts.",
     ),
     "sparsity": _History(
         "steps",
@@ -179,7 +182,7 @@ def _history_chart(name: str, panel: Panel, runs: Sequence[Run], about: _History
         f"The {'search' if about.x == 'tested' else 'training'} of {last['method']} ends after "
         f"{last[about.x]:,.0f} {about.x_title}; {about.y_title}: {last[about.y]:,.4g}."
     )
-    said = [about.caption, *say_same(items, about.x, about.y, slack=0)]
+    said = [about.caption, *_say_penalty(runs, about), *say_same(items, about.x, about.y, slack=0)]
     if found > len(runs):
         said.append(f"One run per strategy: the best precision, the first seed; {found - len(runs)} are left out.")
     caption = " ".join(said)
@@ -187,6 +190,19 @@ def _history_chart(name: str, panel: Panel, runs: Sequence[Run], about: _History
     return Chart(
         name, title, caption, alternative, frame_spec(alternative, 260, layers, history=items), about_search=True
     )
+
+
+def _say_penalty(runs: Sequence[Run], about: _History) -> list[str]:
+    """Say what sampled masks and a penalty do to the objective, and of which runs if not of all."""
+    found = [run.method for run in runs if _class_path(run).endswith(_PENALIZED)]
+    if about.y != "objective" or not found:
+        return []
+    of = "" if len(found) == len(runs) else f" of {join_names(found, _MOST)}"
+    return [f"The line{of} is noisy, since masks are sampled, and rises as the penalty, not shown, closes edges."]
+
+
+def _class_path(run: Run) -> str:
+    return str(run.result.config.get("strategy", {}).get("class_path", ""))
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -14,6 +14,7 @@ from support.page_rows import SIZES, make_content, make_curve, make_row
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.config import specs
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluation import Evaluation, Measured, Point
 from circuitkit.evaluation.intervals import Figure
@@ -305,6 +306,25 @@ def test_a_training_is_drawn_without_an_evaluation() -> None:
     charts = make_charts(content)
     assert [chart.id for chart in charts] == ["objective-1", "sparsity-1"]
     assert [item["objective"] for item in data_of(charts, "objective", "history")] == [-float(x) for x in range(10)]
+
+
+def test_only_trainings_with_a_penalty_are_said_to_have_one() -> None:
+    history = [{"steps": step, "objective": -step, "sparsity": step / 10} for step in range(10)]
+    results = {}
+    for name in ("annealed_pruning", "edge_pruning"):
+        path = type(specs.make("strategies", name))
+        config = {"strategy": {"class_path": f"{path.__module__}.{path.__name__}"}}
+        results[name] = replace(make_result(history), config=config)
+
+    def caption(*names: str) -> str:
+        rows = [make_row(strategy=name) for name in names]
+        content = make_content(rows, results={row["folder"]: results[row["strategy"]] for row in rows})
+        return chart_of(make_charts(content), "objective").caption
+
+    assert "sampled" not in caption("annealed_pruning")
+    assert "penalty" not in caption("annealed_pruning")
+    assert "The line is noisy, since masks are sampled, and rises as the penalty" in caption("edge_pruning")
+    assert "The line of edge_pruning is noisy" in caption("annealed_pruning", "edge_pruning")
 
 
 def test_a_reference_is_compared_with_every_run(tmp_path: Path) -> None:
