@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from support.pages import DOCS
 from support.tiny import random_batch
 
 import circuitkit
 from circuitkit import Circuit, CircuitModel, Discoverer, DiscoveryStrategy
 from circuitkit.cli.main import main
+from circuitkit.config import registry
 from circuitkit.engine.processes import Processes
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluator import Evaluator
@@ -306,3 +308,11 @@ def test_the_command_line_and_the_config_of_a_run(tmp_path: Path, capsys: pytest
     assert main(["discover", "--config", f"{out}/config.yaml", "--out", out, "--resume"]) == 0
     assert main([*command, "--faithfulness", "-1"]) == 2
     assert "faithfulness=-1.0 is not a positive number" in capsys.readouterr().err
+
+
+def test_the_page_names_every_strategy_with_an_operating_point() -> None:
+    page = (DOCS / "explanation" / "smallest_circuit.md").read_text().replace("-", " ").lower()
+    points = {name: registry.load("strategies", name).operating_point for name in registry.names("strategies")}
+    for name, argument in {name: point.argument for name, point in points.items() if point is not None}.items():
+        assert name.replace("_", " ") in page
+        assert f"`{argument}`" in page
