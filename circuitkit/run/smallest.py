@@ -151,7 +151,7 @@ def find_smallest(
     )
     run.score_intervals = chosen.part.score_intervals
     run.notes.extend(note for note in chosen.part.notes if note not in run.notes)
-    return _say(chosen, trials, wanted, run)
+    return _say(strategy, chosen, trials, wanted, run)
 
 
 @dataclass(frozen=True)
@@ -241,16 +241,18 @@ def _choose(trials: Sequence[_Trial], wanted: float) -> _Trial:
     return max(trials, key=lambda trial: trial.faithfulness)
 
 
-def _say(chosen: _Trial, trials: Sequence[_Trial], wanted: float, run: Discovery) -> Circuit:
+def _say(
+    strategy: DiscoveryStrategy, chosen: _Trial, trials: Sequence[_Trial], wanted: float, run: Discovery
+) -> Circuit:
     """Return the circuit, whose selection says why it was chosen; note where it does not reach the faithfulness."""
     if chosen.faithfulness >= wanted:
         why = f"the smallest found with faithfulness {wanted:g} on validation"
     else:
         why = "the most faithful one found on validation"
+        other = "" if strategy.operating_point is None else ", or start from another operating point"
         run.note(
             f"No circuit reaches faithfulness {wanted:g} on the validation prompts: of {len(trials)} tried, the best "
-            f"has {chosen.faithfulness:z.2f} (`operating_points` of the metrics lists them). Ask for less, or start "
-            "from another operating point."
+            f"has {chosen.faithfulness:z.2f} (`operating_points` of the metrics lists them). Ask for less{other}."
         )
     return replace(chosen.circuit, selection=f"{chosen.circuit.selection}; {why}")
 

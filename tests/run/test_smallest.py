@@ -155,6 +155,7 @@ def test_none_reaches_it(model: CircuitModel, sized: type[Sized]) -> None:
         assert result.metrics["validation_faithfulness"] == best < 3
         (note,) = (note for note in result.notes if "No circuit reaches" in note)
         assert f"the best has {best:z.2f}" in note
+        assert ("start from another operating point" in note) == (strategy != "random_edges")
         assert result.circuit.selection.endswith("the most faithful one found on validation")
 
 
