@@ -80,8 +80,9 @@ class _EarlyNotes:
 
 def _point_to_interrupted(out: Path, model: dict[str, str], seed: int, values: dict[str, Any]) -> None:
     """Say if an interrupted run of this configuration is in another folder beside the new one."""
-    from circuitkit.run.earlier_run import find_interrupted, how_to_resume
+    from circuitkit.run.earlier_run import find_interrupted
     from circuitkit.run.run_config import RunConfig, RunOptions
+    from circuitkit.run.run_folder import how_to_resume
 
     options = {key: values[key] for key in RunOptions.__annotations__}
     config = RunConfig.make(model, values["task"], values["strategy"], seed, **options)

@@ -18,6 +18,7 @@ from circuitkit.run.run_folder import (
     RunFolder,
     can_resume,
     check_same_config,
+    how_to_resume,
 )
 from circuitkit.storage.text import read_yaml
 from circuitkit.strategies.discovery import Discovery
@@ -120,11 +121,6 @@ def resumption_notes(run: Discovery) -> list[str]:
         f"The run was interrupted and resumed {times}; times, peaks and rows cover all of it, "
         "up to the saved state at each interruption."
     ]
-
-
-def how_to_resume(out: str | Path) -> str:
-    """Say how to continue the interrupted run in a folder."""
-    return f"Continue with the same arguments and --out {out} --resume (in Python: out={str(out)!r}, resume=True)."
 
 
 @contextmanager

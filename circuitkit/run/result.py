@@ -37,7 +37,7 @@ from circuitkit.report.notebook import show
 from circuitkit.report.result_table import own_faithfulness, result_table
 from circuitkit.report.result_view import result_html
 from circuitkit.report.summary import SHOWN, summarize
-from circuitkit.run.run_folder import CONFIG, METRICS, RESULT, RunFolder, finish_writing
+from circuitkit.run.run_folder import CONFIG, METRICS, RESULT, RunFolder, can_resume, finish_writing, how_to_resume
 from circuitkit.storage.files import read_bytes, read_json, to_path, write_atomically
 from circuitkit.storage.shapes import check_shape
 from circuitkit.storage.text import read_csv, read_yaml, to_csv, to_json, to_yaml
@@ -344,6 +344,11 @@ def _damage(path: Path) -> Iterator[None]:
 
 def _read_result(path: Path) -> dict[str, Any]:
     if not path.exists():
+        if can_resume(path.parent):
+            raise UsageError(
+                f"{str(path.parent)!r} is not a finished run: `circuitkit discover` runs still, or was interrupted.",
+                how_to_resume(path.parent),
+            )
         raise UsageError(
             f"{str(path.parent)!r} is not a finished run: it has no {path.name}.",
             "Give a folder that `circuitkit discover --out` or `result.save` wrote.",

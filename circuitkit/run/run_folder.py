@@ -77,6 +77,11 @@ def can_resume(folder: str | Path) -> bool:
     return any(True for pattern in saved for _ in checkpoint.glob(pattern))
 
 
+def how_to_resume(out: str | Path) -> str:
+    """Say how to continue the interrupted run in a folder."""
+    return f"Continue with the same arguments and --out {out} --resume (in Python: out={str(out)!r}, resume=True)."
+
+
 class RunFolder:
     """The folder that a run writes to.
 

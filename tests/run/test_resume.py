@@ -84,6 +84,15 @@ def run(model, task, folder, at=None, strategy=SPEC, callbacks=(), memory_budget
     return caught.value
 
 
+@pytest.mark.parametrize("read", [Result.load, reevaluate])
+def test_an_interrupted_run_that_is_read_as_a_finished_one_says_how_to_resume(tmp_path, save_always, read):
+    folder = tmp_path / "run"
+    run("toy", "ioi", folder, at=9)
+    with pytest.raises(UsageError, match="runs still, or was interrupted") as caught:
+        read(folder)
+    assert f"--out {folder} --resume" in str(caught.value)
+
+
 def test_a_run_does_not_resume_with_another_configuration(tmp_path, save_always):
     folder = tmp_path / "run"
     run("toy", "ioi", folder, at=9)
