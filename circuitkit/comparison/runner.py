@@ -22,6 +22,7 @@ from circuitkit.comparison.progress import GridProgress
 from circuitkit.comparison.ray_executor import RayExecutor
 from circuitkit.comparison.rows import Row, failure_row, is_evaluated, rows_of
 from circuitkit.config import registry
+from circuitkit.config.checks import check_flags
 from circuitkit.config.trust import trust_registered_only
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.interrupts import hold_signals
@@ -73,6 +74,7 @@ def compare(
         UsageError: an argument does not fit, there is nothing to resume, or the folder holds results.
         CircuitKitError: the folder cannot be written.
     """
+    check_flags(resume=resume, overwrite=overwrite)
     _check_options(devices, workers, executor)
     if resume and overwrite:
         raise UsageError("resume and overwrite exclude each other.", "Continue the comparison, or replace it.")

@@ -170,6 +170,7 @@ class Discoverer:
             CircuitKitError: the run failed; `out` holds nothing new, except a state to resume from if one was saved.
             UnsavedResultError: the run succeeded, but `out` could not be filled; the message says where the result is.
         """
+        check_flags(overwrite=overwrite, resume=resume)
         model = wrap_model(model)
         run_config = self._make_config(model, task, strategy, options)
         with launch.connect(self.device, self.devices) as processes:
@@ -231,6 +232,7 @@ class Discoverer:
         Raises:
             UsageError, CircuitKitError: `run` would refuse these arguments.
         """
+        check_flags(overwrite=overwrite, resume=resume)
         model = wrap_model(model)
         run_config = self._make_config(model, task, strategy, options)
         notes = describe_folder(out, run_config.config, overwrite, resume)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
+from circuitkit.config.checks import check_flags
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.evaluation.answer_table import read_answer_table, write_answer_table
 from circuitkit.evaluation.answers import Answers
@@ -163,6 +164,7 @@ class Result:
             UsageError: the folder holds results.
             CircuitKitError: it cannot be written.
         """
+        check_flags(overwrite=overwrite)
         with RunFolder(folder, overwrite=overwrite).open() as target:
             target.fill(self.write)
 

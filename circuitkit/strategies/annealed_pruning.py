@@ -6,6 +6,7 @@ from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.config.checks import check_flags
 from circuitkit.strategies.base import OperatingPoint, as_list
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.ranking import RankingTraining
@@ -69,6 +70,7 @@ class AnnealedPruning(TrainedStrategy["_Annealing"]):
         as_list("temperature", [temperature], lambda value: 0 < value <= 1, "Give a number up to 1, such as 0.1.")
         as_list("falling", [falling], lambda value: 0 < value <= 1, "Give a fraction of the steps such as 0.9.")
         check_batches(batch_size, prompts, learning_rate)
+        check_flags(checkpoint=checkpoint)
         self.target = target
         self.start = start
         self.temperature = temperature

@@ -5,6 +5,7 @@ from typing import Any
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
+from circuitkit.config.checks import check_flags
 from circuitkit.errors import UsageError
 from circuitkit.strategies.base import as_list
 from circuitkit.strategies.discovery import Discovery
@@ -66,6 +67,7 @@ class Matryoshka(TrainedStrategy["_EverySize"]):
             raise UsageError(f"sizes={sizes!r} are not a smallest and a largest fraction.", "Give [0.001, 0.98].")
         as_list("temperature", temperature, lambda value: value > 0, "Give a positive number such as 0.5.")
         check_batches(batch_size, prompts, learning_rate)
+        check_flags(checkpoint=checkpoint)
         self.sizes = sizes
         self.temperature = temperature
         self.batch_size = batch_size

@@ -9,6 +9,7 @@ from torch import Tensor
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.config.checks import check_flags
 from circuitkit.strategies.base import OperatingPoint, as_list
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.hard_concrete import Gates, open_probability, start_at
@@ -64,6 +65,7 @@ class SubnetworkProbing(TrainedStrategy["_Probing"]):
     ) -> None:
         as_list("l0_weight", l0_weight, lambda value: value >= 0, "Give a number of at least 0, such as 1.")
         check_batches(batch_size, prompts, learning_rate)
+        check_flags(checkpoint=checkpoint)
         self.l0_weight = l0_weight
         self.batch_size = batch_size
         self.prompts = prompts

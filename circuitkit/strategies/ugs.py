@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
 from circuitkit.circuit.score_source import ScoreSource
+from circuitkit.config.checks import check_flags
 from circuitkit.strategies.base import OperatingPoint, as_list
 from circuitkit.strategies.discovery import Discovery
 from circuitkit.strategies.gate_training.hard_concrete import noise
@@ -71,6 +72,7 @@ class UGS(TrainedStrategy["_Sampling"]):
     ) -> None:
         as_list("edge_penalty", edge_penalty, lambda value: value >= 0, "Give a number of at least 0, such as 0.001.")
         check_batches(batch_size, prompts, learning_rate)
+        check_flags(checkpoint=checkpoint)
         self.edge_penalty = edge_penalty
         self.batch_size = batch_size
         self.prompts = prompts

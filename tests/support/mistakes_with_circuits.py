@@ -112,6 +112,9 @@ CIRCUITS = {
     "Result.load: cut answers": Case(lambda: Result.load("run"), 1, ("answers",), cut("answers.parquet")),
     "Result.load: no circuits": Case(lambda: Result.load("run"), 1, ("circuits",), edit("result.json", circuits=[])),
     "Comparison.load: nowhere": Case(lambda: Comparison.load("nowhere"), 2, ("does not exist", "compare --out")),
+    "Result.save: overwrite as text": Case(
+        lambda: Result.load("run").save("run", overwrite="no"), 2, ("overwrite='no'", "True nor False")
+    ),
     "Comparison.load: a run": Case(lambda: Comparison.load("run"), 2, ("holds a run", "Result.load")),
     "write_report: nowhere": Case(lambda: write_report("nowhere"), 2, ("There is no folder 'nowhere'",)),
     "write_report: an empty folder": Case(lambda: write_report("empty"), 2, ("neither a comparison nor a run",)),
@@ -151,6 +154,10 @@ PARTS = {
     ),
     "EdgePruning: steps": Case(strategy("edge_pruning", trainer={"max_steps": "x"}), 2, ("max_steps is 'x'",)),
     "AnnealedPruning: temperature": Case(strategy("annealed_pruning", temperature=0), 2, ("temperature=0",)),
+    **{
+        f"{name}: checkpoint as text": Case(strategy(name, checkpoint="no"), 2, ("checkpoint='no'", "True nor False"))
+        for name in ("annealed_pruning", "edge_pruning", "matryoshka", "subnetwork_probing", "ugs")
+    },
     "Matryoshka: sizes": Case(strategy("matryoshka", sizes=(0.5, 0.1)), 2, ("sizes=(0.5, 0.1)", "Give [0.001, ")),
     "SubnetworkProbing: weight": Case(strategy("subnetwork_probing", l0_weight=-1), 2, ("l0_weight=-1",)),
     "UGS: penalty": Case(strategy("ugs", edge_penalty=math.inf), 2, ("edge_penalty=inf",)),

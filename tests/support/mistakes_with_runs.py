@@ -129,6 +129,11 @@ RUNS = {
     "discover: out is a file": Case(found(out="plain.txt"), 2, ("'plain.txt' is not a folder",)),
     "discover: out holds a run": Case(found(out="run"), 2, ("'run' already holds results", "--overwrite")),
     "discover: a name too long": Case(found(out="a" * 300, sizes=[]), 1, ("cannot be written",)),
+    "discover: overwrite as text": Case(found(out="run", overwrite="yes"), 2, ("overwrite='yes'", "True nor False")),
+    "discover: resume as text": Case(found(out="run", resume="yes"), 2, ("resume='yes'", "True nor False")),
+    "Discoverer.dry_run: overwrite as text": Case(
+        lambda: Discoverer(callbacks=[]).dry_run("toy", "ioi", "eap", out="run", overwrite="no"), 2, ("overwrite='no'",)
+    ),
     "discover: a closed folder": Case(found(out="closed/x", sizes=[]), 1, ("closed/x", "cannot be"), closed_folder),
     "discover: a task needs a tokenizer": Case(
         lambda: discover(model(), "ioi", "eap"), 2, ("no tokenizer", "PromptBatch.from_ids")
@@ -210,6 +215,8 @@ COMPARISONS = {
     "compare: resume and overwrite": Case(
         compared({"resume": True, "overwrite": True, "out": "x"}), 2, ("exclude each other",)
     ),
+    "compare: resume as text": Case(compared({"resume": "yes", "out": "x"}), 2, ("resume='yes'", "True nor False")),
+    "compare: overwrite as text": Case(compared({"overwrite": ""}), 2, ("overwrite=''", "True nor False")),
     "compare: out as a number": Case(compared({"out": 5}), 2, ("5 is no path",)),
     "compare: out is a file": Case(compared({"out": "plain.txt"}), 2, ("'plain.txt' is not a folder",)),
     "compare: out is a run": Case(compared({"out": "run"}), 2, ("'run'",)),
