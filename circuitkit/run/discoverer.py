@@ -13,6 +13,7 @@ Steps:
 Invalid input is refused before step 3. A run that fails leaves no folder, unless it saved a state to resume from.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -255,6 +256,8 @@ class Discoverer:
             return predict(run, run_config.strategy, monitor, run_config.config, accuracy, notes)
 
     def _make_config(self, model: ModelSpec, task: TaskSpec, strategy: StrategySpec, options: RunOptions) -> RunConfig:
+        if own := sorted(options.keys() & inspect.signature(Discoverer).parameters.keys()):
+            raise UsageError(f"{own[0]} is no option of a single run.", f"Give it to Discoverer({own[0]}=...).")
         with trust_registered_only(self.trusted_only):
             run_config = RunConfig.make(model, task, strategy, self.seed, **options)
         budget = {} if self.memory_budget is None else {"memory_budget": self.memory_budget}

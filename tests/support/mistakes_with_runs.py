@@ -147,6 +147,14 @@ RUNS = {
     "Discoverer.run: an unknown option": Case(
         lambda: Discoverer(callbacks=[]).run("toy", "ioi", "eap", size=[1]), 2, ("'size'", "Did you mean 'sizes'")
     ),
+    "Discoverer.run: a seed": Case(
+        lambda: Discoverer(callbacks=[]).run("toy", "ioi", "eap", seed=1),
+        2,
+        ("seed is no option of a single run", "Give it to Discoverer(seed=...)"),
+    ),
+    "Discoverer.dry_run: a seed": Case(
+        lambda: Discoverer(callbacks=[]).dry_run("toy", "ioi", "eap", seed=1), 2, ("Discoverer(seed=...)",)
+    ),
     # Prompts
     "PromptBatch: no prompts": Case(lambda: batch([], clean=[], corrupted=[]), 2, ("no prompts", "at least one")),
     "PromptBatch: texts": Case(lambda: batch(["d"], clean=["a b"], corrupted=["a c"]), 2, ("token ids", "list")),
