@@ -24,7 +24,7 @@ from circuitkit.comparison.rows import Row, failure_row, is_evaluated, rows_of
 from circuitkit.config import registry
 from circuitkit.config.checks import check_flags
 from circuitkit.config.trust import trust_registered_only
-from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.errors import CircuitKitError, UsageError, quote
 from circuitkit.interrupts import hold_signals
 from circuitkit.run.content import CONTENT
 from circuitkit.run.discoverer import Discoverer
@@ -76,6 +76,8 @@ def compare(
     """
     check_flags(resume=resume, overwrite=overwrite)
     _check_options(devices, workers, executor)
+    if progress is not None and not isinstance(progress, GridProgress):
+        raise UsageError(f"progress={quote(progress)} is no GridProgress.", "Give GridProgress(), or leave it out.")
     if resume and overwrite:
         raise UsageError("resume and overwrite exclude each other.", "Continue the comparison, or replace it.")
     if resume and not out:

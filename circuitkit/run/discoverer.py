@@ -120,6 +120,8 @@ class Discoverer:
         for name, given in (("callbacks", callbacks), ("loggers", loggers)):
             if given is not None and not isinstance(given, list | tuple):
                 raise UsageError(f"{name}={quote(given)} is no list.", "Give a list of them, such as [].")
+        if others := [logger for logger in loggers or () if not isinstance(logger, Logger)]:
+            raise UsageError(f"{quote(others[0])} among the loggers is no logger of Lightning.", "Leave it out.")
         check_flags(trusted_only=trusted_only)
         self.accelerator = accelerator
         self.devices = devices

@@ -77,7 +77,7 @@ class ACDC(StartsFromCircuit):
         self._thresholds = as_list("threshold", threshold, lambda _: True, "Give a finite number such as 0.1.")
         if order not in ("reverse", "normal", "shuffle"):
             raise UsageError(f"order={order!r} is unknown.", "Choose 'reverse', 'normal' or 'shuffle'.")
-        if editor not in EDITORS:
+        if not isinstance(editor, str) or editor not in EDITORS:
             raise UsageError(f"There is no editor {editor!r}.", f"Choose {' or '.join(map(repr, EDITORS))}.")
         check_flags(absolute=absolute, try_whole_reader=try_whole_reader, rising=rising)
         if screen is not None and not (is_number(screen) and 0 < screen < 1):

@@ -196,8 +196,8 @@ class _Sample:
 
 def _check_vary(vary: Any, strategy: DiscoveryStrategy) -> list[Varied]:
     known = get_args(Varied)
-    found: list[Any] = [vary] if isinstance(vary, str) else list(vary)
-    if not found or len(set(found)) < len(found) or not set(found) <= set(known):
+    found: list[Any] = list(vary) if isinstance(vary, list | tuple) else [vary]
+    if not found or any(one not in known for one in found) or len(set(found)) < len(found):
         raise UsageError(f"vary={quote(vary)} is not a list of what to vary.", f"Choose among {', '.join(known)}.")
     if "order" in found and not hasattr(strategy, "order"):
         name = type(strategy).__name__

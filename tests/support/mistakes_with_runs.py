@@ -142,6 +142,9 @@ RUNS = {
     "Discoverer: no devices": Case(lambda: Discoverer(devices=0), 2, ("devices=0",)),
     "Discoverer: a callback alone": Case(lambda: Discoverer(callbacks=print), 2, ("callbacks=", "is no list")),
     "Discoverer: loggers": Case(lambda: Discoverer(loggers=5), 2, ("loggers=5 is no list",)),
+    "Discoverer: a number among the loggers": Case(
+        lambda: Discoverer(loggers=[5]), 2, ("5 among the loggers is no logger of Lightning",)
+    ),
     "Discoverer: memory": Case(lambda: Discoverer(memory_budget="much"), 2, ("'much' is not a size", "2GB")),
     "Discoverer: trusted_only": Case(lambda: Discoverer(trusted_only="yes"), 2, ("trusted_only='yes'", "True")),
     "Discoverer.run: an unknown option": Case(
@@ -223,6 +226,7 @@ COMPARISONS = {
     "compare: resume and overwrite": Case(
         compared({"resume": True, "overwrite": True, "out": "x"}), 2, ("exclude each other",)
     ),
+    "compare: progress": Case(compared({"progress": True}), 2, ("progress=True is no GridProgress",)),
     "compare: resume as text": Case(compared({"resume": "yes", "out": "x"}), 2, ("resume='yes'", "True nor False")),
     "compare: overwrite as text": Case(compared({"overwrite": ""}), 2, ("overwrite=''", "True nor False")),
     "compare: out as a number": Case(compared({"out": 5}), 2, ("5 is no path",)),
