@@ -64,10 +64,10 @@ def to_config_text(values: Any) -> str:
     return json.dumps(values, default=str)
 
 
-def add_run_options(parser: ArgumentParser, out: str) -> None:
-    """Add the options of commands that run discoveries; `out` describes the default folder."""
+def add_run_options(parser: ArgumentParser, out: str, devices: str) -> None:
+    """Add the options of commands that run discoveries; `out` describes the default folder, `devices` that option."""
     parser.add_argument("--accelerator", type=str, default="auto", help="cpu, cuda, or auto (cuda if available)")
-    parser.add_argument("--devices", type=int, default=1, help="number of processes, which torchrun must have launched")
+    parser.add_argument("--devices", type=int, default=1, help=devices)
     parser.add_argument("--out", type=str | None, default=None, help=f"folder for the results; by default {out}")
     parser.add_argument("--overwrite", action="store_true", help="replace results that the folder already holds")
 

@@ -32,7 +32,7 @@ def run(parser: ArgumentParser, arguments: list[str]) -> int:
     parser.add_argument("--config", action="config", help="YAML file with the options below; see examples/")
     parser.add_class_arguments(Grid)
     parser.add_argument("--seed", type=int | None, default=None, help="one seed, instead of --seeds")
-    add_run_options(parser, "runs/compare-TIME")
+    add_run_options(parser, "runs/compare-TIME", "only 1: a cell runs on one device (see --workers)")
     parser.add_argument(
         "--resume",
         action="store_true",

@@ -138,7 +138,7 @@ def _add_options(parser: ArgumentParser) -> None:
     )
     add_evaluation_options(parser, "by default the circuit's own, or 0.01, 0.05, 0.2 for a ranking; []: no evaluation")
     parser.add_argument("--seed", type=int, default=0, help="seed of the prompts, the strategy and the random control")
-    add_run_options(parser, "runs/STRATEGY-TASK-TIME")
+    add_run_options(parser, "runs/STRATEGY-TASK-TIME", "number of processes, which torchrun must have launched")
     add_option(parser)
     parser.add_argument(
         "--resume",

@@ -257,6 +257,15 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
 
 
+def test_devices_of_a_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "torchrun" not in shown
+    assert "only 1: a cell runs on one device" in " ".join(shown.split())
+    Path("old.yaml").write_text("models: {toy: toy}\ntasks: {ioi: ioi}\nstrategies: {eap: eap}\ndevices: 1\n")
+    assert main(["compare", "--config", "old.yaml", "--print_config"]) == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
