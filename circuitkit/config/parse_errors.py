@@ -19,8 +19,9 @@ _TYPE_NAMES = {
     "bool": "true or false",
     "str": "text",
     "NoneType": "null",
-    "Sequence": "a list in brackets",
-    "dict": "a mapping",
+    "list": "a list in brackets, such as [a, b]",
+    "Sequence": "a list in brackets, such as [a, b]",
+    "dict": "a mapping, such as {key: value}",
 }
 
 
@@ -63,7 +64,8 @@ def _wrong_value(text: str, keys: list[str], owner: str | None) -> UsageError | 
     if not (wrong := re.search(r"(?:Given value|Got value): (.*)", text)):
         return None
     expected = re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", text, re.MULTILINE)
-    wanted = " or ".join(dict.fromkeys(map(_type_in_words, expected)))
+    kinds = dict.fromkeys(map(_type_in_words, expected))
+    wanted = " or ".join(sorted(kinds, key=lambda kind: "such as" in kind))
     of = f" of {owner.rpartition('.')[2]}" if owner else ""
     what = ".".join(keys) or "The configuration"
     return UsageError(f"{what}{of} is {wrong[1]!r}.", f"Give {wanted or 'a value of its type'}.")

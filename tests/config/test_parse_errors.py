@@ -47,6 +47,16 @@ def convert(text: str) -> UsageError:
             "Give a number or null.",
         ),
         (
+            "Parser key \"splits\":\n  Expected a <class 'list'>. Got value: test",
+            "splits is 'test'.",
+            "Give a list in brackets, such as [a, b].",
+        ),
+        (
+            "Parser key \"x\":\n  - Expected a <class 'dict'>\n  - Expected a <class 'NoneType'>\n  Given value: 5",
+            "x is '5'.",
+            "Give null or a mapping, such as {key: value}.",
+        ),
+        (
             "Problem with given class_path 'my.Own':\n  - No module named 'my'",
             "'my.Own' cannot be imported: No module named 'my'.",
             "Check the class path, or use a short name.",

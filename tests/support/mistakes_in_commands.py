@@ -9,6 +9,8 @@ COMMANDS = {
     "discover: an option without its value": Case([*D, "--seed"], 2, ("seed",)),
     "discover: an abbreviated option": Case([*D, "--exampl", "4"], 2, ("'exampl'", "Did you mean 'examples'")),
     "discover: sizes": Case([*D, "--sizes", "[2]"], 2, ("2",)),
+    "discover: splits": Case([*D, "--splits", "test"], 2, ("splits is 'test'", "in brackets, such as [a, b]")),
+    "compare: models": Case(["compare", "--models", "toy"], 2, ("models is 'toy'", "such as {key: value}")),
     "discover: resume nowhere": Case([*D, "--resume"], 2, ("--resume", "--out")),
     "discover: memory": Case([*D, "--memory_budget", "much"], 2, ("'much'", "2GB")),
     "discover: an unreachable hub": Case([*D, "--model", "no-such/model"], 2, ("'no-such/model'",), offline),
