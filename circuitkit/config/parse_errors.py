@@ -23,6 +23,13 @@ _TYPE_NAMES = {
     "Sequence": "a list in brackets, such as [a, b]",
     "dict": "a mapping, such as {key: value}",
 }
+_KIND_OF_BASE = {
+    "DiscoveryStrategy": "strategies",
+    "Task": "tasks",
+    "PrecisionPolicy": "precision",
+    "Objective": "objectives",
+    "Ablation": "ablations",
+}
 
 
 def to_usage_error(error: ArgumentError, known: Iterable[str] = (), command: str = "circuitkit") -> UsageError:
@@ -64,11 +71,15 @@ def _wrong_value(text: str, keys: list[str], owner: str | None) -> UsageError | 
     if not (wrong := re.search(r"(?:Given value|Got value): (.*)", text)):
         return None
     expected = re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", text, re.MULTILINE)
+    if (base := re.search(r"Not a valid subclass of (\w+)", text)) and base[1] in _KIND_OF_BASE:
+        expected.append(f"a name (`circuitkit list {_KIND_OF_BASE[base[1]]}`) or a class path")
     kinds = dict.fromkeys(map(_type_in_words, expected))
     wanted = " or ".join(sorted(kinds, key=lambda kind: "such as" in kind))
     of = f" of {owner.rpartition('.')[2]}" if owner else ""
     what = ".".join(keys) or "The configuration"
-    return UsageError(f"{what}{of} is {wrong[1]!r}.", f"Give {wanted or 'a value of its type'}.")
+    is_text = "Given value type: <class 'str'>" in text
+    value = "null" if wrong[1] == "None" and not is_text else repr(wrong[1])
+    return UsageError(f"{what}{of} is {value}.", f"Give {wanted or 'a value of its type'}.")
 
 
 def _wrong_class(text: str, keys: list[str], owner: str | None) -> UsageError | None:

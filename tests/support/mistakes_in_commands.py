@@ -11,6 +11,14 @@ COMMANDS = {
     "discover: sizes": Case([*D, "--sizes", "[2]"], 2, ("2",)),
     "discover: splits": Case([*D, "--splits", "test"], 2, ("splits is 'test'", "in brackets, such as [a, b]")),
     "compare: models": Case(["compare", "--models", "toy"], 2, ("models is 'toy'", "such as {key: value}")),
+    "discover: null as seed": Case([*D, "--seed", "null"], 2, ("seed is null. Give a whole number",)),
+    "discover: null as examples": Case([*D, "--examples", "null"], 2, ("examples is null. Give a whole number or",)),
+    **{
+        f"discover: null as {name}": Case(
+            [*D, f"--{name}", "null"], 2, (f"{name} is null", f"`circuitkit list {kind}`) or a class path")
+        )
+        for name, kind in {"ablation": "ablations", "strategy": "strategies", "task": "tasks"}.items()
+    },
     "discover: resume nowhere": Case([*D, "--resume"], 2, ("--resume", "--out")),
     "discover: memory": Case([*D, "--memory_budget", "much"], 2, ("'much'", "2GB")),
     "discover: an unreachable hub": Case([*D, "--model", "no-such/model"], 2, ("'no-such/model'",), offline),
