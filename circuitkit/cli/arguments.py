@@ -4,6 +4,7 @@ jsonargparse accepts class paths only. So short names, on the command line and i
 """
 
 import json
+import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,19 @@ KIND_OF = {
     "ablation": "ablations",
 }
 """Registry kind of each option that takes a spec (see `config/specs.py`)."""
+
+
+def with_underscores(arguments: Sequence[str]) -> list[str]:
+    """Let `--dry-run` mean `--dry_run`: replace hyphens in names of options, but not in labels (`--tasks.my-task`)."""
+    return [_with_underscores(argument) for argument in arguments]
+
+
+def _with_underscores(argument: str) -> str:
+    found = re.fullmatch(r"--([A-Za-z][\w-]*)(\.[\w.-]+)?(=.*)?", argument, re.DOTALL)
+    if found is None:
+        return argument
+    name, rest, value = found[1].replace("-", "_"), found[2] or "", found[3] or ""
+    return f"--{name}{rest.replace('-', '_') if name in KIND_OF else rest}{value}"
 
 
 def parse(parser: ArgumentParser, arguments: list[str], specs_of: Sequence[str] = ()) -> dict[str, Any]:

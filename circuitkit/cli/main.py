@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 
 import circuitkit
 from circuitkit.cli import check, compare, discover, evaluate, fetch, listing, report
-from circuitkit.cli.arguments import say
+from circuitkit.cli.arguments import say, with_underscores
 from circuitkit.config import registry
 from circuitkit.errors import CircuitKitError, UsageError
 from circuitkit.interrupts import TerminationError
@@ -104,7 +104,7 @@ def _run(arguments: list[str]) -> int:
     if command.is_slow and sys.stderr is not None and sys.stderr.isatty():
         say("circuitkit: starting; importing torch takes some seconds")
     try:
-        return command.run(parser, rest)
+        return command.run(parser, with_underscores(rest))
     except SystemExit as exit:  # --help, --print_config
         return exit.code if isinstance(exit.code, int) else 0
 

@@ -15,13 +15,12 @@ from circuitkit.errors import UsageError, quote
 from circuitkit.storage.shapes import check_plain
 
 NAME = "trusted_only"
-_OPTIONS = (f"--{NAME}", "--trusted-only")
 
 
 def add_option(parser: ArgumentParser) -> None:
     """Add the option of the commands that may import any class."""
     parser.add_argument(
-        *_OPTIONS,
+        f"--{NAME}",
         action="store_true",
         help="import no class but those that installed packages register, whatever a config names, and nothing from "
         "the current folder",
@@ -30,7 +29,7 @@ def add_option(parser: ArgumentParser) -> None:
 
 def is_wanted(arguments: list[str]) -> bool:
     """Tell whether a command line has the option."""
-    return any(argument in _OPTIONS for argument in arguments)
+    return f"--{NAME}" in arguments
 
 
 def check(arguments: Sequence[str], kinds: Mapping[str, str]) -> None:

@@ -257,6 +257,27 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
 
 
+def test_hyphens_in_names_of_options(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--memory-budget=1GB", "--strategy", "acdc", "--strategy.start-size=0.5", "--strategy.start", "eap"]
+    out = ["--out", "my-run"]
+    assert main([*DISCOVER, *arguments, *out, "--trusted-only", "--resume", "--print-config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["memory_budget"], printed["out"], printed["trusted_only"]) == ("1GB", "my-run", True)
+    assert printed["strategy"]["init_args"]["start_size"] == 0.5
+    assert main(["compare", "--tasks.my-task=greater-than", "--print-config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["tasks"]["my-task"] == "greater-than"  # a label, and its value
+    assert main([*DISCOVER, "--strategy", "eap", "--dry-run"]) == 0
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["discover", "compare"])
+def test_help_shows_one_name_for_an_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--trusted_only" in shown
+    assert "--trusted-only" not in shown
+
+
 def test_devices_of_a_comparison(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--help"]) == 0
     shown = capsys.readouterr().out
