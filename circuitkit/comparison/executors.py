@@ -100,6 +100,22 @@ def _safe_path() -> Iterator[None]:
             os.environ[name] = before
 
 
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Start a process that does not run this one's script again: a job needs nothing from it.
+
+    So `compare` works in a script without `if __name__ == "__main__":`.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    main.__spec__ = None
+    vars(main).pop("__file__", None)
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
+
+
 @dataclass
 class _Running:
     job: Job
@@ -131,7 +147,7 @@ class ProcessExecutor(Executor):
         with hold_signals():
             reader, writer = self._context.Pipe(duplex=False)
             process = self._context.Process(target=_work, args=(job, writer))  # type: ignore[attr-defined]
-            with _safe_path():
+            with _safe_path(), _without_script():
                 process.start()
             writer.close()
             limit = job.cell.options.time_limit
@@ -219,10 +235,7 @@ def _describe_crash(code: int, started: bool) -> Failure:
     elif code < 0:
         reason = f"Its process was ended by the signal {signal.Signals(-code).name} (see errors.log)."
     elif not started:
-        reason = (
-            f"Its process ended with status {code} before it began (see errors.log). "
-            'A script must call `compare` below `if __name__ == "__main__":`.'
-        )
+        reason = f"Its process ended with status {code} before it began (see errors.log)."
     else:
         reason = f"Its process ended with status {code} (see errors.log)."
     return Failure(reason, crashed=True)
