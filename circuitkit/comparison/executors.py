@@ -108,7 +108,7 @@ def _without_script() -> Iterator[None]:
     """
     main = sys.modules["__main__"]
     hidden = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
-    main.__spec__ = None
+    vars(main)["__spec__"] = None
     vars(main).pop("__file__", None)
     try:
         yield
