@@ -107,7 +107,7 @@ def _without_script() -> Iterator[None]:
     So `compare` works in a script without `if __name__ == "__main__":`.
     """
     main = sys.modules["__main__"]
-    hidden = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
     vars(main)["__spec__"] = None
     vars(main).pop("__file__", None)
     try:
