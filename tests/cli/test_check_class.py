@@ -74,6 +74,8 @@ BROKEN = {
     [
         ("eapp", "no strategy, task, precision policy, ... called 'eapp'. Did you mean 'eap'"),
         ("nowhere.Strategy", "'nowhere.Strategy' cannot be imported"),
+        ("broken_one.py", "'broken_one.py' is a file, not a class path. Name the class, from"),
+        ("prompts.txt", "'prompts.txt' is a file, not a class path. A prompt file ends in .csv, .jsonl or .json."),
         ("circuitkit.tasks.Nothing", "cannot be imported"),
         ("circuitkit.Circuit", "is no strategy, task, precision policy, objective, ablation or family"),
         ("{class_path: my.S", "is not YAML"),
@@ -93,6 +95,7 @@ def test_what_is_no_class_of_ours_is_refused(
     monkeypatch.chdir(tmp_path)
     for name, text in BROKEN.items():
         (tmp_path / f"broken_{name}.py").write_text(text)
+    (tmp_path / "prompts.txt").write_text("clean,corrupted")
     assert main(["check", what]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
 

@@ -19,6 +19,14 @@ COMMANDS = {
         )
         for name, kind in {"ablation": "ablations", "strategy": "strategies", "task": "tasks"}.items()
     },
+    "discover: a file as task": Case(
+        [*D, "--task", "plain.txt"], 2, ("'plain.txt' is a file", ".csv, .jsonl or .json")
+    ),
+    "discover: a file as strategy": Case([*D, "--strategy", "plain.txt"], 2, ("'plain.txt' is a file", "MyClass")),
+    "discover: a Python file as strategy": Case(
+        [*D, "--strategy", "./own.py"], 2, ("'./own.py' is a file", "own.MyClass"), put("own.py", "1 / 0")
+    ),
+    "check: a file": Case(["check", "./plain.txt"], 2, ("'./plain.txt' is a file", ".csv, .jsonl or .json")),
     "discover: resume nowhere": Case([*D, "--resume"], 2, ("--resume", "--out")),
     "discover: memory": Case([*D, "--memory_budget", "much"], 2, ("'much'", "2GB")),
     "discover: an unreachable hub": Case([*D, "--model", "no-such/model"], 2, ("'no-such/model'",), offline),
