@@ -200,10 +200,10 @@ def _named_help(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:
     for name in specs_of:
         values = [
             after if argument == f"--{name}" else argument.partition("=")[2]
-            for argument, after in zip(arguments, [*arguments[1:], ""], strict=True)
+            for argument, after in zip(arguments, [*arguments[1:], ""], strict=False)
             if argument == f"--{name}" or argument.startswith(f"--{name}=")
         ]
-        for place, (argument, after) in enumerate(zip(arguments, [*arguments[1:], "--"], strict=True)):
+        for place, (argument, after) in enumerate(zip(arguments, [*arguments[1:], "--"], strict=False)):
             if values and argument == f"--{name}.help" and after.startswith("--"):
                 result[place] = f"{argument}={values[-1]}"
     return result
