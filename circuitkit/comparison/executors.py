@@ -22,7 +22,11 @@ from types import FrameType
 from typing import Any
 
 from circuitkit.comparison.job import Failure, Job, run_job
+from circuitkit.errors import UsageError
 from circuitkit.interrupts import TerminationError, hold_signals
+
+_in_cell = False
+"""Whether this is the process of a cell."""
 
 GRACE = 10.0
 """Seconds that a process has to end after SIGTERM, before it gets SIGKILL."""
@@ -104,7 +108,8 @@ def _safe_path() -> Iterator[None]:
 def _without_script() -> Iterator[None]:
     """Start a process that does not run this one's script again: a job needs nothing from it.
 
-    So `compare` works in a script without `if __name__ == "__main__":`.
+    So `compare` works in a script without `if __name__ == "__main__":`. Only a script whose own classes are in the
+    grid needs that line, since cells import it (`refuse_in_cell`).
     """
     main = sys.modules["__main__"]
     hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
@@ -114,6 +119,19 @@ def _without_script() -> Iterator[None]:
         yield
     finally:
         vars(main).update(hidden)
+
+
+def refuse_in_cell() -> None:
+    """Refuse a comparison inside a cell's process: its cells would start another, without end.
+
+    Raises:
+        UsageError: this is such a process.
+    """
+    if _in_cell:
+        raise UsageError(
+            "A cell imports a script that runs `compare`.",
+            'Put that call below `if __name__ == "__main__":`, or the classes of the grid into a file of their own.',
+        )
 
 
 @dataclass
@@ -243,6 +261,8 @@ def _describe_crash(code: int, started: bool) -> Failure:
 
 def _work(job: Job, connection: Connection) -> None:
     """Run a job: the work of one process."""
+    global _in_cell
+    _in_cell = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all processes; the parent passes it on as SIGTERM
     signal.signal(signal.SIGTERM, _terminate)
     _print_to(job.output)

@@ -14,7 +14,7 @@ from rich.console import Console
 from circuitkit.comparison.comparison import Comparison
 from circuitkit.comparison.comparison_folder import ComparisonFolder
 from circuitkit.comparison.conclusions import Finished, conclude
-from circuitkit.comparison.executors import Ended, Executor, Noted, ProcessExecutor
+from circuitkit.comparison.executors import Ended, Executor, Noted, ProcessExecutor, refuse_in_cell
 from circuitkit.comparison.grid import Cell, Grid
 from circuitkit.comparison.grid_arguments import to_grid
 from circuitkit.comparison.job import Failure, Job
@@ -74,6 +74,7 @@ def compare(
         UsageError: an argument does not fit, there is nothing to resume, or the folder holds results.
         CircuitKitError: the folder cannot be written.
     """
+    refuse_in_cell()
     check_flags(resume=resume, overwrite=overwrite)
     _check_options(devices, workers, executor)
     if progress is not None and not isinstance(progress, GridProgress):
