@@ -38,8 +38,7 @@ def usual_torch_state() -> Iterator[None]:
 @contextmanager
 def _full_products() -> Iterator[None]:
     """Let products of float32 matrices be computed in float32."""
-    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn]
-    backends = [getattr(backend, "matmul", backend) for backend in backends]
+    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     if all(hasattr(backend, "fp32_precision") for backend in backends):
         before = [backend.fp32_precision for backend in backends]
         for backend in backends:

@@ -9,6 +9,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,11 @@ def _rewrite_argument(text: str) -> str:
 def _named_help(arguments: Sequence[str], specs_of: Sequence[str]) -> list[str]:
     """Let `--strategy acdc --strategy.help` mean `--strategy.help acdc`: alone it has nothing to describe."""
     result = list(arguments)
+    pairs = list(pairwise([*arguments, "--"]))
     for name in specs_of:
-        values = [
-            after if argument == f"--{name}" else argument.partition("=")[2]
-            for argument, after in zip(arguments, [*arguments[1:], ""], strict=False)
-            if argument == f"--{name}" or argument.startswith(f"--{name}=")
-        ]
-        for place, (argument, after) in enumerate(zip(arguments, [*arguments[1:], "--"], strict=False)):
+        values = [after for argument, after in pairs if argument == f"--{name}"]
+        values += [argument.partition("=")[2] for argument in arguments if argument.startswith(f"--{name}=")]
+        for place, (argument, after) in enumerate(pairs):
             if values and argument == f"--{name}.help" and after.startswith("--"):
                 result[place] = f"{argument}={values[-1]}"
     return result

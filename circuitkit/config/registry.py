@@ -5,13 +5,15 @@ An installed package registers a class under a short name by an entry point in t
 """
 
 import difflib
+import os
 import pkgutil
 import warnings
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
-from circuitkit.errors import CircuitKitError, UsageError
+from circuitkit.errors import CircuitKitError, UsageError, quote
 
 KINDS = ("strategies", "tasks", "precision", "families", "objectives", "ablations")
 _SINGULAR = {
@@ -136,3 +138,25 @@ def _entry(kind: str, name: str) -> EntryPoint:
     if name in known:
         return known[name]
     raise unknown_name(_SINGULAR[kind], name, sorted(known))
+
+
+def refuse_file(name: str, kind: str = "") -> None:
+    """Refuse a file where a class path is wanted.
+
+    Args:
+        name: what was given.
+        kind: what kind of class is wanted; empty: of any kind, or a file of prompts.
+
+    Raises:
+        UsageError: it is the path of a file.
+    """
+    if not os.path.isfile(name):  # noqa: PTH113  no error for long names
+        return
+    path = Path(name)
+    if path.suffix == ".py":
+        remedy = f"Name the class, from the folder of the file: {path.stem}.MyClass."
+    elif kind in ("", "tasks"):
+        remedy = "A prompt file ends in .csv, .jsonl or .json."
+    else:
+        remedy = "Give a name, or a path such as my_package.MyClass."
+    raise UsageError(f"{quote(name)} is a file, not a class path.", remedy)

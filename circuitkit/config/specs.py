@@ -366,28 +366,6 @@ def _registered_name(kind: str, path: str) -> str | None:
     return None
 
 
-def refuse_file(name: str, kind: str = "") -> None:
-    """Refuse a file where a class path is wanted.
-
-    Args:
-        name: what was given.
-        kind: what kind of class is wanted; empty: of any kind, or a file of prompts.
-
-    Raises:
-        UsageError: it is the path of a file.
-    """
-    if not os.path.isfile(name):  # noqa: PTH113  no error for long names
-        return
-    path = Path(name)
-    if path.suffix == ".py":
-        remedy = f"Name the class, from the folder of the file: {path.stem}.MyClass."
-    elif kind in ("", "tasks"):
-        remedy = "A prompt file ends in .csv, .jsonl or .json."
-    else:
-        remedy = "Give a name, or a path such as my_package.MyClass."
-    raise UsageError(f"{quote(name)} is a file, not a class path.", remedy)
-
-
 def _defining_path(thing: Any) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
@@ -396,7 +374,7 @@ def _class_path(kind: str, name: str) -> str:
     """Return the class path of a short name or of a registered class's name; return a class path as it is."""
     name = registry.current_name(kind, name)
     if "." in name:
-        refuse_file(name, kind)
+        registry.refuse_file(name, kind)
         if not all(part.isidentifier() for part in name.split(".")):
             raise UsageError(f"{quote(name)} is no class path.", "Give a name, or a path such as my_package.MyClass.")
         return name

@@ -76,7 +76,7 @@ def _kind_of_name(name: str) -> str:
 
 
 def _import(path: str) -> Any:
-    specs.refuse_file(path)
+    registry.refuse_file(path)
     try:
         return registry.import_object(path)
     except (ImportError, AttributeError, ValueError) as error:

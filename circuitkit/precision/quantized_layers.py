@@ -141,6 +141,8 @@ class MLPLayer:
         matrices = {name: weight for name, weight in weights.items() if name in parameters}
         self._others = {name: weight for name, weight in weights.items() if name not in parameters}
         self._shapes = {name: matrix.shape for name, matrix in matrices.items()}
+        modules = self._module.named_modules()
+        self._turned = {uncompiled_name(f"{name}.weight") for name, module in modules if isinstance(module, Conv1D)}
         _check_dtypes(matrices.values(), family.model.dtype, self.name)
         store.write(("mlp", layer), torch.cat([matrix.flatten() for matrix in matrices.values()])[None].cpu())
         self._low = {
@@ -179,9 +181,7 @@ class MLPLayer:
 
     def _transpose(self, name: str, matrix: Tensor) -> Tensor:
         """Convert between the module's orientation and `[out, in]`: only transformers' `Conv1D` has `[in, out]`."""
-        modules = self._module.named_modules()
-        turned = {uncompiled_name(f"{name}.weight") for name, module in modules if isinstance(module, Conv1D)}
-        return matrix.T if name in turned else matrix
+        return matrix.T if name in self._turned else matrix
 
     def _named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((uncompiled_name(name), parameter) for name, parameter in self._module.named_parameters())
