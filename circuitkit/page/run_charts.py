@@ -78,7 +78,8 @@ _HISTORIES = {
         "How edges closed in training",
         "steps",
         "expected fraction of edges removed",
-        "The expected fraction of edges that the masks remove. The circuit is rounded to its size after the last step.",
+        "The expected fraction of edges that the masks remove. A strategy with a target "
+        "rounds the circuit to its size after the last step.",
     ),
 }
 
