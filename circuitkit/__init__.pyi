@@ -27,6 +27,7 @@ from .precision.base import PrecisionPolicy as PrecisionPolicy
 from .run.callbacks import Callback as Callback
 from .run.discoverer import Discoverer as Discoverer
 from .run.discoverer import discover as discover
+from .run.reevaluate import reevaluate as reevaluate
 from .run.result import Result as Result
 from .strategies.base import DiscoveryStrategy as DiscoveryStrategy
 from .strategies.discovery import Discovery as Discovery

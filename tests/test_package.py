@@ -30,6 +30,7 @@ PUBLIC = {
     "compare",
     "discover",
     "evaluate",
+    "reevaluate",
 }
 
 

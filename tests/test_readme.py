@@ -42,7 +42,7 @@ def test_the_page_on_python_prints_what_it_shows(tmp_path: Path, monkeypatch: py
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     found, shown = run_page(PYTHON, python_only=True)
-    assert shown == 7
+    assert shown == 9
     assert Path("circuit.svg").read_text().startswith("<?xml")
     assert 0.5 < found["result"].faithfulness < 1.5
     assert found["scores"]["kept"].sum() == len(found["circuit"])

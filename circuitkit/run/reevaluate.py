@@ -10,6 +10,7 @@ from circuitkit.circuit.circuit import Circuit
 from circuitkit.config import specs
 from circuitkit.config.checks import Examples, check_examples
 from circuitkit.config.trust import ALLOW_CODE, trust_registered_only
+from circuitkit.data.hashes import hash_prompts
 from circuitkit.data.prompt_batch import PromptBatch
 from circuitkit.engine.memory import explain_out_of_memory
 from circuitkit.errors import UsageError
@@ -115,6 +116,8 @@ def reevaluate(
         found = _evaluate(result.circuits, splits, make, (sizes, rankings, minimality), report)
         for evaluation in chain.from_iterable(found.values()):
             evaluation.notes.extend(changes)
+        for evaluation in found.get("train", ()):
+            evaluation.notes.extend(_drawn_anew(config, model, task, numbers, seed))
         described = {split: [evaluation.to_dict() for evaluation in of_split] for split, of_split in found.items()}
         write_atomically(Path(run) / f"{EVALUATION}.parquet", write_prompt_table(found))
         write_atomically(Path(run) / f"{EVALUATION}.json", to_json({"seed": seed, "evaluations": described}))
@@ -158,3 +161,14 @@ def _changes(config: dict[str, Any], model: CircuitModel, task: Task, examples: 
         prompts = {split: make_prompts(model, task, split, examples.of(split), seed) for split in SPLITS}
     changed = differences(recorded, describe_content(model, prompts))
     return [f"The circuits were found with {', '.join(changed)}."] if changed else []
+
+
+def _drawn_anew(config: dict[str, Any], model: CircuitModel, task: Task, examples: Examples, seed: int) -> list[str]:
+    """Say that another number of train prompts are other prompts than those that the run used."""
+    recorded = config.get(CONTENT)
+    if not isinstance(recorded, Mapping) or seed != config["seed"] or examples.plain == config["examples"]:
+        return []  # `_changes` says what another seed means, or other prompts of the same number
+    prompts = make_prompts(model, task, "train", examples.of("train"), seed)
+    if hash_prompts(prompts) == recorded.get("train"):
+        return []
+    return [f"These {len(prompts)} train prompts were drawn anew: the circuits were found on others, if partly the same."]

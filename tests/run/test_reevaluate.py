@@ -63,3 +63,18 @@ def test_memory_that_runs_out_is_explained(run: Path, monkeypatch: pytest.Monkey
     with pytest.raises(CircuitKitError, match="Memory ran out"):
         reevaluate(run)
     assert files(run) == before
+
+
+def test_a_note_says_that_other_train_prompts_were_drawn(run: Path) -> None:
+    """Only about the train split: another number of prompts draws test prompts too, but all of those are held out."""
+    said = "These 6 train prompts were drawn anew"
+    assert not any("drawn anew" in note for one in notes(run, examples=None).values() for note in one)
+    fewer = notes(run, examples=[6, 4, 4])
+    assert any(said in note for note in fewer["train"])
+    assert not any(said in note for note in fewer["test"])
+    assert not any("drawn anew" in note for note in notes(run, examples=[4, 4, 6])["train"])  # the same train prompts
+
+
+def notes(run: Path, examples: list[int] | None) -> dict[str, list[str]]:
+    evaluations = reevaluate(run, sizes=[], splits=["train", "test"], examples=examples)[1]
+    return {split: [note for one in found for note in one.notes] for split, found in evaluations.items()}
