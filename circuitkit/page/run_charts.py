@@ -27,8 +27,6 @@ _SAMPLES = 60
 """Points of one line."""
 _TEMPLATES = 24
 """Templates in one chart."""
-_PENALIZED = (".EdgePruning", ".SubnetworkProbing", ".UGS")
-"""Ends of the class paths of strategies that sample masks, and train with a penalty."""
 
 
 @dataclass(frozen=True)
@@ -195,15 +193,11 @@ def _history_chart(name: str, panel: Panel, runs: Sequence[Run], about: _History
 
 def _say_penalty(runs: Sequence[Run], about: _History) -> list[str]:
     """Say what sampled masks and a penalty do to the objective, and of which runs if not of all."""
-    found = [run.method for run in runs if _class_path(run).endswith(_PENALIZED)]
+    found = [run.method for run in runs if any(read_history(run.result.history, about.x, "penalty"))]
     if about.y != "objective" or not found:
         return []
     of = "" if len(found) == len(runs) else f" of {join_names(found, _MOST)}"
     return [f"The line{of} is noisy, since masks are sampled, and rises as the penalty, not shown, closes edges."]
-
-
-def _class_path(run: Run) -> str:
-    return str(run.result.config.get("strategy", {}).get("class_path", ""))
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

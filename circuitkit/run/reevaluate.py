@@ -171,4 +171,5 @@ def _drawn_anew(config: dict[str, Any], model: CircuitModel, task: Task, example
     prompts = make_prompts(model, task, "train", examples.of("train"), seed)
     if hash_prompts(prompts) == recorded.get("train"):
         return []
-    return [f"These {len(prompts)} train prompts were drawn anew: the circuits were found on others, if partly the same."]
+    note = f"These {len(prompts)} train prompts were drawn anew: not all of them are those the circuits were found on."
+    return [note]

@@ -14,7 +14,6 @@ from support.page_rows import SIZES, make_content, make_curve, make_row
 
 from circuitkit.circuit.circuit import Circuit
 from circuitkit.circuit.graph import EdgeGraph
-from circuitkit.config import specs
 from circuitkit.errors import UsageError
 from circuitkit.evaluation.evaluation import Evaluation, Measured, Point
 from circuitkit.evaluation.intervals import Figure
@@ -310,11 +309,8 @@ def test_a_training_is_drawn_without_an_evaluation() -> None:
 
 def test_only_trainings_with_a_penalty_are_said_to_have_one() -> None:
     history = [{"steps": step, "objective": -step, "sparsity": step / 10} for step in range(10)]
-    results = {}
-    for name in ("annealed_pruning", "edge_pruning"):
-        path = type(specs.make("strategies", name))
-        config = {"strategy": {"class_path": f"{path.__module__}.{path.__name__}"}}
-        results[name] = replace(make_result(history), config=config)
+    penalized = [{**row, "penalty": "0.5"} for row in history]
+    results = {"annealed_pruning": make_result(history), "edge_pruning": make_result(penalized)}
 
     def caption(*names: str) -> str:
         rows = [make_row(strategy=name) for name in names]

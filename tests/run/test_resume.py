@@ -363,7 +363,7 @@ def test_time_rows_and_notes_of_a_resumed_run_cover_all_legs(spec, tmp_path, sav
     (note,) = (note for note in resumed.notes if "interrupted" in note)
     assert "interrupted and resumed 2 times" in note
     assert note in str(resumed)
-    columns = ("step", "edges", "tested", "kept", "steps", "objective", "sparsity")
+    columns = ("step", "edges", "tested", "kept", "steps", "objective", "sparsity", "penalty")
     one, other = (list(csv.DictReader((path / "metrics.csv").open())) for path in (tmp_path / "whole", folder))
     assert len(one) == len(other) > 10
     for row, other_row in zip(one, other, strict=True):

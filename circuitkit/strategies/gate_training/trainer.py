@@ -83,9 +83,9 @@ class MaskTraining(LightningModule, ABC):
     def sparsity(self) -> Tensor:
         """Compute the fraction of removed edges, a scalar."""
 
-    def penalty(self) -> Tensor:
-        """Compute the term to add to the objective, a scalar; by default 0."""
-        return torch.zeros((), dtype=torch.float32, device=self.device)
+    def penalty(self) -> Tensor | None:
+        """Compute the term to add to the objective divided by its span, a scalar; None, the default, adds nothing."""
+        return None
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """Compute the loss of one batch of prompts under one mask."""
@@ -93,9 +93,11 @@ class MaskTraining(LightningModule, ABC):
         (part, gradient), penalty = self.prompts.objective(batch_idx, mask), self.penalty()
         objective = self._processes.sum(part)
         self.figures = {"objective": objective, "sparsity": self.sparsity().detach()}
-        self.log_dict({**self.figures, "penalty": penalty.detach()}, prog_bar=True)
+        if penalty is not None:
+            self.figures["penalty"] = penalty.detach()
+        self.log_dict(self.figures, prog_bar=True)
         loss = part + ((mask - mask.detach()) * gradient).sum()  # the value, with the gradient that is known
-        return loss / self._span + (penalty if self._processes.rank == 0 else 0.0)
+        return loss / self._span + (penalty if penalty is not None and self._processes.rank == 0 else 0.0)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Add up the gradients over the processes."""
