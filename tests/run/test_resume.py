@@ -38,11 +38,11 @@ def test_killed_twice_and_resumed(tmp_path):
     whole = Discoverer("cpu", callbacks=[counter]).run("toy", "ioi", SPEC, examples=6, sizes=[])
     for readers in (9, 45):  # in the first search; in the second, counted from the resumed reader on
         died = killed.run(SPEC, folder, readers)
-        assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+        assert died.returncode == -signal.SIGKILL, died.stderr
         assert not (folder / "result.json").exists()
         assert (folder / "checkpoint" / "state.safetensors").exists()
     finished = killed.run(SPEC, folder)
-    assert finished.returncode == 0, finished.stderr.decode()
+    assert finished.returncode == 0, finished.stderr
     # A reader is reported before it is saved, so that the one at which the run was killed is searched again
     assert killed.reports(finished) == counter.seen - (9 - 1) - (45 - 1)
     resumed = Result.load(folder)

@@ -156,10 +156,10 @@ def test_killed_in_both_trainings_and_resumed(toy, tmp_path):
     spec = {"class_path": "edge_pruning", "init_args": {**options, "trainer": {"max_steps": 12}}}
     for reports in (5, 11):  # in the first training; in the second
         died = killed.run(spec, folder, reports)
-        assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+        assert died.returncode == -signal.SIGKILL, died.stderr
         assert not (folder / "result.json").exists()
     finished = killed.run(spec, folder)
-    assert finished.returncode == 0, finished.stderr.decode()
+    assert finished.returncode == 0, finished.stderr
     assert killed.reports(finished) == 2 * 12 - (5 - 1) - (11 - 1)  # a step is reported before it is saved
     assert b"Lightning" not in finished.stdout + finished.stderr
     assert b"Trainer" not in finished.stdout + finished.stderr

@@ -157,9 +157,9 @@ def test_killed_in_its_second_epoch_and_resumed(toy, tmp_path):
     arguments = {"batch_size": 3, "prompts": 8, "trainer": {"max_steps": 6, "accumulate_grad_batches": 2}}
     spec = {"class_path": "matryoshka", "init_args": arguments}
     died = killed.run(spec, tmp_path / "run", 8)
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert died.returncode == -signal.SIGKILL, died.stderr
     finished = killed.run(spec, tmp_path / "run")
-    assert finished.returncode == 0, finished.stderr.decode()
+    assert finished.returncode == 0, finished.stderr
     assert killed.reports(finished) < 12
     resumed = Result.load(tmp_path / "run")
     whole = Discoverer("cpu", callbacks=[]).run(toy, "ioi", spec, examples=6, sizes=[])

@@ -290,11 +290,11 @@ def test_killed_and_resumed(tmp_path):
     spec = {"class_path": "stable", "init_args": {"strategy": "eap", "samples": 5, "size": 0.2}}
     whole = Discoverer("cpu", callbacks=[]).run("toy", "ioi", spec, examples=6, sizes=[])
     died = killed.run(spec, tmp_path / "run", 3)
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert died.returncode == -signal.SIGKILL, died.stderr
     checkpoint = tmp_path / "run" / "checkpoint"
     assert [path.parent.name for path in sorted(checkpoint.rglob("finished.safetensors"))] == ["prompts_1", "prompts_2"]
     finished = killed.run(spec, tmp_path / "run")
-    assert finished.returncode == 0, finished.stderr.decode()
+    assert finished.returncode == 0, finished.stderr
     assert killed.reports(finished) == 3
     assert Result.load(tmp_path / "run").circuits == whole.circuits
 

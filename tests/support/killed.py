@@ -1,38 +1,39 @@
 """Runs on the toy model that end in SIGKILL, so that nothing is cleaned up."""
 
-import json
-import subprocess
-import sys
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
-_RUN = """
-import json, os, signal, sys
+from support.own_process import Ended, call
+
 from circuitkit.run.discoverer import Discoverer
 from circuitkit.strategies import discovery
 
-discovery.SECONDS_BETWEEN_CHECKPOINTS = 0.0
-arguments = json.loads(sys.argv[1])
 
-class Killer:
-    seen = 0
-    def on_progress(self, run, done, total, unit, shown):
+class _Killer:
+    def __init__(self, at: int | None) -> None:
+        self.seen = 0
+        self._at = at
+
+    def on_progress(self, *_: Any) -> None:
         self.seen += 1
-        if self.seen == arguments["reports"]:
+        if self.seen == self._at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-spec, folder, killer = arguments["spec"], arguments["folder"], Killer()
-Discoverer("cpu", callbacks=[killer]).run("toy", "ioi", spec, examples=6, sizes=[], out=folder, resume=True)
-print("reports:", killer.seen)
-"""
+
+def _run(spec: dict[str, Any], folder: Path, at: int | None) -> None:
+    discovery.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    killer = _Killer(at)
+    Discoverer("cpu", callbacks=[killer]).run("toy", "ioi", spec, examples=6, sizes=[], out=folder, resume=True)
+    print("reports:", killer.seen, flush=True)
 
 
-def run(spec: dict[str, Any], folder: Path, reports: int | None = None) -> "subprocess.CompletedProcess[bytes]":
+def run(spec: dict[str, Any], folder: Path, at: int | None = None) -> Ended:
     """Start or resume a run that kills itself at the given report of progress (None: it does not)."""
-    arguments = json.dumps({"spec": spec, "folder": str(folder), "reports": reports})
-    return subprocess.run([sys.executable, "-c", _RUN, arguments], capture_output=True, check=False)
+    return call(_run, spec, folder, at)
 
 
-def reports(finished: "subprocess.CompletedProcess[bytes]") -> int:
+def reports(finished: Ended) -> int:
     """Return how often a finished run has reported progress."""
-    return int(finished.stdout.decode().rpartition("reports:")[2])
+    return int(finished.stdout.rpartition("reports:")[2])

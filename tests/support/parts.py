@@ -2,12 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from support.own_process import Ended, call
 from support.scripted import Case, Scripted
 
 from circuitkit import Circuit, DiscoveryStrategy
@@ -88,12 +87,10 @@ class _Killing(list[str]):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def start(folder: Path, names: list[str], at: str) -> "subprocess.CompletedProcess[str]":
+def start(folder: Path, names: list[str], at: str) -> Ended:
     """Start or resume a run in a process that kills itself when a certain step begins."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-    command = [sys.executable, "-m", "support.parts", str(folder), at, *names]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return call(_run, folder, names, at)
 
 
-if __name__ == "__main__":
-    Case().run(outer(sys.argv[3:], _Killing(sys.argv[2])), sizes=(), out=sys.argv[1], resume=True)
+def _run(folder: Path, names: list[str], at: str) -> None:
+    Case().run(outer(names, _Killing(at)), sizes=(), out=folder, resume=True)
