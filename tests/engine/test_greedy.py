@@ -23,22 +23,22 @@ def setting(variant, kv="group", layers=2):
     return hf, model, batch, prepare(model, batch)
 
 
-@pytest.mark.parametrize("part", [1.0, 0.8])
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("other", [False, True])
 @pytest.mark.parametrize(
-    ("variant", "kv", "threshold", "absolute"),
+    ("variant", "kv", "threshold", "absolute", "whole"),
     [
-        ("gpt2", "group", 0.05, False),
-        ("gpt2", "group", 0.03, True),
-        ("llama", "group", 0.1, True),
-        ("llama", "head", 0.02, False),
-        ("gpt_neox", "group", 0.1, True),
-        ("gemma2", "group", 0.02, True),
-        ("olmo2", "head", 0.02, False),
+        ("gpt2", "group", 0.05, False, False),
+        ("gpt2", "group", 0.03, True, True),
+        ("llama", "group", 0.1, True, False),
+        ("llama", "head", 0.02, False, True),
+        ("gpt_neox", "group", 0.1, True, False),
+        ("gemma2", "group", 0.02, True, True),
+        ("olmo2", "head", 0.02, False, False),
     ],
 )
-def test_the_search_equals_plain_loops(variant, kv, threshold, absolute, whole, part):
-    """From the full model, and from a part of its edges, drawn at random."""
+def test_the_search_equals_plain_loops(variant, kv, threshold, absolute, whole, other):
+    """From the full model with whole readers or without, and with the other of the two from a random part of it."""
+    part, whole = (0.8, not whole) if other else (1.0, whole)
     hf, model, batch, prepared = setting(variant, kv)
     slow = SlowModel(hf, kv)
     ablated = slow.run(batch, set(slow.edges), None, batch.corrupted)[1]
