@@ -3,6 +3,7 @@
 import os
 import platform
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -22,12 +23,6 @@ _PACKAGES = (
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Describe time, package versions and hardware, without the machine's name."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:  # run from a checkout that is not installed
-            continue
     machine = {
         "system": f"{platform.system()} {platform.release()}",
         "processor": platform.machine(),
@@ -36,7 +31,19 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "memory_mb": _physical_memory() // 2**20,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
-    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions, "machine": machine}
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "versions": dict(_versions()), "machine": machine}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Look the versions up once: that takes long, and a process keeps what it has imported."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            continue
+    return versions
 
 
 def _physical_memory() -> int:
