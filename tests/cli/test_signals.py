@@ -26,7 +26,7 @@ TRAINED = {
 
 def arguments(strategy: str) -> list[str]:
     return [
-        *("discover", "--model", "toy", "--task", "ioi", "--examples", "4", "--accelerator", "cpu"),
+        *("discover", "--model", "toy", "--task", "ioi", "--examples", "4", "--accelerator", "cpu", "--sizes", "[]"),
         *("--strategy", strategy, *TRAINED[strategy]),
     ]
 

@@ -1,4 +1,4 @@
-"""Sums over kept edges only, against a matrix product with zeros."""
+"""Sums over kept edges, by lists of rows and by matrix products, against plain additions."""
 
 import torch
 from hypothesis import given
@@ -18,6 +18,17 @@ class LastIsAnswer:
         return x[..., -1:, :]
 
 
+def plain_sums(kept, deltas):
+    found = []
+    for edges in kept.tolist():
+        total = torch.zeros_like(deltas[0])
+        for keep, delta in zip(edges, deltas, strict=True):
+            if keep:
+                total = total + delta
+        found.append(total)
+    return torch.stack(found)
+
+
 @given(st.data())
 def test_both_kinds_agree(data):
     seed, hypotheses, batch, positions, width = (data.draw(st.integers(1, top)) for top in (999, 4, 3, 4, 5))
@@ -32,21 +43,26 @@ def test_both_kinds_agree(data):
     room = {"changed": sum(n for n, at in groups if at == "changed"), "answers": sum(n for n, _ in groups)}
     table, pieces = DeltaTable(LastIsAnswer(), room), DifferentiableDeltas(LastIsAnswer())
     filled = {"changed": 0, "answers": 0}
+    plain: dict[str, list[torch.Tensor]] = {"changed": [], "answers": []}
     for n, at in groups:
         count = positions if at == "changed" else 1
         outputs, before = noise(n, hypotheses, batch, count, width), noise(n, batch, count, width)
         delta = table.add(outputs, before, at)
         assert torch.equal(delta, outputs - before.unsqueeze(1))
         assert torch.equal(pieces.add(outputs, before, at), delta)
+        plain["answers"] += delta[..., -1:, :]
+        plain["changed"] += delta if at == "changed" else ()
         filled["answers"] += n
         filled["changed"] += n * (at == "changed")
         for where, seen in filled.items():
             if seen:
-                kept = torch.rand(data.draw(st.integers(1, 4)), seen, generator=generator) < 0.4
+                density = data.draw(st.sampled_from((0.1, 0.4, 1.0)))
+                kept = torch.rand(data.draw(st.integers(1, 4)), seen, generator=generator) < density
                 edges = KeptEdges(kept)
                 assert edges.count == kept.sum()
-                expected = pieces.sums(edges, where)
+                expected = plain_sums(kept, plain[where])
                 assert torch.allclose(table.sums(edges, where), expected, rtol=0, atol=1e-12)
+                assert torch.allclose(pieces.sums(edges, where), expected, rtol=0, atol=1e-12)
                 assert torch.equal(table.sums(edges, where), table.sums(edges, where))  # cached indices are right
 
 
@@ -57,3 +73,15 @@ def test_the_open_readers_delta_is_taken_as_it_is():
     for deltas in (table, pieces):
         assert torch.equal(deltas.add(delta, None, "answers"), delta)
         assert torch.equal(deltas.sums(edges, "answers"), torch.cat([delta, torch.zeros_like(delta)]))
+
+
+def test_dense_edges_have_no_lists_of_rows():
+    vectors, width = 6, 4
+    sparse, dense = KeptEdges(torch.eye(8, dtype=torch.bool)), KeptEdges(torch.ones(8, 8, dtype=torch.bool))
+    assert (sparse.dense, dense.dense) == (False, True)
+    rows, begins = sparse.bags(vectors)
+    assert sparse.index_bytes(vectors) == rows.nbytes + begins.nbytes
+    assert dense.index_bytes(vectors) == 0
+    table = DeltaTable(LastIsAnswer(), {"changed": 0, "answers": 8})
+    deltas = table.add(torch.randn(8, vectors, 1, 1, width, dtype=torch.float64), None, "answers")
+    assert torch.equal(table.sums(sparse, "answers"), deltas)

@@ -2,11 +2,15 @@
 
 import gc
 import weakref
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 import torch
+from support.prepared import prepare
 from support.tiny import random_batch, tiny
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from circuitkit import Discoverer
 from circuitkit.config import registry
@@ -15,10 +19,12 @@ from circuitkit.engine import memory
 from circuitkit.engine.ablation import Mean, Resample
 from circuitkit.engine.attribution.reader_gradients import bytes_per_run
 from circuitkit.engine.capture import capture
+from circuitkit.engine.editors.incremental import IncrementalEditor
 from circuitkit.engine.footprint import Footprints
 from circuitkit.engine.memory import Need
 from circuitkit.engine.prepared_batch import PreparedBatch
 from circuitkit.errors import CircuitKitError
+from circuitkit.models.circuit_model import CircuitModel
 from circuitkit.precision.base import FullPrecision
 
 MB = 2**20
@@ -206,3 +212,28 @@ def test_a_masked_run_needs_the_inputs_of_a_layer_and_their_gradients():
     need = Footprints(model, batch, LogitDifference(), Resample(), FullPrecision()).masked_run()
     inputs = torch.empty(model.graph.readers_per_layer, *batch.clean.shape, model.family.width, dtype=model.dtype)
     assert need.working["inputs"] * len(batch) == 2 * inputs.nbytes
+
+
+@pytest.mark.parametrize("density", [0.1, 0.3, 1.0])
+def test_hypotheses_take_no_more_than_their_plan_says(density):
+    """By torch's own count of allocations, in a model of many layers, where the lists of kept edges would be large."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=12,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    model = CircuitModel.from_model(LlamaForCausalLM(config).eval())
+    kept = torch.rand(len(model.graph), dtype=torch.float32) < density
+    editor = IncrementalEditor([prepare(model, random_batch(5, (12, 10, 12, 11)))], kept)
+    editor.open(0)
+    removals = torch.eye(8, model.graph.prefix(0)).bool()
+    editor.values(removals[:1])  # makes the live state and the plan
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
+        editor.values(removals)
+    events = (one for one in measured.profiler.kineto_results.events() if one.name() == "[memory]")
+    peak = max(accumulate(one.nbytes() for one in sorted(events, key=lambda one: one.start_ns())))
+    assert peak <= (len(removals) + 1) * editor.footprint()["cone"]

@@ -239,11 +239,16 @@ class ConePlan:
             self._writers[self._changed] += writers.tolist()
 
     def _bytes(self) -> int:
-        """Count the bytes of one hypothesis at its peak: all deltas, and the inputs and results of the largest step."""
+        """Count the bytes of one hypothesis at its peak: all deltas, the lists of the kept edges, and the largest step.
+
+        A step has inputs and results.
+        """
         wide, narrow = self._changed.count, self._answers.count
         deltas = self.room[self._changed] * wide + self.room[self._answers] * narrow
-        largest = 0
+        largest, index_bytes = 0, self.logits.index_bytes(narrow)
         for step in self.steps:
+            read = [step.input] if isinstance(step, MLPStep) else step.readers
+            index_bytes += sum(readers.edges.index_bytes(readers.at.count) for readers in read)
             if isinstance(step, MLPStep):
                 largest = max(largest, 8 * step.input.at.count)
             else:
@@ -254,7 +259,7 @@ class ConePlan:
                 largest = max(largest, vectors)
         vocabulary = self._model.family.unembedding()[0].shape[0]
         each = self._state.differences.element_size()
-        bytes_per_prompt = (deltas + largest) * self._model.family.width * each
+        bytes_per_prompt = (deltas + largest) * self._model.family.width * each + index_bytes
         bytes_per_prompt += 3 * narrow * vocabulary * max(each, LEAST_BYTES)
         return bytes_per_prompt * len(self._state.prepared.batch)
 

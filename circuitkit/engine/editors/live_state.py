@@ -175,14 +175,15 @@ class LiveState:
 
     @property
     def live_bytes(self) -> int:
-        """Bytes of inputs, queries, keys and values of live heads; the rows of others take no memory.
+        """Bytes of inputs, queries, keys and values of live heads; the rows of others take no memory on the CPU.
 
         The same in a resumed search, so that its batches are too.
         """
         graph, family = self.graph, self.model.family
         vectors = 0.0
+        takes_all = self.model.device.type != "cpu"  # only there memory is taken by what is written
         for layer in self.layers:
-            heads = self.live[graph.heads_of(layer)].nonzero()[:, 0]
+            heads = (self.live[graph.heads_of(layer)] | takes_all).nonzero()[:, 0]
             rows = len(heads) + 2 * len(kv_readers_of(graph, heads))
             vectors += 1 + rows * (1 + family.head_width / family.width) + graph.coupled * len(heads)
         own = round(vectors * self.differences[0].nbytes)
