@@ -2,10 +2,12 @@
 
 Run: python benchmarks/sums.py [--layers 5 15 25] [--densities 0.03 0.1 0.3 1] [--examples 8] [--rounds 3] [--smoke]
 
-SmolLM2-135M on IOI template 0, KL divergence. For circuits of random edges of each density (1: the full model), hypotheses
-about the MLP of each layer are computed by the incremental editor with lists only, and with the rule that takes a product
-where it is expected to be faster (`KeptEdges.dense`). The last line is one JSON object: `hypotheses`, how many were timed
-at once, and `rows`, with `layer`, `density`, the `seconds` of a hypothesis each way, and `ratio`, lists to rule.
+SmolLM2-135M on IOI template 0, KL divergence. For circuits of random edges of each density (1: the full model), the
+incremental editor computes hypotheses about the MLP of each layer, with lists only, and with the rule that takes a
+product where it is expected to be faster (`KeptEdges.dense`). Seconds are of the processor, on one thread.
+
+The last line is one JSON object: `hypotheses`, how many were timed at once, and `rows`, with `layer`, `density`, the
+seconds of a hypothesis with `lists` and with the `rule`, and their `ratio`.
 """
 
 import argparse
