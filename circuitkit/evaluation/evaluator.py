@@ -71,7 +71,7 @@ def evaluate(
     """Measure the faithfulness of a circuit on held-out prompts, in full precision.
 
     Args:
-        model: the model that the circuit was found in, loaded or by name as in `discover`.
+        model: the model that the circuit was found in, loaded or by name as in `discover`; by name it is on the CPU.
         circuit: its rankings are evaluated at every size, and its kept edges too unless it is a mere ranking.
         task: object or name; a `PromptBatch` is used as it is.
         sizes: fractions of the edges, rising; empty: only the circuit's own edges.

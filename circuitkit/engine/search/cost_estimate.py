@@ -161,6 +161,8 @@ def _timed(editor: Editor, reader: int, hypotheses: int, gradients: bool) -> Tim
     editor.open(reader)
     if gradients:
         editor.gradient()
+    if editor.model.device.type == "cuda":  # which goes on by itself, while `values` waits for its results
+        torch.cuda.synchronize(editor.model.device)
     opened = time.perf_counter()
     counted = editor.forward_equivalents
     editor.values(removals)
