@@ -239,9 +239,9 @@ class ConePlan:
             self._writers[self._changed] += writers.tolist()
 
     def _bytes(self) -> int:
-        """Count the bytes of one hypothesis at its peak: all deltas, the lists of the kept edges, and the largest step.
+        """Count the bytes of one hypothesis at its peak.
 
-        A step has inputs and results.
+        They are all deltas, the bags of all kept edges, and the inputs and results of the largest step.
         """
         wide, narrow = self._changed.count, self._answers.count
         deltas = self.room[self._changed] * wide + self.room[self._answers] * narrow

@@ -22,8 +22,8 @@ class KeptEdges:
 
     Attributes:
         count: the number of kept edges.
-        dense: whether the matrix product is faster, from times of both on a CPU: the bags' grows with the kept edges,
-            the product's with the deltas, which it reads once, and with their products with the readers.
+        dense: whether a matrix product is faster than the bags. The rule is from times of both on a CPU: the bags' time
+            grows with the kept edges, the product's with the deltas and, in smaller part, with deltas times readers.
     """
 
     def __init__(self, kept: Tensor) -> None:

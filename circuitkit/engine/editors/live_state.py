@@ -181,7 +181,7 @@ class LiveState:
         """
         graph, family = self.graph, self.model.family
         vectors = 0.0
-        takes_all = self.model.device.type != "cpu"  # only there memory is taken by what is written
+        takes_all = self.model.device.type != "cpu"  # on the CPU, a page takes memory when it is first written
         for layer in self.layers:
             heads = (self.live[graph.heads_of(layer)] | takes_all).nonzero()[:, 0]
             rows = len(heads) + 2 * len(kv_readers_of(graph, heads))
