@@ -161,8 +161,8 @@ def test_killed_in_both_trainings_and_resumed(toy, tmp_path):
     finished = killed.run(spec, folder)
     assert finished.returncode == 0, finished.stderr
     assert killed.reports(finished) == 2 * 12 - (5 - 1) - (11 - 1)  # a step is reported before it is saved
-    assert b"Lightning" not in finished.stdout + finished.stderr
-    assert b"Trainer" not in finished.stdout + finished.stderr
+    assert "Lightning" not in finished.stdout + finished.stderr
+    assert "Trainer" not in finished.stdout + finished.stderr
     resumed = Result.load(folder)
     whole = found(toy, **options, trainer={"max_steps": 12})
     for one, other in zip(resumed.circuits, whole.circuits, strict=True):
