@@ -1,13 +1,13 @@
-"""How sums of deltas over kept edges are fastest: by lists of rows, or as matrix products.
+"""How sums of deltas over kept edges are fastest: by bags, or as matrix products.
 
 Run: python benchmarks/sums.py [--layers 5 15 25] [--densities 0.03 0.1 0.3 1] [--examples 8] [--rounds 3] [--smoke]
 
 SmolLM2-135M on IOI template 0, KL divergence. For circuits of random edges of each density (1: the full model), the
-incremental editor computes hypotheses about the MLP of each layer, with lists only, and with the rule that takes a
-product where it is expected to be faster (`KeptEdges.dense`). Seconds are of the processor, on one thread.
+incremental editor computes hypotheses about the MLP of each layer, with bags (`embedding_bag`) only, and with the rule
+that takes a product where it is expected to be faster (`KeptEdges.dense`). Seconds are of the processor, on one thread.
 
 The last line is one JSON object: `hypotheses`, how many were timed at once, and `rows`, with `layer`, `density`, the
-seconds of a hypothesis with `lists` and with the `rule`, and their `ratio`.
+seconds of a hypothesis with `bags` and with the `rule`, and their `ratio`.
 """
 
 import argparse
@@ -36,7 +36,7 @@ HYPOTHESES = 7
 
 
 @contextmanager
-def lists_only() -> Iterator[None]:
+def bags_only() -> Iterator[None]:
     """Take no matrix products."""
     made = KeptEdges.__init__
 
@@ -55,22 +55,22 @@ def measure(prepared: PreparedBatch, density: float, layer: int, rounds: int) ->
     kept = torch.rand(len(graph), generator=generator, dtype=torch.float32) < density
     (reader,) = next(block.readers for block in graph.blocks if block.kind == "mlp" and block.layer == layer)
     removals = torch.arange(HYPOTHESES)[:, None] == torch.arange(graph.prefix(reader))
-    rule, lists = (IncrementalEditor([prepared], kept.clone()) for _ in range(2))
+    rule, bags = (IncrementalEditor([prepared], kept.clone()) for _ in range(2))
     rule.open(reader)
     rule.values(removals)  # makes the plan
-    with lists_only():
-        lists.open(reader)
-        lists.values(removals)
+    with bags_only():
+        bags.open(reader)
+        bags.values(removals)
     timed = interleaved(
-        {"lists": partial(lists.values, removals), "rule": partial(rule.values, removals)}, rounds, time.process_time
+        {"bags": partial(bags.values, removals), "rule": partial(rule.values, removals)}, rounds, time.process_time
     )
     each = {name: seconds / (HYPOTHESES + 1) for name, seconds in timed.items()}
     return {
         "layer": layer,
         "density": density,
-        "lists": round(each["lists"], 4),
+        "bags": round(each["bags"], 4),
         "rule": round(each["rule"], 4),
-        "ratio": round(each["lists"] / each["rule"], 2),
+        "ratio": round(each["bags"] / each["rule"], 2),
     }
 
 

@@ -116,8 +116,10 @@ def reevaluate(
         found = _evaluate(result.circuits, splits, make, (sizes, rankings, minimality), report)
         for evaluation in chain.from_iterable(found.values()):
             evaluation.notes.extend(changes)
-        for evaluation in found.get("train", ()):
-            evaluation.notes.extend(_drawn_anew(config, model, task, numbers, seed))
+        if "train" in found:
+            anew = _drawn_anew(config, model, task, numbers, seed)
+            for evaluation in found["train"]:
+                evaluation.notes.extend(anew)
         described = {split: [evaluation.to_dict() for evaluation in of_split] for split, of_split in found.items()}
         write_atomically(Path(run) / f"{EVALUATION}.parquet", write_prompt_table(found))
         write_atomically(Path(run) / f"{EVALUATION}.json", to_json({"seed": seed, "evaluations": described}))

@@ -1,7 +1,7 @@
 """Deltas: the changes of affected writers' outputs under each hypothesis, and their sums at readers' inputs.
 
 In a sparse circuit, a reader sums the deltas of few writers. A sum over kept edges only (`embedding_bag`) takes a
-fraction of the time of a matrix product with zeros. In a dense one the product is faster, and needs no list of rows.
+fraction of the time of a matrix product with zeros. In a dense one the product is faster, and needs no bags.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class KeptEdges:
         self._bags = self._deltas, self._first
 
     def index_bytes(self, vectors: int) -> int:
-        """Count the bytes of the bags, which are held.
+        """Count the bytes of the bags, which are held while the reader is open; a dense product needs none.
 
         Args:
             vectors: as in `bags`.

@@ -152,7 +152,8 @@ class LiveState:
 
     def _empty_layer(self, block: Block) -> LayerState:
         graph, family, shape = self.graph, self.model.family, self.differences.shape[1:3]
-        make = self.differences.new_empty  # rows of nodes that are never live are never written, and take no memory
+        # Rows of nodes that are never live are never written, and take no memory on the CPU
+        make = self.differences.new_empty
         return LayerState(
             inputs=make(len(block.readers), *shape, family.width),
             q=make(graph.heads, *shape, family.head_width),

@@ -161,7 +161,7 @@ def _timed(editor: Editor, reader: int, hypotheses: int, gradients: bool) -> Tim
     editor.open(reader)
     if gradients:
         editor.gradient()
-    if editor.model.device.type == "cuda":  # which goes on by itself, while `values` waits for its results
+    if editor.model.device.type == "cuda":  # a call returns before its work is done; `values` waits
         torch.cuda.synchronize(editor.model.device)
     opened = time.perf_counter()
     counted = editor.forward_equivalents
